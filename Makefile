@@ -1,0 +1,93 @@
+# Every target makes the virtual environment it needs, so a fresh clone starts with `make demo`.
+#   PYTHON=python3.12   the interpreter to make it from (3.11 or newer; found by itself)
+#   VENV=folder         where it goes
+#   BACKEND=cuda13      MLX back end on Linux: cpu (the default), cuda12 or cuda13; a Mac needs none
+#   TORCH="torch==..."  how `make parity` asks pip for torch (a CPU build is enough)
+
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BACKEND ?= $(if $(filter Linux,$(shell uname -s)),cpu)
+comma := ,
+EXTRAS := langchain,llama-index$(addprefix $(comma),$(BACKEND))
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-lowest parity lint format typecheck build clean
+
+help:
+	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
+	@echo "make test         the tests"
+	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
+	@echo "make test-lowest  the tests on the oldest supported dependencies"
+	@echo "make lint format typecheck build clean"
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m mlx_qwen_embeddings.demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q --ignore=tests/parity
+
+parity: $(VENV)/.reference
+	$(BIN)/python -m pytest -q tests/parity
+
+test-lowest:
+	@mkdir -p build
+	python3 scripts/lowest.py pyproject.toml > build/lowest.txt
+	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest test
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The frameworks have to be there for their types to be checked.
+typecheck: $(VENV)/.lint $(VENV)/.test
+	$(BIN)/mypy --strict
+
+build: $(VENV)/.dist
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each set of packages is installed once, and again when pyproject.toml changes.
+# pip 25.1 is the first that reads dependency groups, and an interpreter's own pip is often older.
+$(VENV)/.made:
+	@$(if $(PYTHON),,echo "Python 3.11 or newer is needed and none was found: install one, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, and $(PYTHON) is not one: name another with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e ".[$(EXTRAS),chat-template]" --group test
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml | $(VENV)/.made
+	$(PIP) install --group lint
+	@touch $@
+
+$(VENV)/.dist: pyproject.toml | $(VENV)/.made
+	$(PIP) install --group dist
+	@touch $@
+
+$(VENV)/.reference: $(VENV)/.test
+	$(PIP) install $(TORCH)
+	$(PIP) install --group reference
+	@touch $@

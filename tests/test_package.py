@@ -96,11 +96,11 @@ def test_every_pip_command_that_users_are_shown_names_extras_that_exist(pyprojec
     assert declared == set(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or [])
     texts = [*PACKAGE.rglob("*.py"), PROJECT / "README.md"]
     source = "\n".join(path.read_text("utf-8") for path in texts)
-    # The message is put together in one place, and its callers name the extra.
     literal = re.findall(rf"{DISTRIBUTION}\[([a-z0-9,-]+)\]", source)
-    called = re.findall(r"""pip_command\(["']([a-z0-9-]+)["']\)|extra=["']([a-z0-9-]+)["']""", source)
+    # The command is put together in _extras.py, and its callers name the extra.
+    called = re.findall(r'pip_command\("([a-z0-9-]+)"\)|require\("[\w.]+", "([a-z0-9-]+)"', source)
     named = {extra for group in literal for extra in group.split(",")} | {first or second for first, second in called}
-    assert "cpu" in named
+    assert {"cpu", "chat-template"} <= named
     assert named <= declared
 
 

@@ -34,7 +34,8 @@ assert any(line.startswith("mlx>=") for line in requirements), requirements
 with mlx_qwen_embeddings.EmbeddingEngine("nano") as engine:
     documents = engine.embed_documents(["A cat sleeps on the sofa.", "The central bank raised interest rates."])
     query = engine.embed_query("a sleepy kitten")
-assert documents.dtype == np.float32 and documents.shape == (2, engine.dimensions), (documents.dtype, documents.shape)
+    shape = (2, engine.dimensions)
+assert documents.dtype == np.float32 and documents.shape == shape, (documents.dtype, documents.shape)
 assert np.allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-5)
 near, far = documents @ query
 assert near > far + 0.2, (near, far)

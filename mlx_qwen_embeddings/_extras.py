@@ -1,0 +1,29 @@
+"""Import an optional package, or say exactly how to install it."""
+
+import importlib
+from types import ModuleType
+
+from mlx_qwen_embeddings.errors import MissingExtraError
+
+
+def pip_command(extra: str) -> str:
+    """Give the command that installs an extra of this package."""
+    return f'pip install "mlx-qwen-embeddings[{extra}]"'
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import ``module``.
+
+    Args:
+        module: Dotted name of the module.
+        extra: The extra of this package that brings it.
+        purpose: What needs it, for the message: "The LangChain adapter".
+
+    Raises:
+        MissingExtraError: When it is not installed; the cause is chained.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = f"{purpose} needs the package {module.split('.', maxsplit=1)[0]!r}: {pip_command(extra)}"
+        raise MissingExtraError(message) from error

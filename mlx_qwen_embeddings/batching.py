@@ -1,0 +1,54 @@
+"""Pure functions that order texts by length, cut them into batches and pad them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings.tokenization import Ids
+
+
+def length_order(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Give the positions from the shortest to the longest; equal lengths keep their order."""
+    return np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+
+
+SPREAD = 1.5
+"""A batch ends where a text is this many times longer than its first one (and 16 tokens): padding would outgrow the gain."""
+
+
+def cut(lengths: Sequence[int], budget: int) -> list[range]:
+    """Cut length-sorted texts into batches of like length and at most ``budget`` tokens, padding counted.
+
+    Args:
+        lengths: Ascending number of tokens of each text.
+        budget: Most rows times longest row of a batch; a text longer than it is a batch of its own.
+
+    Returns:
+        Ranges of positions that follow one another.
+    """
+    batches, start = [], 0
+    for position, length in enumerate(lengths):
+        too_large = (position + 1 - start) * length > budget
+        too_uneven = length > SPREAD * lengths[start] + 16
+        if position > start and (too_large or too_uneven):
+            batches.append(range(start, position))
+            start = position
+    if start < len(lengths):
+        batches.append(range(start, len(lengths)))
+    return batches
+
+
+def pad(ids: Sequence[Ids], *, pad_id: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Put rows of ids into one array, padded on the right.
+
+    Attention is causal or masked by length, so the value of the padding never reaches a vector.
+
+    Returns:
+        The padded ids, shape (rows, longest), and the number of real tokens of each row, shape (rows,).
+    """
+    lengths = np.fromiter((len(row) for row in ids), dtype=np.int32, count=len(ids))
+    padded = np.full((len(ids), int(lengths.max(initial=0))), pad_id, dtype=np.int32)
+    for row, values in zip(padded, ids, strict=True):
+        row[: len(values)] = values
+    return padded, lengths

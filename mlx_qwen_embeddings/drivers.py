@@ -1,0 +1,162 @@
+"""Take the steps of a call: waiting in the calling thread, or without holding up an event loop."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+from mlx_qwen_embeddings.calls import Step, Window
+from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
+from mlx_qwen_embeddings.worker import Worker
+
+POLL_SECONDS = 0.1
+"""How often a progress bar is redrawn while a window is computed."""
+
+INLINE_CHARACTERS = 20_000
+"""Texts up to this size are tokenised on the event loop: it takes a few milliseconds, less than a change of thread."""
+
+
+class Progress:
+    """A progress bar over texts, or nothing."""
+
+    def __init__(self, total: int, *, show: bool) -> None:
+        """Draw the bar, as a widget in a notebook."""
+        self._bar: Any = None
+        if show:
+            from tqdm.auto import tqdm  # noqa: PLC0415 - only those who ask for a bar pay for its import
+
+            self._bar = tqdm(total=total, desc="Embedding", unit="text")
+        self._finished = 0
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar to redraw."""
+        return self._bar is not None
+
+    def update(self, window: Window, *, finished: bool) -> None:
+        """Show how far the first unfinished window is."""
+        if self._bar is not None:
+            self._bar.update(self._finished + window.done - self._bar.n)
+        if finished:
+            self._finished += window.done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            if error is None:
+                self._bar.update(self._bar.total - self._bar.n)  # repeated texts are not computed, but are done
+            self._bar.close()
+
+
+class Deadline:
+    """The moment when a call gives up."""
+
+    def __init__(self, timeout: float | None) -> None:
+        """Start the clock; None never ends."""
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Seconds left, None for ever.
+
+        Raises:
+            EmbeddingTimeoutError: When none are.
+        """
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            message = f"the call was not served within timeout={self._timeout:g} s: raise it, or send fewer texts"
+            raise EmbeddingTimeoutError(message)
+        return left
+
+    def slice(self, *, longest: float | None) -> float | None:
+        """Seconds to wait at a stretch."""
+        left = self.left()
+        return left if longest is None else longest if left is None else min(left, longest)
+
+
+def drive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: Progress) -> None:
+    """Take the steps in the calling thread.
+
+    Raises:
+        EmbeddingTimeoutError: When the deadline passes; what was queued is taken back.
+    """
+    futures: list[Future[None]] = []
+    try:
+        for action, window in steps:
+            if window.request is not None and action == "submit":
+                futures.append(window.request.future)
+                worker.submit(window.request, seconds=deadline.left())
+            elif window.request is not None:
+                _wait(window.request.future, window, deadline, progress)
+            if action == "wait":
+                progress.update(window, finished=True)
+    finally:
+        _cancel(futures)
+
+
+def _wait(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:
+    longest = POLL_SECONDS if progress.shown else None
+    while True:
+        try:
+            return future.result(deadline.slice(longest=longest))
+        except TimeoutError:
+            if future.done():
+                raise
+            progress.update(window, finished=False)
+
+
+async def adrive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: Progress, *, inline: bool) -> None:
+    """Take the steps on an event loop; long ones run in its thread pool.
+
+    Args:
+        steps: The call.
+        worker: Where requests go.
+        deadline: When to give up.
+        progress: What to keep up to date.
+        inline: Whether the texts are few enough to tokenise them on the loop.
+
+    Raises:
+        EmbeddingTimeoutError: When the deadline passes; what was queued is taken back.
+    """
+    futures: list[Future[None]] = []
+    try:
+        while (step := next(steps, None) if inline else await asyncio.to_thread(next, steps, None)) is not None:
+            action, window = step
+            if window.request is not None and action == "submit":
+                futures.append(window.request.future)
+                await _asubmit(worker, window, deadline)
+            elif window.request is not None:
+                await _await(window.request.future, window, deadline, progress)
+            if action == "wait":
+                progress.update(window, finished=True)
+    finally:
+        _cancel(futures)
+
+
+async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
+    assert window.request is not None  # noqa: S101 - the caller looked
+    try:
+        worker.submit(window.request, wait=False)
+    except EngineBusyError:
+        await asyncio.to_thread(worker.submit, window.request, seconds=deadline.left())
+
+
+async def _await(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:
+    longest = POLL_SECONDS if progress.shown else None
+    waiting = asyncio.wrap_future(future)
+    while not waiting.done():
+        await asyncio.wait([waiting], timeout=deadline.slice(longest=longest))
+        if not waiting.done():
+            progress.update(window, finished=False)
+    waiting.result()
+
+
+def _cancel(futures: "list[Future[None]]") -> None:
+    for future in futures:
+        future.cancel()

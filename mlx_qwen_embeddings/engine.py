@@ -1,0 +1,221 @@
+"""The engine: texts in, vectors out, from any thread, process or event loop."""
+
+import asyncio
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings.calls import WINDOW_TEXTS, steps
+from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Deadline, Progress, adrive, drive
+from mlx_qwen_embeddings.lifecycle import Core
+from mlx_qwen_embeddings.opening import Opened
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.recipes import finish, make_recipe
+from mlx_qwen_embeddings.settings import EngineSettings
+from mlx_qwen_embeddings.statistics import EngineStats
+from mlx_qwen_embeddings.tokenization import check_texts
+
+Vectors = NDArray[np.float32]
+
+
+class EmbeddingEngine:
+    """One model behind one queue.
+
+    Safe to use from any thread and any event loop, and in a forked child. Calls that arrive together share batches. The
+    model is loaded by the first call. Every embedding method takes the keyword arguments that ``EmbedOptions`` documents:
+    ``instruction``, ``dimensions``, ``normalize``, ``pooling``, ``max_length``, ``truncate``, ``chat_template``,
+    ``timeout``, ``show_progress``. All of them raise
+
+    - ``TypeError`` for what is no list of strings, naming the position;
+    - ``InputTooLongError`` under ``truncate="error"``, ``InvalidTextError`` for a lone surrogate;
+    - ``ModelLoadError``, ``UnknownModelError`` or ``MissingExtraError`` when the model cannot be opened;
+    - ``EmbeddingFailedError`` when texts could not be embedded (``NonFiniteEmbeddingError`` for NaN); ``.failures`` says
+      which, and the others are cached;
+    - ``EmbeddingTimeoutError`` and ``EngineClosedError``.
+    """
+
+    def __init__(self, model: str | None = None, *, settings: EngineSettings | None = None, **overrides: Any) -> None:
+        """Prepare an engine of one's own; ``get_engine`` gives one that is shared.
+
+        Args:
+            model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+            settings: All settings; None reads the environment.
+            **overrides: Single settings that win, see ``EngineSettings``.
+
+        Raises:
+            pydantic.ValidationError: When a setting does not fit.
+        """
+        if model is not None:
+            overrides["model"] = str(model)
+        base = settings.model_dump(exclude_unset=True) if settings else {}
+        self._core = Core(EngineSettings(**base | overrides) if settings else EngineSettings.from_env(**overrides))
+        weakref.finalize(self, self._core.worker.close, 0).atexit = False  # the worker sees to that itself
+
+    @property
+    def settings(self) -> EngineSettings:
+        """What the engine was made with."""
+        return self._core.settings
+
+    @property
+    def dimensions(self) -> int:
+        """Width of a full vector."""
+        return self._core.open().files.dimensions
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text unless a call says otherwise."""
+        return self._core.open().files.max_length
+
+    @property
+    def limit(self) -> int:
+        """Most tokens that a call may ask for as ``max_length``."""
+        return self._core.open().files.limit
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's content and revision: two models with the same one give the same vectors."""
+        return self._core.open().identity
+
+    def embed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
+        """Embed documents.
+
+        Args:
+            texts: Any number of strings; they are never edited.
+            **options: See ``EmbedOptions``.
+
+        Returns:
+            float32, shape (n, d), in the order of the input; unit length unless ``normalize=False``.
+        """
+        return self._embed(texts, "document", EmbedOptions(**options))
+
+    def embed_queries(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
+        """Embed queries, with the model's own prompt unless ``instruction`` says otherwise; shape (n, d)."""
+        return self._embed(texts, "query", EmbedOptions(**options))
+
+    def embed_query(self, text: str, **options: Unpack[CallOptions]) -> Vectors:
+        """Embed one query; shape (d,)."""
+        return self.embed_queries([text], **options)[0]
+
+    async def aembed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
+        """Do as ``embed_documents`` without holding up the event loop."""
+        return await self._aembed(texts, "document", EmbedOptions(**options))
+
+    async def aembed_queries(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
+        """Do as ``embed_queries`` without holding up the event loop."""
+        return await self._aembed(texts, "query", EmbedOptions(**options))
+
+    async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> Vectors:
+        """Do as ``embed_query`` without holding up the event loop."""
+        return (await self.aembed_queries([text], **options))[0]
+
+    def stream_documents(
+        self, texts: Iterable[str], *, block_size: int = WINDOW_TEXTS, **options: Unpack[CallOptions]
+    ) -> Iterator[Vectors]:
+        """Embed any number of documents in bounded memory; the next block is computed while one is used.
+
+        Args:
+            texts: Read as needed, at most two blocks ahead.
+            block_size: Texts a block.
+            **options: See ``EmbedOptions``; ``timeout`` holds for each block.
+
+        Yields:
+            Blocks of shape (at most ``block_size``, d), in the order of the input.
+        """
+        if block_size < 1:
+            message = f"block_size must be at least 1, got {block_size}"
+            raise ValueError(message)
+        checked = EmbedOptions(**options)
+        return self._stream(iter(texts), block_size, checked)
+
+    def _stream(self, texts: Iterator[str], block_size: int, options: EmbedOptions) -> Iterator[Vectors]:
+        start, ahead = 0, None
+        with ThreadPoolExecutor(1, thread_name_prefix="mlx-qwen-stream") as pool:
+            while block := list(islice(texts, block_size)):
+                current = pool.submit(self._embed, block, "document", options, start)
+                start += len(block)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = current
+            if ahead is not None:
+                yield ahead.result()
+
+    def count_tokens(self, texts: Sequence[str], *, role: Role = "document", instruction: str | None = None) -> list[int]:
+        """Count the tokens that the model reads for each text, prompt and special tokens included, before any cut."""
+        recipe = self._recipe(self._core.open(), role, EmbedOptions(instruction=instruction), 0)
+        return recipe.tokenizer.count([recipe.render(text) for text in check_texts(texts)])
+
+    def stats(self) -> EngineStats:
+        """Give the counters as they are now."""
+        core = self._core
+        (requests, tokens), (memory, peak) = core.worker.queue, core.worker.memory
+        return core.stats.snapshot(
+            queued_requests=requests,
+            queued_tokens=tokens,
+            memory_bytes=memory,
+            peak_memory_bytes=peak,
+            cache_entries=len(core.cache),
+            cache_bytes=core.cache.nbytes,
+        )
+
+    def warmup(self) -> Self:
+        """Load the model and run a text through it, so that the first real call is as fast as the others."""
+        self._embed(["warm up"], "document", EmbedOptions())
+        return self
+
+    def close(self) -> None:
+        """Stop the worker and free the model; calls that wait fail with ``EngineClosedError``, and so do later ones."""
+        self._core.worker.close()
+        self._core.cache.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._core.worker.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle to the settings: the copy opens the model by itself."""
+        return partial(type(self), settings=self.settings), ()
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.model_dump(exclude_defaults=True).items())
+        return f"{type(self).__name__}({settings})"
+
+    def _recipe(self, opened: Opened, role: Role, options: EmbedOptions, start: int) -> Any:
+        core = self._core
+        return make_recipe(
+            opened, role, options, cache=core.cache, stats=core.stats, on_truncated=core.warn_truncated, start=start
+        )
+
+    def _embed(self, texts: Iterable[str], role: Role, options: EmbedOptions, start: int = 0) -> Vectors:
+        deadline = Deadline(options.timeout)
+        checked = check_texts(texts, start=start)
+        recipe = self._recipe(self._core.open(), role, options, start)
+        out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
+        with Progress(len(checked), show=options.show_progress) as progress:
+            drive(steps(checked, recipe, out), self._core.worker, deadline, progress)
+        return finish(out, options)
+
+    async def _aembed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
+        deadline = Deadline(options.timeout)
+        checked = check_texts(texts)
+        opened = self._core.opened or await asyncio.to_thread(self._core.open)
+        recipe = self._recipe(opened, role, options, 0)
+        out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
+        inline = sum(map(len, checked)) <= INLINE_CHARACTERS
+        with Progress(len(checked), show=options.show_progress) as progress:
+            await adrive(steps(checked, recipe, out), self._core.worker, deadline, progress, inline=inline)
+        return finish(out, options)

@@ -1,0 +1,84 @@
+"""The life of an engine: opened by the first call, rested for a fork, closed for good."""
+
+import logging
+import threading
+
+from mlx_qwen_embeddings.cache import MemoryCache
+from mlx_qwen_embeddings.fork import protect
+from mlx_qwen_embeddings.opening import Opened, describe, locate
+from mlx_qwen_embeddings.settings import EngineSettings
+from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.worker import BatchEncoder, Worker
+
+logger = logging.getLogger(__name__)
+
+
+class Core:
+    """What an engine holds on to: settings, cache, counters, worker, and the model once it is opened."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        """Prepare; nothing is read before the first call."""
+        self.settings = settings
+        self.stats = StatsCounter()
+        self.cache = MemoryCache(settings.cache_bytes, ttl=settings.cache_ttl)
+        self.worker = Worker(
+            self._open_encoder,
+            batch_tokens=settings.batch_tokens,
+            queue_tokens=settings.queue_tokens,
+            stats=self.stats,
+        )
+        self.opened: Opened | None = None
+        self._opening = threading.Lock()
+        self._warned = False
+        protect(self)
+
+    def open(self) -> Opened:
+        """Find the model, once, and start to load it on the worker's thread.
+
+        Raises:
+            UnknownModelError: When the name means nothing.
+            ModelLoadError: When the model cannot be had or read; the next call tries again.
+            MissingExtraError: When MLX has no back end here.
+        """
+        self.worker.check_open()
+        if self.opened is None:
+            with self._opening:
+                if self.opened is None:
+                    self._located = locate(self.settings)
+                    self.worker.start()  # weights load while the tokenizer does
+                    self.opened = describe(*self._located)
+        return self.opened
+
+    def _open_encoder(self) -> BatchEncoder:
+        # Imported on the worker's thread, after the back end was chosen: it imports MLX.
+        from mlx_qwen_embeddings.encoder import Encoder  # noqa: PLC0415 - as said above
+
+        with self.stats.timed("load_seconds"):
+            return Encoder(*self._located)
+
+    def warn_truncated(self, texts: int, longest: int, max_length: int) -> None:
+        """Count texts that were cut, and say so once."""
+        self.stats.add(truncations=texts)
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d text(s) were cut at max_length=%d tokens (the longest has %d). Raise max_length, split them, or pass "
+                'truncate="error". Said once; engine.stats().truncations counts on.',
+                texts,
+                max_length,
+                longest,
+            )
+
+    def before_fork(self) -> None:
+        """Hold the cache still."""
+        self.cache.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Let the cache go."""
+        self.cache.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Take fresh locks: threads that held the old ones are gone."""
+        self.cache.lock = threading.RLock()
+        self.stats.lock = threading.Lock()
+        self._opening = threading.Lock()

@@ -1,0 +1,184 @@
+"""What a model's folder says: configuration, pooling, prompts, lengths. Reads JSON only, no weights."""
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.models import FAMILIES, Family, Pooling
+from mlx_qwen_embeddings.tokenization import TextTokenizer, read_tokenizer
+
+DEFAULT_MAX_LENGTH = 8192
+"""Most tokens of a text unless the caller raises it: longer ones cost memory and time that should be asked for."""
+
+_POOLING_NAMES: dict[str, Pooling] = {
+    "cls": "first",
+    "cls_token": "first",
+    "max": "max",
+    "max_tokens": "max",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "lasttoken": "last",
+}
+_SERVED_MODULES = ("Transformer", "Pooling", "Normalize")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's folder.
+
+    Attributes:
+        path: The folder.
+        revision: Commit on the Hub; None for a folder of the user's own.
+    """
+
+    path: Path
+    revision: str | None = None
+
+    def json(self, name: str) -> Any:
+        """Parse a JSON file of the folder; an absent one is an empty mapping.
+
+        Raises:
+            ModelLoadError: When it is not JSON.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            message = f"{path} cannot be read as JSON ({error}): download it again"
+            raise ModelLoadError(message) from error
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``, which every model has."""
+        config = self.json("config.json")
+        if not config:
+            message = f"{self.path} has no config.json: it is not a model folder"
+            raise ModelLoadError(message)
+        return dict(config)
+
+    @cached_property
+    def family(self) -> Family:
+        """The architecture that ``model_type`` names."""
+        kind = self.config.get("model_type")
+        if kind not in FAMILIES:
+            message = f"{self.path} holds a model of type {kind!r}, which is not served; served are: {', '.join(FAMILIES)}"
+            raise ModelLoadError(message)
+        return FAMILIES[kind]
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """The model's own pooling, from sentence-transformers' files or the architecture's custom."""
+        folder = "1_Pooling"
+        for module in self.json("modules.json") or ():
+            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+            if kind not in _SERVED_MODULES:
+                message = (
+                    f"{self.path}/modules.json has a module {kind!r}, which is not served: it would change every vector"
+                )
+                raise ModelLoadError(message)
+            if kind == "Pooling":
+                folder = module.get("path", folder)
+        config = self.json(f"{folder}/config.json")
+        return _pooling(config, self.path / folder) if config else self.family.pooling
+
+    @cached_property
+    def prompts(self) -> dict[str, str]:
+        """The model's own prompts by role; "" where there is none."""
+        config = self.json("config_sentence_transformers.json")
+        if "prompts" not in config:
+            return dict(self.family.prompts)
+        named = {name: text for name, text in config["prompts"].items() if text is not None}
+        default = named.get(config.get("default_prompt_name") or "", "")
+        # The names that sentence-transformers tries for a document, in its order.
+        document = next((named[name] for name in ("document", "passage", "corpus") if name in named), default)
+        return {"query": named.get("query", default), "document": document}
+
+    @cached_property
+    def limit(self) -> int:
+        """Most tokens that the model can take."""
+        limits = [
+            self.config.get("max_position_embeddings"),
+            self.json("tokenizer_config.json").get("model_max_length"),
+        ]
+        # Tokenizers without a limit carry 1e30.
+        return int(min((limit for limit in limits if limit and limit < 2**31), default=DEFAULT_MAX_LENGTH))
+
+    @cached_property
+    def max_length(self) -> int:
+        """Most tokens of a text by default: sentence-transformers' setting, else 8,192, never above the limit."""
+        own = self.json("sentence_bert_config.json").get("max_seq_length")
+        return min(own or DEFAULT_MAX_LENGTH, self.limit)
+
+    @cached_property
+    def dimensions(self) -> int:
+        """Width of a full vector."""
+        return int(self.config["hidden_size"])
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The model's own chat template, a Jinja source; None when it has none."""
+        path = self.path / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        template = self.json("tokenizer_config.json").get("chat_template")
+        return template if isinstance(template, str) else None
+
+    def tokenizer(self) -> TextTokenizer:
+        """Read the tokenizer and mend a lost end token, with a warning.
+
+        Raises:
+            ModelLoadError: When it is missing, broken, or has more ids than the model has embeddings.
+        """
+        raw = read_tokenizer(self.path / "tokenizer.json")
+        end = self._end_token_id(raw.token_to_id) if self.family.needs_end_token else None
+        tokenizer = TextTokenizer(raw, end_token_id=end)
+        if tokenizer.repaired:
+            logger.warning(
+                "%s: the tokenizer does not close a text with %r, which the model needs; it is appended. Copy the original "
+                "model's tokenizer.json to mend the folder.",
+                self.path,
+                raw.id_to_token(end) if end is not None else None,
+            )
+        rows = self.config.get("vocab_size")
+        if rows is not None and tokenizer.vocabulary_size > rows:
+            message = (
+                f"{self.path}: the tokenizer has {tokenizer.vocabulary_size} ids, the model only {rows} embeddings: they "
+                "belong to different models"
+            )
+            raise ModelLoadError(message)
+        return tokenizer
+
+    def _end_token_id(self, token_to_id: Any) -> int:
+        # Qwen3's tokenizer_config names <|im_end|> as eos_token, which ends a turn of chat: the encoder was trained with
+        # the padding token at the end.
+        pad = self.json("tokenizer_config.json").get("pad_token")
+        names = [pad.get("content") if isinstance(pad, dict) else pad, "<|endoftext|>"]
+        found = [token_to_id(name) for name in names if name]
+        known = [token for token in (*found, self.config.get("eos_token_id")) if isinstance(token, int)]
+        if not known:
+            message = f"{self.path}: no end token is named in tokenizer_config.json or config.json: copy the original files"
+            raise ModelLoadError(message)
+        return known[0]
+
+
+def _pooling(config: dict[str, Any], path: Path) -> Pooling:
+    # Since 6.0 sentence-transformers writes one "pooling_mode"; before, one flag a mode.
+    flags = [
+        name.removeprefix("pooling_mode_") for name, on in config.items() if name.startswith("pooling_mode_") and on is True
+    ]
+    mode = config.get("pooling_mode", flags)
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
+        message = (
+            f"{path}/config.json asks for pooling {modes}, which is not served; served is one of {sorted(_POOLING_NAMES)}"
+        )
+        raise ModelLoadError(message)
+    return _POOLING_NAMES[modes[0]]

@@ -1,0 +1,36 @@
+"""Attention whose scores never need more than a bounded piece of memory."""
+
+import mlx.core as mx
+
+SCORE_BYTES = 256 * 2**20
+"""Most bytes of attention scores at once: MLX's CPU back end writes them out."""
+
+
+def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> mx.array:
+    """Attend from every position to itself and those before it.
+
+    Long inputs are taken in blocks of queries, each against the keys up to its end. The result is the same; only the
+    memory for the scores is bounded.
+
+    Args:
+        q: Queries, shape (B, H, L, d).
+        k: Keys, shape (B, K, L, d), K a divisor of H.
+        v: Values, shape (B, K, L, d).
+        scale: Factor on the scores.
+
+    Returns:
+        Shape (B, H, L, d).
+    """
+    batch, heads, length, _ = q.shape
+    rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
+    if rows >= length:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+    blocks = []
+    for start in range(0, length, rows):
+        end = min(start + rows, length)
+        # "causal" aligns the last query with the last key, so the keys end where the block does.
+        block = mx.fast.scaled_dot_product_attention(
+            q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask="causal"
+        )
+        blocks.append(block)
+    return mx.concatenate(blocks, axis=2)

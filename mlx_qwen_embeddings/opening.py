@@ -1,0 +1,48 @@
+"""From settings to a model that is ready to be loaded: files, tokenizer, back end, identity."""
+
+from dataclasses import dataclass
+
+from mlx_qwen_embeddings.backend import Backend, choose_backend
+from mlx_qwen_embeddings.fingerprint import fingerprint
+from mlx_qwen_embeddings.hub import open_folder
+from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.registry import resolve
+from mlx_qwen_embeddings.settings import EngineSettings
+from mlx_qwen_embeddings.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """All that callers need of a model; its weights belong to the worker.
+
+    Attributes:
+        files: The model's folder.
+        backend: Where it computes.
+        tokenizer: Safe to use from any thread.
+        identity: Fingerprint of the content and the revision.
+    """
+
+    files: ModelFiles
+    backend: Backend
+    tokenizer: TextTokenizer
+    identity: str
+
+
+def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
+    """Find, or download, the model's folder and choose the back end.
+
+    Raises:
+        UnknownModelError: When the name means nothing.
+        ModelLoadError: When the folder cannot be had.
+        MissingExtraError: When MLX has no back end here.
+    """
+    spec = resolve(settings.model)
+    backend = choose_backend(settings.device, settings.dtype)
+    files = open_folder(spec, revision=settings.revision, offline=settings.offline, cache_dir=settings.cache_dir)
+    _ = files.family, files.pooling, files.prompts  # refuse what is not served before any weight is read
+    return files, backend
+
+
+def describe(files: ModelFiles, backend: Backend) -> Opened:
+    """Read the tokenizer and take the fingerprint."""
+    return Opened(files, backend, files.tokenizer(), fingerprint(files))

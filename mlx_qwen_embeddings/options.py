@@ -1,0 +1,74 @@
+"""What shapes one call: checked once, before anything is computed."""
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.tokenization import Truncate
+
+PoolingOption = Literal["native"] | Pooling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """The keyword arguments that every embedding method takes.
+
+    Attributes:
+        instruction: The task in words, written in front of each text the way the model was trained; None takes the
+            model's own prompt for the role, "" none.
+        dimensions: Keep this many leading dimensions, then normalise again (Matryoshka); None keeps all.
+        normalize: Whether vectors have unit length.
+        pooling: How token states become a vector; "native" is what the model was trained with.
+        max_length: Most tokens of a text, prompt and special tokens included; None is the model's default, see
+            ``engine.max_length``. It can be raised up to ``engine.limit``.
+        truncate: "end" cuts longer texts, counted and warned of once; "error" refuses them.
+        chat_template: True renders each text as a user's turn with the model's own chat template, a string with that
+            Jinja source; None or False leaves texts as they are.
+        timeout: Seconds after which the call gives up; None waits.
+        show_progress: Whether to draw a progress bar.
+    """
+
+    instruction: str | None = None
+    dimensions: int | None = None
+    normalize: bool = True
+    pooling: PoolingOption = "native"
+    max_length: int | None = None
+    truncate: Truncate = "end"
+    chat_template: bool | str | None = None
+    timeout: float | None = None
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no model could serve; what depends on the model is checked by the engine."""
+        _check_choice("pooling", self.pooling, ("native", *get_args(Pooling)))
+        _check_choice("truncate", self.truncate, get_args(Truncate))
+        for name, value in (("dimensions", self.dimensions), ("max_length", self.max_length)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                message = f"{name} must be a whole number from 1, or None, got {value!r}"
+                raise ValueError(message)
+        if self.instruction is not None and not isinstance(self.instruction, str):
+            message = f"instruction must be a string or None, got {self.instruction!r}"
+            raise TypeError(message)
+        if self.timeout is not None and not self.timeout > 0:
+            message = f"timeout must be seconds above 0, or None, got {self.timeout!r}"
+            raise ValueError(message)
+
+
+class CallOptions(TypedDict, total=False):
+    """The fields of ``EmbedOptions`` as keyword arguments."""
+
+    instruction: str | None
+    dimensions: int | None
+    normalize: bool
+    pooling: PoolingOption
+    max_length: int | None
+    truncate: Truncate
+    chat_template: bool | str | None
+    timeout: float | None
+    show_progress: bool
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+        raise ValueError(message)

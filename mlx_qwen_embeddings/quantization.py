@@ -1,0 +1,76 @@
+"""MLX-quantised checkpoints: which layers are packed and how, and their plain form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from mlx_qwen_embeddings.errors import ModelLoadError
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the weights of one layer are packed.
+
+    Attributes:
+        group_size: Weights that share a scale; None is the mode's own.
+        bits: Bits a weight; None is the mode's own.
+        mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
+    """
+
+    group_size: int | None = None
+    bits: int | None = None
+    mode: str = "affine"
+
+
+def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict[str, Packing]:
+    """Give the packing of every quantised layer by its name, prefix stripped as in ``sanitize``.
+
+    A layer is quantised when the checkpoint has scales for it; ``quantization`` in the configuration says how, for all
+    layers and, under a layer's name, for one.
+
+    Raises:
+        ModelLoadError: When there are scales but the configuration says nothing, or names a foreign format.
+    """
+    layers = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+    said = config.get("quantization") or config.get("quantization_config") or {}
+    if "quant_method" in said:
+        message = f"the weights are quantised with {said['quant_method']!r}: convert them to MLX with mlx_lm.convert first"
+        raise ModelLoadError(message)
+    if layers and not said:
+        message = "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
+        raise ModelLoadError(message)
+    single = {name.removeprefix("model."): value for name, value in said.items() if isinstance(value, dict)}
+    return {layer: _packing(said | single.get(layer, {})) for layer in layers}
+
+
+def _packing(said: Mapping[str, Any]) -> Packing:
+    return Packing(said.get("group_size"), said.get("bits"), said.get("mode", "affine"))
+
+
+def unpack(weights: dict[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Replace every packed weight by its plain form; the arrays are evaluated one by one to keep the peak low."""
+    plain = dict(weights)
+    for layer, packing in layers.items():
+        packed, scales = plain.pop(f"{layer}.weight"), plain.pop(f"{layer}.scales")
+        biases = plain.pop(f"{layer}.biases", None)
+        weight = mx.dequantize(
+            packed, scales, biases, group_size=packing.group_size, bits=packing.bits, mode=packing.mode, dtype=dtype
+        )
+        mx.eval(weight)
+        plain[f"{layer}.weight"] = weight
+    return plain
+
+
+def quantize_modules(model: nn.Module, layers: Mapping[str, Packing]) -> None:
+    """Give the named layers of a fresh model the shape of packed weights, so that they can be loaded into it."""
+
+    def packing_of(name: str, _module: nn.Module) -> bool | dict[str, Any]:
+        packing = layers.get(name)
+        if packing is None:
+            return False
+        return {"group_size": packing.group_size, "bits": packing.bits, "mode": packing.mode}
+
+    nn.quantize(model, class_predicate=packing_of)

@@ -1,0 +1,131 @@
+"""From a call's options and a model to what is done with each text, and with each vector."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+from mlx_qwen_embeddings.calls import Recipe
+from mlx_qwen_embeddings.chat import chat_renderer
+from mlx_qwen_embeddings.errors import InputTooLongError
+from mlx_qwen_embeddings.opening import Opened
+from mlx_qwen_embeddings.options import EmbedOptions
+from mlx_qwen_embeddings.prompts import Role, prompt_for
+from mlx_qwen_embeddings.statistics import StatsCounter
+
+
+def make_recipe(
+    opened: Opened,
+    role: Role,
+    options: EmbedOptions,
+    *,
+    cache: MemoryCache,
+    stats: StatsCounter,
+    on_truncated: Callable[[int, int, int], None],
+    start: int = 0,
+) -> Recipe:
+    """Fix prompt, template, pooling and length for a call.
+
+    Args:
+        opened: The model.
+        role: Whether the texts are queries or documents.
+        options: The call's options.
+        cache: Where vectors are looked up and stored.
+        stats: Where to count.
+        on_truncated: Called when texts were cut, see ``Recipe``.
+        start: Position of the first text, for messages.
+
+    Raises:
+        ValueError: When an option does not suit the model; the message gives the limits.
+    """
+    files = opened.files
+    max_length = _max_length(opened, options.max_length)
+    _check_dimensions(options.dimensions, files.dimensions)
+    pooling = files.pooling if options.pooling == "native" else options.pooling
+    prompt = prompt_for(role, options.instruction, files.prompts, files.family.template)
+    template = _template(opened, options.chat_template)
+    keys = CacheKeys(
+        model=opened.identity,
+        dtype=f"{opened.backend.device}-{opened.backend.dtype}",
+        pooling=pooling,
+        prompt=prompt,
+        chat_template=template,
+        max_length=max_length,
+    )
+    render = _renderer(prompt, template)
+    if prompt:
+        _check_prompt(opened, render(""), max_length)
+    return Recipe(
+        tokenizer=opened.tokenizer,
+        cache=cache,
+        stats=stats,
+        render=render,
+        keys=keys,
+        pooling=pooling,
+        max_length=max_length,
+        truncate=options.truncate,
+        dimensions=files.dimensions,
+        on_truncated=on_truncated,
+        start=start,
+    )
+
+
+def _max_length(opened: Opened, wanted: int | None) -> int:
+    limit, special = opened.files.limit, opened.tokenizer.special_tokens
+    if wanted is None:
+        return opened.files.max_length
+    if not special < wanted <= limit:
+        message = f"max_length must lie between {special + 1} and {limit} for this model, got {wanted}"
+        raise ValueError(message)
+    return wanted
+
+
+def _check_dimensions(wanted: int | None, full: int) -> None:
+    if wanted is not None and wanted > full:
+        message = f"dimensions={wanted} is more than the {full} that this model has"
+        raise ValueError(message)
+
+
+def _template(opened: Opened, wanted: bool | str | None) -> str | None:
+    if wanted is None or wanted is False:
+        return None
+    if isinstance(wanted, str):
+        return wanted
+    if opened.files.chat_template is None:
+        message = f"{opened.files.path} has no chat template: pass one as chat_template='...', or leave it out"
+        raise ValueError(message)
+    return opened.files.chat_template
+
+
+def _renderer(prompt: str, template: str | None) -> Callable[[str], str]:
+    if template is None:
+        return lambda text: prompt + text
+    render = chat_renderer(template)
+    return lambda text: render(prompt + text)
+
+
+def _check_prompt(opened: Opened, rendered: str, max_length: int) -> None:
+    tokens = opened.tokenizer.count([rendered])[0]
+    if tokens >= max_length:
+        message = f"max_length={max_length} leaves no room for the text: its prompt alone has {tokens} tokens; raise it"
+        raise InputTooLongError(message)
+
+
+def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[np.float32]:
+    """Cut pooled vectors to the wanted dimensions, then give them unit length: in this order, as Matryoshka asks.
+
+    Args:
+        vectors: Pooled vectors, shape (n, d).
+        options: ``dimensions`` and ``normalize`` are applied.
+
+    Returns:
+        Shape (n, dimensions).
+    """
+    if options.dimensions is not None:
+        vectors = vectors[:, : options.dimensions]
+    if options.normalize:
+        # As torch.nn.functional.normalize: a zero vector stays one.
+        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        vectors = vectors / np.maximum(norms, 1e-12)[:, None]
+    return np.ascontiguousarray(vectors)

@@ -1,0 +1,156 @@
+"""Which models there are: aliases, specifications, and how a name becomes one."""
+
+import difflib
+import re
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_qwen_embeddings.errors import UnknownModelError
+
+NANO_FOLDER = Path(__file__).parent / "nano"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One row of the registry.
+
+    Attributes:
+        name: The alias that ``list_models`` shows.
+        source: Hub name (``owner/name``) or local folder.
+        aliases: Other names for it.
+        dimensions: Width of its vectors; None when only the checkpoint tells.
+        max_length: Most tokens of a text; None when only the checkpoint tells.
+        weights: How the weights are stored: "4-bit DWQ", "bf16".
+        download_bytes: Rough size on disk, in bytes; None when not known.
+        local: Whether ``source`` is a folder on this machine.
+    """
+
+    name: str
+    source: str
+    aliases: tuple[str, ...] = ()
+    dimensions: int | None = None
+    max_length: int | None = None
+    weights: str = ""
+    download_bytes: int | None = None
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a row that could never be resolved."""
+        if not self.name or not self.source:
+            message = f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}"
+            raise ValueError(message)
+
+
+def _qwen3(size: str, names: tuple[str, str], dimensions: int, billions: float) -> list[ModelSpec]:
+    alias, short = names
+    shape = {"dimensions": dimensions, "max_length": 32768}
+    dwq, mxfp8 = (f"mlx-community/Qwen3-Embedding-{size}-{kind}" for kind in ("4bit-DWQ", "mxfp8"))
+    official = f"Qwen/Qwen3-Embedding-{size}"
+    return [
+        ModelSpec(alias, dwq, (short,), weights="4-bit DWQ", download_bytes=int(billions * 0.5625e9), **shape),
+        ModelSpec(
+            f"{alias}-mxfp8",
+            mxfp8,
+            (f"{short}-mxfp8",),
+            weights="mxfp8",
+            download_bytes=int(billions * 1.03e9),
+            **shape,
+        ),
+        ModelSpec(
+            f"{alias}-bf16", official, (f"{short}-bf16",), weights="bf16", download_bytes=int(billions * 2e9), **shape
+        ),
+    ]
+
+
+_BUILT_IN = [
+    *_qwen3("0.6B", ("small", "0.6b"), 1024, 0.596),
+    ModelSpec(
+        "small-8bit",
+        "mlx-community/Qwen3-Embedding-0.6B-8bit",
+        ("0.6b-8bit",),
+        dimensions=1024,
+        max_length=32768,
+        weights="8-bit",
+        download_bytes=int(0.596 * 1.0625e9),
+    ),
+    *_qwen3("4B", ("medium", "4b"), 2560, 4.02),
+    *_qwen3("8B", ("large", "8b"), 4096, 7.57),
+    ModelSpec(
+        "nano",
+        str(NANO_FOLDER),
+        dimensions=384,
+        max_length=2048,
+        weights="8-bit",
+        download_bytes=0,
+        local=True,
+    ),
+]
+
+_lock = threading.Lock()
+_models: dict[str, ModelSpec] = {}
+
+
+def list_models() -> list[ModelSpec]:
+    """Give every registered model, in the order of registration."""
+    with _lock:
+        return list(dict.fromkeys(_models.values()))
+
+
+def register(spec: ModelSpec, *, overwrite: bool = False) -> ModelSpec:
+    """Add a model under its name and aliases, which are not case-sensitive.
+
+    Args:
+        spec: The row to add.
+        overwrite: Whether it may take over names that exist.
+
+    Raises:
+        ValueError: When a name is taken and ``overwrite`` is false.
+    """
+    names = [name.lower() for name in (spec.name, *spec.aliases)]
+    with _lock:
+        taken = [name for name in names if name in _models and _models[name] != spec]
+        if taken and not overwrite:
+            message = f"model name {taken[0]!r} is taken by {_models[taken[0]].source!r}: pass overwrite=True to replace it"
+            raise ValueError(message)
+        _models.update(dict.fromkeys(names, spec))
+    return spec
+
+
+def resolve(name: str) -> ModelSpec:
+    """Turn an alias, a local folder or a Hub name into a specification.
+
+    An alias wins over a folder of the same name: write ``./small`` for the folder.
+
+    Raises:
+        UnknownModelError: When it is none of these; the message lists close matches and all aliases.
+    """
+    with _lock:
+        spec = _models.get(name.strip().lower())
+    if spec:
+        return spec
+    path = Path(name).expanduser()
+    if path.exists():
+        return ModelSpec(name=path.resolve().name, source=str(path.resolve()), local=True)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if _HUB_NAME.fullmatch(name) and not looks_like_path:
+        known = next((row for row in list_models() if row.source.lower() == name.lower()), None)
+        return replace(known, name=name) if known else ModelSpec(name=name, source=name)
+    raise UnknownModelError(_unknown(name, is_path=looks_like_path))
+
+
+def _unknown(name: str, *, is_path: bool) -> str:
+    if is_path:
+        return f"there is no model folder {name!r}: check the path, or give an alias such as 'nano' or a Hub name"
+    with _lock:
+        names = list(_models)
+    close = difflib.get_close_matches(name.lower(), names, n=3)
+    hint = f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+    return (
+        f"unknown model {name!r}.{hint} Known: {', '.join(names)}; or a local folder, or a Hub name such as 'owner/name'."
+    )
+
+
+for _spec in _BUILT_IN:
+    register(_spec)

@@ -1,0 +1,100 @@
+"""What waits for the worker: the rows of one caller, and the choice of the next batch among all callers."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings.batching import cut, length_order
+from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.tokenization import Ids
+
+OnVectors = Callable[[list[int], NDArray[np.float32]], None]
+
+
+@dataclass(eq=False)
+class Request:
+    """Rows to compute for one caller.
+
+    Attributes:
+        rows: Token ids of each text.
+        pooling: How they are pooled.
+        on_vectors: Called on the worker thread with positions in ``rows`` and their vectors, batch by batch.
+        future: Settled when every row is done; cancelling it takes the rest of the rows out of the queue.
+        failures: Rows that could not be computed, with the reason.
+    """
+
+    rows: Sequence[Ids]
+    pooling: Pooling
+    on_vectors: OnVectors
+    future: "Future[None]" = field(default_factory=Future)
+    failures: dict[int, BaseException] = field(default_factory=dict)
+    waiting: list[int] = field(init=False)
+    tokens: int = field(init=False)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        """Sort once, longest first, so that the next rows are popped off the end."""
+        lengths = [len(row) for row in self.rows]
+        self.waiting = length_order(lengths)[::-1].tolist()
+        self.tokens = sum(lengths)
+
+
+Batch = list[tuple[Request, int]]
+"""Rows of several requests, of like length."""
+
+
+def next_batch(requests: Sequence[Request], budget: int) -> Batch:
+    """Choose the rows to run next, without taking them out.
+
+    Every request offers its shortest rows up to an equal share of the budget; what small ones leave over goes to the
+    others. The offers are cut into batches of like length and pooling, and the one that holds the first request's
+    shortest row is chosen. So a request never waits for more than one batch of a long one, and none starves as long as
+    the caller moves those that were served to the end.
+
+    Args:
+        requests: Those with rows left, the one that was served least recently first.
+        budget: Most tokens of the batch, padding counted.
+    """
+    first = requests[0]
+    offered: Batch = []
+    left = budget
+    others = sorted(requests[1:], key=_tokens_offered)
+    for position, request in enumerate((first, *others)):
+        share = left // (len(requests) - position)
+        left -= _offer(request, share, offered)
+    same = [(request, row) for request, row in offered if request.pooling == first.pooling]
+    same.sort(key=lambda item: len(item[0].rows[item[1]]))
+    for span in cut([len(request.rows[row]) for request, row in same], budget):
+        batch = [same[position] for position in span]
+        if any(request is first for request, _ in batch):
+            return batch
+    message = "the first request has no row left"
+    raise ValueError(message)
+
+
+def _tokens_offered(request: Request) -> int:
+    # The shortest row tells enough of a request that came with one text, and costs nothing for one with many.
+    return len(request.rows[request.waiting[-1]]) * len(request.waiting)
+
+
+def _offer(request: Request, share: int, offered: Batch) -> int:
+    used = 0
+    for row in reversed(request.waiting):
+        length = len(request.rows[row])
+        if used and used + length > share:
+            break
+        offered.append((request, row))
+        used += length
+    return used
+
+
+def take(batch: Batch) -> None:
+    """Take the rows of a batch out of their requests."""
+    taken: dict[Request, set[int]] = {}
+    for request, row in batch:
+        taken.setdefault(request, set()).add(row)
+    for request, rows in taken.items():
+        request.waiting = [row for row in request.waiting if row not in rows]

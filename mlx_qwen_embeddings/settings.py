@@ -1,0 +1,77 @@
+"""What an engine is opened with: frozen, checked, readable from the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Device = Literal["auto", "cpu", "gpu"]
+DType = Literal["auto", "float32", "bfloat16"]
+
+PREFIX = "MLX_QWEN_"
+DEFAULT_MODEL = "small"
+
+
+class EngineSettings(BaseModel):
+    """Settings of one engine; all that shapes a single call is an argument of the call.
+
+    ``model``, ``revision``, ``dtype`` and ``device`` say which engine it is: ``get_engine`` gives the same engine for
+    the same four.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(default=DEFAULT_MODEL, min_length=1)
+    """Alias, Hub name or local folder."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; None is the main branch."""
+
+    device: Device = "auto"
+    """Where to compute; "auto" takes the GPU when MLX has one."""
+
+    dtype: DType = "auto"
+    """Compute type; "auto" is float32 on CPU and bfloat16 on a GPU. Never float16, which overflows on the 8B."""
+
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Most tokens, padding counted, that one batch holds; a longer text is a batch of its own."""
+
+    queue_tokens: int = Field(default=1_048_576, ge=1)
+    """Tokens that may wait in the queue before callers have to wait."""
+
+    cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Memory for cached vectors, in bytes; 0 switches the cache off."""
+
+    cache_ttl: float | None = Field(default=None, gt=0)
+    """Seconds after which a cached vector is computed anew; None means never."""
+
+    offline: bool = False
+    """Never ask the Hub; only what is on disk is used."""
+
+    cache_dir: Path | None = None
+    """Folder of downloaded models; None is the Hugging Face cache."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _refuse_float16(cls, value: object) -> object:
+        if value in ("float16", "fp16"):
+            message = "dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'"
+            raise ValueError(message)
+        return value
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read ``MLX_QWEN_MODEL``, ``MLX_QWEN_DEVICE`` and so on, one variable a field, at the time of the call.
+
+        Args:
+            environ: The variables; None reads ``os.environ``.
+            **overrides: Fields that win over the environment; one that is None leaves it to the environment.
+
+        Raises:
+            pydantic.ValidationError: When a value does not fit; it names the field.
+        """
+        source = os.environ if environ is None else environ
+        found = {name: source[PREFIX + name.upper()] for name in cls.model_fields if source.get(PREFIX + name.upper())}
+        return cls.model_validate(found | {name: value for name, value in overrides.items() if value is not None})

@@ -1,0 +1,66 @@
+"""The engines that everything in a process shares: the weights of a model are in memory once."""
+
+import logging
+import os
+import threading
+from typing import Any
+
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.registry import resolve
+from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
+
+logger = logging.getLogger(__name__)
+
+Identity = tuple[str, str | None, str, str]
+
+_lock = threading.Lock()
+_engines: dict[Identity, EmbeddingEngine] = {}
+
+
+def get_engine(
+    model: str | None = None,
+    *,
+    revision: str | None = None,
+    dtype: DType | None = None,
+    device: Device | None = None,
+    **settings: Any,
+) -> EmbeddingEngine:
+    """Give the shared engine of a model: the same model, revision, dtype and device give the same engine.
+
+    Args:
+        model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        dtype: Compute type, see ``EngineSettings``.
+        device: Where to compute, see ``EngineSettings``.
+        **settings: Further fields of ``EngineSettings``. They shape the engine when it is made; for one that exists they
+            are not applied, and a warning says so if they differ.
+
+    Raises:
+        UnknownModelError: When the name means nothing.
+        pydantic.ValidationError: When a setting does not fit.
+    """
+    chosen = {"model": None if model is None else str(model), "revision": revision, "dtype": dtype, "device": device}
+    wanted = EngineSettings.from_env(**chosen, **settings)
+    identity = (resolve(wanted.model).source, wanted.revision, wanted.dtype, wanted.device)
+    with _lock:
+        engine = _engines.get(identity)
+        if engine is None or engine.closed:
+            engine = _engines[identity] = EmbeddingEngine(settings=wanted)
+            return engine
+    ignored = [name for name, value in settings.items() if getattr(engine.settings, name) != value]
+    if ignored:
+        logger.warning(
+            "the engine of %r is open already, so %s was not applied: close it first, or use EmbeddingEngine(...)",
+            wanted.model,
+            ", ".join(ignored),
+        )
+    return engine
+
+
+def _reset_lock() -> None:
+    global _lock  # noqa: PLW0603 - a forked child needs a fresh one
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_lock)

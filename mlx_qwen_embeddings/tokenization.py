@@ -1,0 +1,188 @@
+"""Text to token ids, with the EOS rule and the truncation policy; the ``tokenizers`` package, never ``transformers``."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, ModelLoadError
+
+Truncate = Literal["end", "error"]
+Ids = NDArray[np.int32]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as the model reads it.
+
+    Attributes:
+        ids: Token ids, special tokens included, cut to ``max_length``; shape (tokens,).
+        length: Number of tokens before the cut.
+    """
+
+    ids: Ids
+    length: int
+
+
+class TextTokenizer:
+    """A model's tokenizer that always ends (and, for BERT, begins) a text with the model's special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, *, end_token_id: int | None = None) -> None:
+        """Take over a tokenizer.
+
+        Args:
+            tokenizer: It is changed: padding and truncation are switched off.
+            end_token_id: The id that must close every text, for models pooled at the last token; appended when the
+                tokenizer does not do so itself. None demands nothing.
+        """
+        # all-MiniLM's tokenizer.json carries a truncation to 128 tokens and padding: both would be silent.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        head, tail = _special_ids(tokenizer)
+        self.prefix: tuple[int, ...] = head
+        self.suffix: tuple[int, ...] = tail
+        self.repaired = end_token_id is not None and tail[-1:] != (end_token_id,)
+        self._appended: tuple[int, ...] = ()
+        if end_token_id is not None and self.repaired:
+            self._appended = (end_token_id,)
+            self.suffix = (*tail, end_token_id)
+
+    @classmethod
+    def from_file(cls, path: Path, *, end_token_id: int | None = None) -> "TextTokenizer":
+        """Read a ``tokenizer.json``.
+
+        Raises:
+            ModelLoadError: When it is missing or broken.
+        """
+        return cls(read_tokenizer(path), end_token_id=end_token_id)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, added tokens included: one more than the highest id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens every text gets."""
+        return len(self.prefix) + len(self.suffix)
+
+    def encode(self, texts: Sequence[str], *, max_length: int) -> list[Tokens]:
+        """Encode texts, each cut at the end so that the special tokens survive.
+
+        Args:
+            texts: Checked strings, see ``check_texts``.
+            max_length: Most tokens a text may have, special tokens included.
+        """
+        return [self._cut(encoding.ids, max_length) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text, special tokens included, before any cut."""
+        extra = len(self._appended)
+        return [len(encoding.ids) + extra for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def _cut(self, ids: list[int], max_length: int) -> Tokens:
+        ids.extend(self._appended)
+        length = len(ids)
+        if length > max_length:
+            keep = max_length - len(self.suffix)
+            ids = [*ids[:keep], *self.suffix]
+        return Tokens(np.array(ids, dtype=np.int32), length)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``.
+
+    Raises:
+        ModelLoadError: When it is missing or broken.
+    """
+    if not path.is_file():
+        message = f"{path.parent} has no tokenizer.json: copy it from the model's own repository into that folder"
+        raise ModelLoadError(message)
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        message = f"{path} cannot be read as a tokenizer ({error}): download it again"
+        raise ModelLoadError(message) from error
+    return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    probe = "a"
+    plain: list[int] = tokenizer.encode(probe, add_special_tokens=False).ids
+    full: list[int] = tokenizer.encode(probe, add_special_tokens=True).ids
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return tuple(full[:start]), tuple(full[start + len(plain) :])
+    message = f"the tokenizer's special tokens cannot be told apart: {probe!r} gives {plain} without and {full} with them"
+    raise ModelLoadError(message)
+
+
+def check_texts(texts: object, *, start: int = 0) -> list[str]:
+    """Give ``texts`` as a list of strings that can be encoded.
+
+    Args:
+        texts: What the caller gave.
+        start: Position of the first one, for messages, when they are a piece of more.
+
+    Raises:
+        TypeError: When it is one string, or holds something that is no string; the message names the position.
+        InvalidTextError: When a string holds a lone surrogate, which has no UTF-8 form.
+    """
+    if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__"):
+        message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
+        raise TypeError(message)
+    checked: list[str] = list(texts)
+    for position, text in enumerate(checked, start):
+        if not isinstance(text, str):
+            message = f"texts[{position}] must be a string, got {_describe(text)}"
+            raise TypeError(message)
+        if not text.isascii():
+            _check_unicode(text, position)
+    return checked
+
+
+def _check_unicode(text: str, position: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = (
+            f"texts[{position}] holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which "
+            "is not text: clean it with text.encode('utf-8', 'replace').decode()"
+        )
+        raise InvalidTextError(message) from error
+
+
+def _describe(value: Any) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"  # noqa: PLR2004 - a short excerpt
+
+
+def check_length(position: int, length: int, max_length: int, truncate: Truncate) -> bool:
+    """Apply the truncation policy to one text and say whether it was cut.
+
+    Args:
+        position: Its place in the call, for the message.
+        length: Its tokens before the cut.
+        max_length: Most tokens it may have.
+        truncate: "end" allows the cut, "error" refuses it.
+
+    Raises:
+        InputTooLongError: When it is too long and ``truncate`` is "error".
+    """
+    if length <= max_length:
+        return False
+    if truncate == "error":
+        message = (
+            f"texts[{position}] has {length} tokens, more than max_length={max_length}: split it, raise max_length, or "
+            'pass truncate="end"'
+        )
+        raise InputTooLongError(message)
+    return True

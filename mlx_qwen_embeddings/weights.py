@@ -1,0 +1,65 @@
+"""Which files hold a model's weights, and their arrays by name. Safetensors only: a pickle can run code."""
+
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.safetensors_check import check_safetensors
+
+INDEX = "model.safetensors.index.json"
+
+
+def weight_paths(files: ModelFiles) -> list[Path]:
+    """Find the safetensors files: those that the index names, else all in the folder.
+
+    Raises:
+        ModelLoadError: When one is missing, lies outside the folder, or only a pickle is there.
+    """
+    shards = sorted(set(files.json(INDEX).get("weight_map", {}).values()))
+    for shard in shards:
+        _check_inside(files.path, shard)
+    missing = [shard for shard in shards if not (files.path / shard).is_file()]
+    if missing:
+        message = f"{files.path} lacks {', '.join(missing)}, which {INDEX} names: download the model again"
+        raise ModelLoadError(message)
+    paths = [files.path / shard for shard in shards] or sorted(files.path.glob("*.safetensors"))
+    if not paths:
+        raise ModelLoadError(_no_weights(files.path))
+    return paths
+
+
+def _check_inside(folder: Path, shard: str) -> None:
+    path = Path(shard)
+    if path.is_absolute() or ".." in path.parts:
+        message = f"{folder / INDEX} names {shard!r}, which lies outside the model's folder: refused"
+        raise ModelLoadError(message)
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+    if not pickles:
+        return f"{folder} has no *.safetensors: it is not a whole model folder"
+    return (
+        f"{folder} has its weights as a pickle ({pickles[0]}), which can run code and is never read: convert it with "
+        "transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+    )
+
+
+def read_weights(files: ModelFiles) -> dict[str, mx.array]:
+    """Read all arrays, lazily: MLX maps them when they are first used.
+
+    Raises:
+        ModelLoadError: When a file is missing, cut short or not what its header says.
+    """
+    weights: dict[str, mx.array] = {}
+    for path in weight_paths(files):
+        check_safetensors(path)
+        try:
+            weights.update(cast("dict[str, mx.array]", mx.load(str(path))))
+        except (RuntimeError, ValueError) as error:
+            message = f"{path} cannot be read ({error}): download it again"
+            raise ModelLoadError(message) from error
+    return weights

@@ -1,0 +1,299 @@
+"""The thread that owns MLX: it merges waiting requests into batches, runs them and settles their futures."""
+
+import atexit
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Protocol
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, NonFiniteEmbeddingError
+from mlx_qwen_embeddings.fork import protect
+from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.schedule import Batch, Request, next_batch, take
+from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.tokenization import Ids
+
+JOIN_SECONDS = 30.0
+"""Longest wait for the batch in hand when a process forks or exits."""
+
+logger = logging.getLogger(__name__)
+
+
+class BatchEncoder(Protocol):
+    """What the worker drives."""
+
+    def encode(self, rows: Sequence[Ids], pooling: Pooling) -> NDArray[np.float32]:
+        """Token ids of each text to pooled vectors (texts, d)."""
+        ...
+
+    def release(self) -> None:
+        """Give back what belongs to the calling thread; nothing is encoded after that."""
+        ...
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of live arrays, now and at most."""
+        ...
+
+    @property
+    def survives_fork(self) -> bool:
+        """Whether a thread of a forked child may go on with it."""
+        ...
+
+
+class Worker:
+    """A thread with an encoder, and the queue in front of it."""
+
+    def __init__(
+        self, open_encoder: Callable[[], BatchEncoder], *, batch_tokens: int, queue_tokens: int, stats: StatsCounter
+    ) -> None:
+        """Prepare; the thread starts with the first request.
+
+        Args:
+            open_encoder: Makes the encoder, on the worker's thread.
+            batch_tokens: Most tokens of a batch, padding counted.
+            queue_tokens: Tokens that may wait before ``submit`` blocks.
+            stats: Where to count.
+        """
+        self._open_encoder = open_encoder
+        self._batch_tokens = batch_tokens
+        self._queue_tokens = queue_tokens
+        self._stats = stats
+        self.closed = False
+        self._broken: str | None = None
+        self._encoder: BatchEncoder | None = None
+        self._reset()
+        _workers.add(self)
+        protect(self)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._computing = threading.Lock()  # held during MLX work, so that a fork can wait for its end
+        self._pausing = False
+        self._requests: list[Request] = []
+        self._queued = 0
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request, *, wait: bool = True, seconds: float | None = None) -> None:
+        """Queue a request.
+
+        Args:
+            request: Its future is settled by the worker's thread.
+            wait: Whether to wait while the queue is full.
+            seconds: Longest wait; None has no end.
+
+        Raises:
+            EngineBusyError: When the queue is full and stays so.
+            EngineClosedError: When the worker is closed.
+        """
+        with self._changed:
+            while self._requests and self._queued + request.tokens > self._queue_tokens:
+                self.check_open()
+                if request.future.cancelled():
+                    return
+                if not wait or not self._changed.wait(seconds):
+                    message = f"the queue holds {self._queued} tokens of at most {self._queue_tokens}: try again later"
+                    raise EngineBusyError(message)
+            self.check_open()
+            self._requests.append(request)
+            self._queued += request.tokens
+            self.start()
+            self._changed.notify_all()
+        request.future.add_done_callback(lambda _: self._forget(request))
+
+    def close(self, timeout: float | None = JOIN_SECONDS) -> None:
+        """Stop: the batch in hand ends, everything that waits fails with ``EngineClosedError``."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        self._fail_all(_reason(None))
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of live arrays, now and at most; 0 while no model is loaded."""
+        encoder = self._encoder
+        return encoder.memory if encoder else (0, 0)
+
+    @property
+    def queue(self) -> tuple[int, int]:
+        """Requests and tokens that wait or run."""
+        return len(self._requests), self._queued
+
+    def check_open(self) -> None:
+        """Refuse work that could never be done.
+
+        Raises:
+            EngineClosedError: When the worker is closed, or was lost in a fork.
+        """
+        if self.closed:
+            message = "the engine is closed: open a new one with get_engine(...)"
+            raise EngineClosedError(message)
+        if self._broken:
+            raise EngineClosedError(self._broken)
+
+    def start(self) -> None:
+        """Start the thread, which loads the model, unless it runs already."""
+        with self._changed:
+            self.check_open()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mlx-qwen-worker", daemon=True)
+                self._thread.start()
+
+    def _forget(self, request: Request) -> None:
+        with self._changed:
+            if request in self._requests:
+                self._requests.remove(request)
+                self._queued -= request.tokens
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        encoder: BatchEncoder | None = None
+        error: BaseException | None = None
+        try:
+            with self._computing:
+                encoder = self._encoder = self._encoder or self._open_encoder()
+            while batch := self._next():
+                with self._computing:
+                    self._serve(encoder, batch)
+        except BaseException as caught:  # noqa: BLE001 - whatever ends the thread, no caller may wait for ever
+            error = caught
+        finally:
+            if encoder is not None:
+                encoder.release()
+            self._fail_all(_reason(error), ended=True)
+
+    def _next(self) -> Batch | None:
+        with self._changed:
+            while self._pausing or not (self.closed or self._requests):
+                self._changed.wait()
+            if self.closed:
+                return None
+            batch = next_batch(self._requests, self._batch_tokens)
+            take(batch)
+            self._rotate({request for request, _ in batch})
+            return batch
+
+    def _rotate(self, served: set[Request]) -> None:
+        # One whose last row is in the batch stays in the list until it is settled, which is before the next choice.
+        self._requests.sort(key=lambda request: request in served)
+
+    def _serve(self, encoder: BatchEncoder, batch: Batch) -> None:
+        try:
+            with self._stats.timed("compute_seconds"):
+                vectors = encoder.encode([request.rows[row] for request, row in batch], batch[0][0].pooling)
+        except Exception as error:  # noqa: BLE001 - any failure belongs to the rows of this batch alone
+            self._split(encoder, batch, error)
+            return
+        lengths = [len(request.rows[row]) for request, row in batch]
+        self._stats.add(batches=1, tokens=sum(lengths), padding_tokens=len(batch) * max(lengths) - sum(lengths))
+        self._deliver(batch, vectors)
+
+    def _split(self, encoder: BatchEncoder, batch: Batch, error: Exception) -> None:
+        """Run the halves of a failed batch, so that only the guilty text fails."""
+        if len(batch) == 1:
+            request, row = batch[0]
+            self._fail_row(request, row, error)
+            return
+        logger.info("a batch of %d texts failed (%s); its halves are run", len(batch), error)
+        middle = len(batch) // 2
+        self._serve(encoder, batch[:middle])
+        self._serve(encoder, batch[middle:])
+
+    def _deliver(self, batch: Batch, vectors: NDArray[np.float32]) -> None:
+        finite = np.isfinite(vectors).all(axis=1)
+        for request, group in itertools.groupby(
+            sorted(range(len(batch)), key=lambda place: id(batch[place][0])), key=lambda place: batch[place][0]
+        ):
+            places = list(group)
+            good = [place for place in places if finite[place]]
+            request.on_vectors([batch[place][1] for place in good], vectors[good])
+            for place in set(places) - set(good):
+                self._fail_row(request, batch[place][1], NonFiniteEmbeddingError("the model gave NaN or infinity"))
+            self._settle(request, len(good))
+
+    def _fail_row(self, request: Request, row: int, error: BaseException) -> None:
+        request.failures[row] = error
+        self._stats.failed(error)
+        self._settle(request, 1)
+
+    def _settle(self, request: Request, rows: int) -> None:
+        request.done += rows
+        if request.done == len(request.rows):
+            _try_settle(request.future, None)
+
+    def _fail_all(self, error: BaseException, *, ended: bool = False) -> None:
+        with self._changed:
+            requests, self._requests, self._queued = self._requests, [], 0
+            if ended:
+                self._thread = self._encoder = None  # unless closed, the next request starts a new thread
+            self._changed.notify_all()
+        for request in requests:
+            self._stats.failed(error, len(request.rows) - request.done)
+            _try_settle(request.future, error)
+
+    def before_fork(self) -> None:
+        """Wait for the batch in hand and hold the next one back."""
+        with self._changed:
+            self._pausing = True
+        self._at_rest = self._computing.acquire(timeout=JOIN_SECONDS)
+        self._changed.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on with the next batch."""
+        self._pausing = False
+        self._changed.notify_all()
+        self._changed.release()
+        if self._at_rest:
+            self._computing.release()
+
+    def after_fork_in_child(self) -> None:
+        """Start with an empty queue; a loaded CPU model is taken over, since evaluated arrays outlive their thread."""
+        self._reset()
+        if not self._at_rest:
+            self._broken = (
+                f"the process was forked while a batch ran for over {JOIN_SECONDS:.0f} s: fork before the first use, or "
+                "start processes with multiprocessing.get_context('spawn')"
+            )
+        elif self._encoder is not None and not self._encoder.survives_fork:
+            self._broken = (
+                "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn'), or fork "
+                "before the first use"
+            )
+
+
+def _reason(error: BaseException | None) -> BaseException:
+    if error is None:
+        return EngineClosedError("the engine was closed before this call was served")
+    if isinstance(error, Exception):
+        return error
+    died = EngineClosedError(f"the engine's worker died of {type(error).__name__}; the next call starts a new one")
+    died.__cause__ = error
+    return died
+
+
+def _try_settle(future: "Future[None]", error: BaseException | None) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime: nobody waits for it
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+_workers: "WeakSet[Worker]" = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # MLX aborts the interpreter's exit if a thread that computed is still there, or ended without clearing its streams.
+    for worker in list(_workers):
+        worker.close()

@@ -94,7 +94,7 @@ def _import_mlx() -> Any:
     if sys.platform == "darwin" and platform.machine() != "arm64":
         message = (
             "MLX needs an Apple Silicon Mac and a native arm64 Python; this Python is built for "
-            f"{platform.machine()} (an Intel Mac, or Rosetta): install an arm64 Python, then pip install mlx-qwen-embeddings"
+            f"{platform.machine()} (an Intel Mac, or Rosetta): install an arm64 one, then pip install mlx-qwen-embeddings"
         )
         raise MissingExtraError(message)
     try:
@@ -158,7 +158,7 @@ def _warn_if_slow(mx: ModuleType) -> None:
     _measured["gflops"] = rate = measure_gflops(mx)
     if rate < SLOW_GFLOPS:
         logger.warning(
-            "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than need be. "
+            "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed. "
             "Install a fast one with %s (or Debian's libopenblas0-pthread), and import mlx_qwen_embeddings' engine before "
             "anything imports mlx.core.",
             rate,

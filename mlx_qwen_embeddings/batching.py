@@ -14,7 +14,7 @@ def length_order(lengths: Sequence[int]) -> NDArray[np.int64]:
 
 
 SPREAD = 1.5
-"""A batch ends where a text is this many times longer than its first one (and 16 tokens): padding would outgrow the gain."""
+"""A batch ends where a text is so many times longer than its first one (plus 16 tokens): padding outgrows the gain."""
 
 
 def cut(lengths: Sequence[int], budget: int) -> list[range]:

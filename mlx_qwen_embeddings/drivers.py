@@ -3,13 +3,15 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mlx_qwen_embeddings.calls import Step, Window
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
 from mlx_qwen_embeddings.worker import Worker
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 POLL_SECONDS = 0.1
 """How often a progress bar is redrawn while a window is computed."""

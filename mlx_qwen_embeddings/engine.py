@@ -12,7 +12,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.calls import WINDOW_TEXTS, steps
+from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Recipe, steps
 from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Deadline, Progress, adrive, drive
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import Opened
@@ -102,7 +102,8 @@ class EmbeddingEngine:
 
     def embed_query(self, text: str, **options: Unpack[CallOptions]) -> Vectors:
         """Embed one query; shape (d,)."""
-        return self.embed_queries([text], **options)[0]
+        vector: Vectors = self.embed_queries([text], **options)[0]
+        return vector
 
     async def aembed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
         """Do as ``embed_documents`` without holding up the event loop."""
@@ -114,7 +115,8 @@ class EmbeddingEngine:
 
     async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> Vectors:
         """Do as ``embed_query`` without holding up the event loop."""
-        return (await self.aembed_queries([text], **options))[0]
+        vector: Vectors = (await self.aembed_queries([text], **options))[0]
+        return vector
 
     def stream_documents(
         self, texts: Iterable[str], *, block_size: int = WINDOW_TEXTS, **options: Unpack[CallOptions]
@@ -194,7 +196,7 @@ class EmbeddingEngine:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.model_dump(exclude_defaults=True).items())
         return f"{type(self).__name__}({settings})"
 
-    def _recipe(self, opened: Opened, role: Role, options: EmbedOptions, start: int) -> Any:
+    def _recipe(self, opened: Opened, role: Role, options: EmbedOptions, start: int) -> Recipe:
         core = self._core
         return make_recipe(
             opened, role, options, cache=core.cache, stats=core.stats, on_truncated=core.warn_truncated, start=start
@@ -212,7 +214,9 @@ class EmbeddingEngine:
     async def _aembed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
         deadline = Deadline(options.timeout)
         checked = check_texts(texts)
-        opened = self._core.opened or await asyncio.to_thread(self._core.open)
+        opened = self._core.opened
+        if opened is None:
+            opened = await asyncio.to_thread(self._core.open)
         recipe = self._recipe(opened, role, options, 0)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
         inline = sum(map(len, checked)) <= INLINE_CHARACTERS

@@ -41,13 +41,13 @@ class Core:
             MissingExtraError: When MLX has no back end here.
         """
         self.worker.check_open()
-        if self.opened is None:
-            with self._opening:
-                if self.opened is None:
-                    self._located = locate(self.settings)
-                    self.worker.start()  # weights load while the tokenizer does
-                    self.opened = describe(*self._located)
-        return self.opened
+        with self._opening:
+            if self.opened is not None:
+                return self.opened
+            self._located = locate(self.settings)
+            self.worker.start()  # weights load while the tokenizer does
+            self.opened = opened = describe(*self._located)
+            return opened
 
     def _open_encoder(self) -> BatchEncoder:
         # Imported on the worker's thread, after the back end was chosen: it imports MLX.

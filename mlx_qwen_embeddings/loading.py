@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 from mlx import nn
@@ -45,7 +45,7 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     model.eval()
     mx.eval(model.parameters())
     free_buffers()
-    return model  # type: ignore[return-value]  # nn.Module declares no __call__
+    return cast("EncoderModel", model)  # nn.Module declares no __call__
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -44,7 +44,7 @@ def make_recipe(
     _check_dimensions(options.dimensions, files.dimensions)
     pooling = files.pooling if options.pooling == "native" else options.pooling
     prompt = prompt_for(role, options.instruction, files.prompts, files.family.template)
-    template = _template(opened, options.chat_template)
+    template = _template(opened, options)
     keys = CacheKeys(
         model=opened.identity,
         dtype=f"{opened.backend.device}-{opened.backend.dtype}",
@@ -87,7 +87,8 @@ def _check_dimensions(wanted: int | None, full: int) -> None:
         raise ValueError(message)
 
 
-def _template(opened: Opened, wanted: bool | str | None) -> str | None:
+def _template(opened: Opened, options: EmbedOptions) -> str | None:
+    wanted = options.chat_template
     if wanted is None or wanted is False:
         return None
     if isinstance(wanted, str):

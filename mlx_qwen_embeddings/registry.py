@@ -44,23 +44,22 @@ class ModelSpec:
 
 
 def _qwen3(size: str, names: tuple[str, str], dimensions: int, billions: float) -> list[ModelSpec]:
-    alias, short = names
-    shape = {"dimensions": dimensions, "max_length": 32768}
-    dwq, mxfp8 = (f"mlx-community/Qwen3-Embedding-{size}-{kind}" for kind in ("4bit-DWQ", "mxfp8"))
-    official = f"Qwen/Qwen3-Embedding-{size}"
+    forms = {
+        "": (f"mlx-community/Qwen3-Embedding-{size}-4bit-DWQ", "4-bit DWQ", 0.5625),
+        "-mxfp8": (f"mlx-community/Qwen3-Embedding-{size}-mxfp8", "mxfp8", 1.03),
+        "-bf16": (f"Qwen/Qwen3-Embedding-{size}", "bf16", 2.0),
+    }
     return [
-        ModelSpec(alias, dwq, (short,), weights="4-bit DWQ", download_bytes=int(billions * 0.5625e9), **shape),
         ModelSpec(
-            f"{alias}-mxfp8",
-            mxfp8,
-            (f"{short}-mxfp8",),
-            weights="mxfp8",
-            download_bytes=int(billions * 1.03e9),
-            **shape,
-        ),
-        ModelSpec(
-            f"{alias}-bf16", official, (f"{short}-bf16",), weights="bf16", download_bytes=int(billions * 2e9), **shape
-        ),
+            names[0] + suffix,
+            source,
+            (names[1] + suffix,),
+            dimensions=dimensions,
+            max_length=32768,
+            weights=weights,
+            download_bytes=int(billions * 1e9 * bytes_each),
+        )
+        for suffix, (source, weights, bytes_each) in forms.items()
     ]
 
 

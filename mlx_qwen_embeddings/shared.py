@@ -39,7 +39,8 @@ def get_engine(
         UnknownModelError: When the name means nothing.
         pydantic.ValidationError: When a setting does not fit.
     """
-    chosen = {"model": None if model is None else str(model), "revision": revision, "dtype": dtype, "device": device}
+    name = None if model is None else str(model)
+    chosen: dict[str, Any] = {"model": name, "revision": revision, "dtype": dtype, "device": device}
     wanted = EngineSettings.from_env(**chosen, **settings)
     identity = (resolve(wanted.model).source, wanted.revision, wanted.dtype, wanted.device)
     with _lock:

@@ -67,7 +67,7 @@ class StatsCounter:
         """Start at nothing."""
         self.lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._seconds: dict[str, float] = {}
+        self._seconds: dict[str, Any] = {}
         self._failures: Counter[str] = Counter()
 
     def add(self, **counts: int) -> None:

@@ -210,7 +210,7 @@ class Worker:
         self._serve(encoder, batch[middle:])
 
     def _deliver(self, batch: Batch, vectors: NDArray[np.float32]) -> None:
-        finite = np.isfinite(vectors).all(axis=1)
+        finite = np.all(np.isfinite(vectors), axis=1).tolist()
         for request, group in itertools.groupby(
             sorted(range(len(batch)), key=lambda place: id(batch[place][0])), key=lambda place: batch[place][0]
         ):

@@ -3,7 +3,6 @@
 import math
 
 import mlx.core as mx
-from mlx import nn
 
 _MINUS_LOG2_E = -1.0 / math.log(2.0)
 
@@ -15,5 +14,5 @@ def silu(x: mx.array) -> mx.array:
     exp(-x) = 2 ** (-x / ln 2).
     """
     if mx.default_device().type == mx.DeviceType.gpu:
-        return nn.silu(x)
+        return x * mx.sigmoid(x)
     return x / (1.0 + mx.power(2.0, x * _MINUS_LOG2_E))

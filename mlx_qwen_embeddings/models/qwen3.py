@@ -41,7 +41,7 @@ class Args:
             ModelLoadError: When a value is missing, or asks for a variant that this encoder does not compute.
         """
         _refuse_variants(config)
-        values = {name: config.get(name) for name in cls.__dataclass_fields__}
+        values: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
         # Transformers 5 nests the base of the rotary embedding.
         values["rope_theta"] = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
         values["attention_bias"] = bool(config.get("attention_bias"))
@@ -145,7 +145,8 @@ class Model(nn.Module):
         x = self.embed_tokens(ids)
         for layer in self.layers:
             x = layer(x)
-        return self.norm(x)
+        hidden: mx.array = self.norm(x)
+        return hidden
 
 
 def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -18,11 +18,12 @@ LAYERS = (
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
     {"backend", "fingerprint", "hub", "model_files", "opening", "safetensors_check"}
-    | {"encoder", "loading", "quantization", "verification", "weights"},
+    | {"encoder", "loading", "quantization", "weights"},
     {"fork", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
-    {"langchain", "llama_index"},
-    {"demo"},
+    {"evaluation", "langchain", "llama_index", "verification"},
+    {"cli", "demo"},
+    {"__main__"},
 )
 """By name below the package. A module may import from its own layer and from those before it."""
 
@@ -35,6 +36,8 @@ HOMES = {
     "tokenizers": {"model_files", "tokenization"},
     "huggingface_hub": {"hub"},
     "jinja2": {"chat"},
+    "rich": {"cli"},
+    "typer": {"cli"},
     "langchain_core": {"demo", "langchain"},
     "llama_index": {"demo", "llama_index"},
     "sentence_transformers": set[str](),

@@ -1,0 +1,52 @@
+"""All commands in one application, and what their errors look like."""
+
+import sys
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
+
+
+class Commands(TyperGroup):
+    """Commands whose expected errors are one line, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (MLXQwenEmbeddingsError, OSError, ValueError) as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"mlx-qwen: {_one_line(error)}", err=True)
+            raise typer.Exit(1) from error
+
+
+def _one_line(error: Exception) -> str:
+    # A refused setting comes from pydantic, whose text spreads over many lines.
+    details = getattr(error, "errors", None)
+    if callable(details):
+        return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in details())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if value:
+        typer.echo(f"mlx-qwen-embeddings {metadata.version('mlx-qwen-embeddings')} on Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def options(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Local text embeddings with Qwen3-Embedding on MLX."""

@@ -36,7 +36,7 @@ def check_safetensors(path: Path) -> None:
         ModelLoadError: When the file is cut short, or its header does not describe it.
     """
     try:
-        header, data_bytes = _read_header(path)
+        header, data_bytes = read_header(path)
         spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
     except (ValueError, OSError, TypeError, KeyError) as error:
         message = f"{path} is no whole safetensors file ({error}): download it again"
@@ -55,7 +55,14 @@ def check_safetensors(path: Path) -> None:
         raise ModelLoadError(message)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Give the header, by name of tensor, and the number of bytes that follow it.
+
+    Raises:
+        ValueError: When there is none, or it is longer than the file.
+        TypeError: When it is no JSON object.
+        OSError: When the file cannot be read.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -29,7 +29,8 @@ def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict
     """Give the packing of every quantised layer by its name, prefix stripped as in ``sanitize``.
 
     A layer is quantised when the checkpoint has scales for it; ``quantization`` in the configuration says how, for all
-    layers and, under a layer's name, for one.
+    layers and, under a layer's name, for one. Such an entry stands alone, as in mlx-lm, where a mode that it leaves out
+    is "affine" whatever the others have.
 
     Raises:
         ModelLoadError: When there are scales but the configuration says nothing, or names a foreign format.
@@ -43,7 +44,7 @@ def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict
         message = "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
         raise ModelLoadError(message)
     single = {name.removeprefix("model."): value for name, value in said.items() if isinstance(value, dict)}
-    return {layer: _packing(said | single.get(layer, {})) for layer in layers}
+    return {layer: _packing(single.get(layer, said)) for layer in layers}
 
 
 def _packing(said: Mapping[str, Any]) -> Packing:
@@ -51,21 +52,41 @@ def _packing(said: Mapping[str, Any]) -> Packing:
 
 
 def unpack(weights: dict[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Replace every packed weight by its plain form; the arrays are evaluated one by one to keep the peak low."""
+    """Replace every packed weight by its plain form; the arrays are evaluated one by one to keep the peak low.
+
+    Raises:
+        ModelLoadError: When a layer is not packed as the configuration says.
+    """
     plain = dict(weights)
     for layer, packing in layers.items():
-        packed, scales = plain.pop(f"{layer}.weight"), plain.pop(f"{layer}.scales")
-        biases = plain.pop(f"{layer}.biases", None)
-        weight = mx.dequantize(
-            packed, scales, biases, group_size=packing.group_size, bits=packing.bits, mode=packing.mode, dtype=dtype
-        )
+        packed, scales, biases = (plain.pop(f"{layer}.{part}", None) for part in ("weight", "scales", "biases"))
+        if packed is None or scales is None:
+            continue  # the weight is then missing, which the loader says of every layer at once
+        if biases is not None:
+            # MLX computes in the type of the scales, and half precision would round every weight.
+            scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        try:
+            weight = mx.dequantize(
+                packed, scales, biases, group_size=packing.group_size, bits=packing.bits, mode=packing.mode, dtype=dtype
+            )
+        except ValueError as error:
+            raise _misfit(f"layer {layer}", error) from error
         mx.eval(weight)
         plain[f"{layer}.weight"] = weight
     return plain
 
 
+def _misfit(what: str, error: ValueError) -> ModelLoadError:
+    message = f"{what} is not quantised as 'quantization' in config.json says ({error}): copy both from the same repository"
+    return ModelLoadError(message)
+
+
 def quantize_modules(model: nn.Module, layers: Mapping[str, Packing]) -> None:
-    """Give the named layers of a fresh model the shape of packed weights, so that they can be loaded into it."""
+    """Give the named layers of a fresh model the shape of packed weights, so that they can be loaded into it.
+
+    Raises:
+        ModelLoadError: When MLX cannot pack a layer as the configuration says.
+    """
 
     def packing_of(name: str, _module: nn.Module) -> bool | dict[str, Any]:
         packing = layers.get(name)
@@ -73,4 +94,7 @@ def quantize_modules(model: nn.Module, layers: Mapping[str, Packing]) -> None:
             return False
         return {"group_size": packing.group_size, "bits": packing.bits, "mode": packing.mode}
 
-    nn.quantize(model, class_predicate=packing_of)
+    try:
+        nn.quantize(model, class_predicate=packing_of)
+    except ValueError as error:
+        raise _misfit("the model", error) from error

@@ -21,8 +21,11 @@ def fingerprint(files: ModelFiles) -> str:
     state = hashlib.blake2b(digest_size=16)
     if files.revision is not None:
         state.update(f"{files.path.parent.parent.name}@{files.revision}".encode())
+        state.update(files.gguf.name.encode() if files.gguf else b"")
         return state.hexdigest()
-    for path in sorted(files.path.rglob("*")):
+    # A GGUF may lie among the files of other models.
+    found = [files.gguf, *files.path.glob("*.json")] if files.gguf else files.path.rglob("*")
+    for path in sorted(found):
         if path.suffix in _SUFFIXES and path.is_file():
             state.update(f"{path.relative_to(files.path)}\\0{path.stat().st_size}\\0".encode())
             state.update(_content(path))

@@ -1,4 +1,4 @@
-"""What a model's folder says: configuration, pooling, prompts, lengths. Reads JSON only, no weights."""
+"""What a model's files say: configuration, pooling, prompts, lengths. Reads JSON or a GGUF's header, no weights."""
 
 import json
 import logging
@@ -7,7 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.gguf.config import config_of, pooling_of
+from mlx_qwen_embeddings.gguf.header import Header, read_header
+from mlx_qwen_embeddings.gguf.tokenizer import build_tokenizer, carries_tokenizer, check_sibling
 from mlx_qwen_embeddings.models import FAMILIES, Family, Pooling
 from mlx_qwen_embeddings.tokenization import TextTokenizer, read_tokenizer
 
@@ -35,10 +40,13 @@ class ModelFiles:
     Attributes:
         path: The folder.
         revision: Commit on the Hub; None for a folder of the user's own.
+        gguf: The one file with configuration, tokenizer and weights; None for a folder with config.json. JSON files
+            beside it count for what it does not say itself.
     """
 
     path: Path
     revision: str | None = None
+    gguf: Path | None = None
 
     def json(self, name: str) -> Any:
         """Parse a JSON file of the folder; an absent one is an empty mapping.
@@ -56,8 +64,15 @@ class ModelFiles:
             raise ModelLoadError(message) from error
 
     @cached_property
+    def header(self) -> Header | None:
+        """What the GGUF file says of itself; None for a folder with config.json."""
+        return read_header(self.gguf) if self.gguf else None
+
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json``, which every model has."""
+        """``config.json``, which every model has, or the same from a GGUF's metadata."""
+        if self.header:
+            return config_of(self.header)
         config = self.json("config.json")
         if not config:
             message = f"{self.path} has no config.json: it is not a model folder"
@@ -75,7 +90,9 @@ class ModelFiles:
 
     @cached_property
     def pooling(self) -> Pooling:
-        """The model's own pooling, from sentence-transformers' files or the architecture's custom."""
+        """The model's own pooling, from its GGUF, sentence-transformers' files or the architecture's custom."""
+        if self.header and (said := pooling_of(self.header)):
+            return said
         folder = "1_Pooling"
         for module in self.json("modules.json") or ():
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -125,6 +142,8 @@ class ModelFiles:
     @cached_property
     def chat_template(self) -> str | None:
         """The model's own chat template, a Jinja source; None when it has none."""
+        if self.header:
+            return self.header.metadata.get("tokenizer.chat_template")
         path = self.path / "chat_template.jinja"
         if path.is_file():
             return path.read_text(encoding="utf-8")
@@ -137,7 +156,7 @@ class ModelFiles:
         Raises:
             ModelLoadError: When it is missing, broken, or has more ids than the model has embeddings.
         """
-        raw = read_tokenizer(self.path / "tokenizer.json")
+        raw = self.raw_tokenizer()
         end = self._end_token_id(raw.token_to_id) if self.family.needs_end_token else None
         tokenizer = TextTokenizer(raw, end_token_id=end)
         if tokenizer.repaired:
@@ -154,6 +173,20 @@ class ModelFiles:
                 "belong to different models"
             )
             raise ModelLoadError(message)
+        return tokenizer
+
+    def raw_tokenizer(self) -> Tokenizer:
+        """Read the tokenizer as it is, not mended.
+
+        Raises:
+            ModelLoadError: When it is missing or broken.
+        """
+        if self.header and carries_tokenizer(self.header):
+            tokens = self.header.metadata["tokenizer.ggml.tokens"]
+            return build_tokenizer(self.header, self._end_token_id({token: i for i, token in enumerate(tokens)}.get))
+        tokenizer = read_tokenizer(self.path / "tokenizer.json")
+        if self.header:
+            check_sibling(self.header, tokenizer)
         return tokenizer
 
     def _end_token_id(self, token_to_id: Any) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_qwen_embeddings.errors import UnknownModelError
 
 NANO_FOLDER = Path(__file__).parent / "nano"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class ModelSpec:
 
     Attributes:
         name: The alias that ``list_models`` shows.
-        source: Hub name (``owner/name``) or local folder.
+        source: Hub name (``owner/name``, with ``:Q8_0`` after it for one of several GGUF files), local folder or local
+            ``.gguf`` file.
         aliases: Other names for it.
         dimensions: Width of its vectors; None when only the checkpoint tells.
         max_length: Most tokens of a text; None when only the checkpoint tells.
@@ -118,7 +119,7 @@ def register(spec: ModelSpec, *, overwrite: bool = False) -> ModelSpec:
 
 
 def resolve(name: str) -> ModelSpec:
-    """Turn an alias, a local folder or a Hub name into a specification.
+    """Turn an alias, a local folder or GGUF file, or a Hub name into a specification.
 
     An alias wins over a folder of the same name: write ``./small`` for the folder.
 
@@ -131,7 +132,9 @@ def resolve(name: str) -> ModelSpec:
         return spec
     path = Path(name).expanduser()
     if path.exists():
-        return ModelSpec(name=path.resolve().name, source=str(path.resolve()), local=True)
+        # A file of the Hub's cache is a link to a blob without a name, so a file's own links are kept.
+        whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+        return ModelSpec(name=whole.name, source=str(whole), local=True)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if _HUB_NAME.fullmatch(name) and not looks_like_path:
         known = next((row for row in list_models() if row.source.lower() == name.lower()), None)

@@ -1,4 +1,4 @@
-"""Which files hold a model's weights, and their arrays by name. Safetensors only: a pickle can run code."""
+"""Which files hold a model's weights, and their arrays by name. Safetensors and GGUF only: a pickle can run code."""
 
 from pathlib import Path
 from typing import cast
@@ -6,6 +6,7 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.gguf import weights as gguf_weights
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.safetensors_check import check_safetensors
 
@@ -54,6 +55,8 @@ def read_weights(files: ModelFiles) -> dict[str, mx.array]:
     Raises:
         ModelLoadError: When a file is missing, cut short or not what its header says.
     """
+    if files.gguf:
+        return gguf_weights.read_weights(files.gguf)
     weights: dict[str, mx.array] = {}
     for path in weight_paths(files):
         check_safetensors(path)

@@ -18,10 +18,10 @@ LAYERS = (
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
     {"backend", "fingerprint", "hub", "model_files", "opening", "safetensors_check"}
-    | {"encoder", "loading", "quantization", "weights"},
+    | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
     {"fork", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
-    {"evaluation", "langchain", "llama_index", "verification"},
+    {"conversion", "evaluation", "langchain", "llama_index", "verification"},
     {"cli", "demo"},
     {"__main__"},
 )
@@ -31,9 +31,9 @@ FRONTS = {"langchain", "llama_index"}
 """These never import each other; the demo stands above them, since it shows both."""
 
 HOMES = {
-    "mlx": {"backend", "encoder", "loading", "models", "quantization", "weights"},
-    "mlx_lm": {"quantization"},
-    "tokenizers": {"model_files", "tokenization"},
+    "mlx": {"backend", "conversion", "encoder", "foreign", "gguf", "loading", "models", "quantization", "weights"},
+    "mlx_lm": {"foreign"},
+    "tokenizers": {"gguf", "model_files", "tokenization"},
     "huggingface_hub": {"hub"},
     "jinja2": {"chat"},
     "rich": {"cli"},

@@ -1,0 +1,1 @@
+"""GGUF files, llama.cpp's format: header, configuration, tokenizer, weights. Only ``weights`` imports MLX."""

@@ -25,8 +25,12 @@ class Encoder:
             ModelLoadError: When the folder does not hold a model that fits its configuration.
         """
         self.backend = backend
-        claim_thread(backend)
-        self._model = load_model(files, backend)
+        try:
+            claim_thread(backend)
+            self._model = load_model(files, backend)
+        except BaseException:
+            mx.clear_streams()  # nobody can release what was not made
+            raise
 
     def encode(self, rows: Sequence[Ids], pooling: Pooling) -> NDArray[np.float32]:
         """Run one batch.

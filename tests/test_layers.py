@@ -21,7 +21,7 @@ LAYERS = (
     | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
     {"fork", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
-    {"conversion", "evaluation", "langchain", "llama_index", "verification"},
+    {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},
     {"cli", "demo"},
     {"__main__"},
 )

@@ -76,7 +76,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
-	$(PIP) install -e ".[$(EXTRAS),chat-template,cli]" --group test
+	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert]" --group test
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/.made

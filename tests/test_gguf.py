@@ -12,7 +12,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import PACKABLE, Weights, random_weights, write_checkpoint, write_unpacked
+from checkpoints import Shape, Weights, random_weights, write_checkpoint, write_unpacked
 from forward import CPU, PACKED, ROWS, pooled_vectors
 from gguf_files import metadata_of, rounded, tokenizer_metadata, write_gguf
 from hypothesis import given, settings
@@ -32,6 +32,9 @@ from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
 
+SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=16_384)
+"""Rows of a multiple of 32, a block of every type; as many embeddings as nano's tokenizer has ids."""
+
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0")
 
 TEXTS = [
@@ -45,21 +48,27 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return random_weights(PACKABLE)
+    return random_weights(SHAPE)
 
 
 @pytest.fixture(scope="module")
 def metadata() -> dict[str, Any]:
     """The tiny checkpoint's own keys and a tokenizer."""
     named = {"tokenizer.ggml.padding_token_id": 16_381, "tokenizer.ggml.eos_token_id": 16_383}
-    return metadata_of(PACKABLE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | named
+    return metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | named
 
 
 @pytest.fixture(scope="module")
 def small_file(metadata: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a few kilobytes that has everything a header can have."""
     path = tmp_path_factory.mktemp("small") / "model.gguf"
-    extra = {"general.name": "tiny", "general.alignment": 32, "a.flag": True, "a.numbers": [1.5, 2.5], "a.words": ["x", "ÿ"]}
+    extra = {
+        "general.name": "tiny",
+        "general.alignment": 32,
+        "a.flag": True,
+        "a.numbers": [1.5, 2.5],
+        "a.words": ["x", "ÿ"],
+    }
     tensors = {"norm.weight": np.ones(64, np.float32), "embed_tokens.weight": np.ones((8, 64), np.float32)}
     plain = {name: value for name, value in metadata.items() if not name.startswith("tokenizer.")}
     return write_gguf(path, tensors, plain | extra, "Q8_0")
@@ -78,7 +87,7 @@ def test_every_type_gives_the_vectors_of_its_dequantised_weights(
     kind: str, backend: Backend, weights: Weights, metadata: dict[str, Any], tmp_path: Path
 ) -> None:
     path = write_gguf(tmp_path / "model.gguf", weights, metadata, kind)
-    expected = pooled_vectors(write_checkpoint(tmp_path / "plain", rounded(weights, kind), PACKABLE.config()))
+    expected = pooled_vectors(write_checkpoint(tmp_path / "plain", rounded(weights, kind), SHAPE.config()))
     np.testing.assert_allclose(vectors(path, backend), expected, atol=1e-5)
 
 
@@ -89,7 +98,7 @@ def test_every_type_is_near_the_plain_checkpoint(
     kind: str, cosine: float, weights: Weights, metadata: dict[str, Any], tmp_path: Path
 ) -> None:
     path = write_gguf(tmp_path / "model.gguf", weights, metadata, kind)
-    expected = pooled_vectors(write_checkpoint(tmp_path / "plain", weights, PACKABLE.config()))
+    expected = pooled_vectors(write_checkpoint(tmp_path / "plain", weights, SHAPE.config()))
     assert np.einsum("nd,nd->n", vectors(path), expected).min() > cosine
 
 
@@ -135,43 +144,46 @@ def embed(model: str) -> NDArray[np.float32]:
 
 def test_the_metadata_says_all_that_the_engine_needs(weights: Weights, metadata: dict[str, Any], tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", weights, metadata | {"qwen3.context_length": 40_960})
-    folder = write_checkpoint(tmp_path / "plain", rounded(weights, "F16"), PACKABLE.config())
+    folder = write_checkpoint(tmp_path / "plain", rounded(weights, "F16"), SHAPE.config())
     with EmbeddingEngine(str(path)) as engine, EmbeddingEngine(str(folder)) as plain:
         assert (engine.dimensions, engine.max_length, engine.limit) == (64, 8192, 40_960)
         texts = [text.lower() for text in TEXTS]  # the file's own tokenizer keeps capitals, nano's does not
-        for method in ("embed_documents", "embed_queries"):
-            expected = getattr(plain, method)(texts, instruction="find the tide")
-            np.testing.assert_allclose(getattr(engine, method)(texts, instruction="find the tide"), expected, atol=1e-5)
+        np.testing.assert_allclose(engine.embed_documents(texts), plain.embed_documents(texts), atol=1e-5)
+        task = "Given a web search query, retrieve relevant passages that answer the query"
+        asked = engine.embed_documents([f"Instruct: {task}\nQuery:{text}" for text in texts])
+        np.testing.assert_allclose(engine.embed_queries(texts), asked, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of Qwen's make, trained on a few kilobytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([*TEXTS, *Path(__file__).read_text().splitlines()], trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.add_tokens(["<think>"])
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(original: Path) -> Path:
+    # Converters fill the table up to the number of embeddings.
+    said = tokenizer_metadata(original)
+    said["tokenizer.ggml.tokens"] += ["[PAD904]", "[PAD905]"]
+    said["tokenizer.ggml.token_type"] += [5, 5]
+    said |= {"tokenizer.ggml.eos_token_id": 902, "tokenizer.ggml.add_eos_token": False}
+    weights = {"embed_tokens.weight": np.zeros((906, 64), np.float32)}
+    return write_gguf(original.parent / "model.gguf", weights, metadata_of(SHAPE.config()) | said)
 
 
 class TestTokenizer:
-    @pytest.fixture(scope="class")
-    def original(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A tokenizer of Qwen's make, trained on a few kilobytes."""
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.normalizer = normalizers.NFC()
-        split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator([*TEXTS, *Path(__file__).read_text().splitlines()], trainer)
-        tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-        tokenizer.add_tokens(["<think>"])
-        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        tokenizer.save(str(path))
-        return path
-
-    @pytest.fixture(scope="class")
-    def file(self, original: Path) -> Path:
-        # Converters fill the table up to the number of embeddings.
-        said = tokenizer_metadata(original)
-        said["tokenizer.ggml.tokens"] += ["[PAD904]", "[PAD905]"]
-        said["tokenizer.ggml.token_type"] += [5, 5]
-        said |= {"tokenizer.ggml.eos_token_id": 902, "tokenizer.ggml.add_eos_token": False}
-        weights = {"embed_tokens.weight": np.zeros((906, 64), np.float32)}
-        return write_gguf(original.parent / "model.gguf", weights, metadata_of(PACKABLE.config()) | said)
-
     @given(text=st.text(max_size=60) | st.text("aé́ \n\t'SsLl12_<|>endoftxhik", max_size=60))
     @settings(max_examples=300, deadline=None)
     def test_it_gives_the_original_ids_and_the_end_token(self, original: Path, file: Path, text: str) -> None:
@@ -189,7 +201,7 @@ class TestTokenizer:
 
     def test_a_file_without_one_takes_the_one_beside_it(self, original: Path, tmp_path: Path) -> None:
         weights = {"embed_tokens.weight": np.zeros((906, 64), np.float32)}
-        path = write_gguf(tmp_path / "model.gguf", weights, metadata_of(PACKABLE.config()))
+        path = write_gguf(tmp_path / "model.gguf", weights, metadata_of(SHAPE.config()))
         with pytest.raises(ModelLoadError, match=r"has no tokenizer\.json"):
             ModelFiles(tmp_path, gguf=path).tokenizer()
         shutil.copyfile(original, tmp_path / "tokenizer.json")
@@ -199,7 +211,7 @@ class TestTokenizer:
         said = tokenizer_metadata(original, pre="another")
         said["tokenizer.ggml.tokens"][5] = "strange"
         weights = {"embed_tokens.weight": np.zeros((906, 64), np.float32)}
-        path = write_gguf(tmp_path / "model.gguf", weights, metadata_of(PACKABLE.config()) | said)
+        path = write_gguf(tmp_path / "model.gguf", weights, metadata_of(SHAPE.config()) | said)
         shutil.copyfile(original, tmp_path / "tokenizer.json")
         with pytest.raises(ModelLoadError, match="belongs to another model: its token 5 is '&', the file's is 'strange'"):
             ModelFiles(tmp_path, gguf=path).tokenizer()
@@ -217,7 +229,7 @@ class TestTokenizer:
         self, original: Path, tmp_path: Path, key: str, value: list[Any], expected: str
     ) -> None:
         weights = {"embed_tokens.weight": np.zeros((906, 64), np.float32)}
-        said = metadata_of(PACKABLE.config()) | tokenizer_metadata(original) | {key: value}
+        said = metadata_of(SHAPE.config()) | tokenizer_metadata(original) | {key: value}
         path = write_gguf(tmp_path / "model.gguf", weights, said | {"tokenizer.ggml.padding_token_id": 0})
         with pytest.raises(ModelLoadError, match=expected):
             ModelFiles(tmp_path, gguf=path).tokenizer()
@@ -259,12 +271,15 @@ class TestMetadata:
 
     def test_another_architecture_is_named(self, tmp_path: Path) -> None:
         path = write_gguf(tmp_path / "model.gguf", {"norm.weight": np.ones(64, np.float32)}, {}, architecture="llama")
-        with EmbeddingEngine(str(path)) as engine, pytest.raises(ModelLoadError, match="architecture 'llama'; as GGUF only qwen3"):
+        with (
+            EmbeddingEngine(str(path)) as engine,
+            pytest.raises(ModelLoadError, match="architecture 'llama'; as GGUF only qwen3"),
+        ):
             engine.embed_documents(["a"])
 
     def files(self, folder: Path, said: dict[str, Any]) -> ModelFiles:
-        own = metadata_of(PACKABLE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | said
-        return ModelFiles(folder, gguf=write_gguf(folder / "model.gguf", random_weights(PACKABLE), own))
+        own = metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | said
+        return ModelFiles(folder, gguf=write_gguf(folder / "model.gguf", random_weights(SHAPE), own))
 
 
 class TestChoice:
@@ -281,7 +296,7 @@ class TestChoice:
 
     def test_safetensors_beside_it_win(self, weights: Weights, metadata: dict[str, Any], tmp_path: Path) -> None:
         write_gguf(tmp_path / "model.gguf", weights, metadata | {"qwen3.context_length": 99})
-        write_checkpoint(tmp_path, weights, PACKABLE.config())
+        write_checkpoint(tmp_path, weights, SHAPE.config())
         with EmbeddingEngine(str(tmp_path)) as engine:
             assert engine.limit == 2048
 
@@ -341,29 +356,28 @@ class TestBrokenHeader:
             engine.embed_documents(["a"])
 
     @pytest.mark.parametrize(
-        ("before", "field", "content", "expected"),
+        ("place", "content", "expected"),
         [
-            (b"token_embd.weight", 0, b"\x09", "'token_embd.weight' has 9 dimensions"),
-            (b"token_embd.weight", 0, b"\0", "'token_embd.weight' has 0 dimensions"),
-            (b"token_embd.weight", 4, b"\x21", r"'token_embd.weight' of type Q8_0 cannot have the shape \(8, 33\)"),
-            (b"token_embd.weight", 4, bytes(8), r"cannot have the shape \(8, 0\)"),
-            (b"token_embd.weight", 12, HUGE, r"cannot have the shape \(9223372036854775808, 64\)"),
-            (b"token_embd.weight", 12, b"\0\0\0\x40", "ends at byte .* it is cut short"),
-            (b"token_embd.weight", 24, b"\x01", "begins at 257, no multiple of the alignment 32"),
-            (b"token_embd.weight", 24, HUGE, "it is cut short"),
-            (b"general.alignment", 4, b"\x1f", "general.alignment is 31, no power of two"),
-            (b"general.alignment", 4, bytes(4), "general.alignment is 0, no power of two"),
-            (b"general.alignment", 0, b"\x63", "unknown type 99"),
-            (b"a.numbers", 4, b"\x09", "an array of type 9"),
-            (b"a.numbers", 8, HUGE, "claims 9223372036854775808 numbers"),
-            (b"a.words", 8, HUGE, "claims 9223372036854775808 strings"),
-            (b"qwen3.block_count", -1, b"s", "cut short|claims|unknown|type|there twice|number"),
+            ((b"token_embd.weight", 0), b"\x09", "'token_embd.weight' has 9 dimensions"),
+            ((b"token_embd.weight", 0), b"\0", "'token_embd.weight' has 0 dimensions"),
+            ((b"token_embd.weight", 4), b"\x21", r"'token_embd.weight' of type Q8_0 cannot have the shape \(8, 33\)"),
+            ((b"token_embd.weight", 4), bytes(8), r"cannot have the shape \(8, 0\)"),
+            ((b"token_embd.weight", 12), HUGE, r"cannot have the shape \(9223372036854775808, 64\)"),
+            ((b"token_embd.weight", 12), b"\0\0\0\x40", "ends at byte .* it is cut short"),
+            ((b"token_embd.weight", 24), b"\x01", "begins at 257, no multiple of the alignment 32"),
+            ((b"token_embd.weight", 24), HUGE, "it is cut short"),
+            ((b"general.alignment", 4), b"\x1f", "general.alignment is 31, no power of two"),
+            ((b"general.alignment", 4), bytes(4), "general.alignment is 0, no power of two"),
+            ((b"general.alignment", 0), b"\x63", "unknown type 99"),
+            ((b"a.numbers", 4), b"\x09", "an array of type 9"),
+            ((b"a.numbers", 8), HUGE, "claims 9223372036854775808 numbers"),
+            ((b"a.words", 8), HUGE, "claims 9223372036854775808 strings"),
         ],
     )
     def test_its_entries(
-        self, before: bytes, field: int, content: bytes, expected: str, small_file: Path, tmp_path: Path
+        self, place: tuple[bytes, int], content: bytes, expected: str, small_file: Path, tmp_path: Path
     ) -> None:
-        position = small_file.read_bytes().index(before) + len(before) + field
+        position = small_file.read_bytes().index(place[0]) + len(place[0]) + place[1]
         path = patched(small_file, tmp_path / "model.gguf", position, content)
         with pytest.raises(ModelLoadError, match=expected):
             read_header(path)
@@ -371,13 +385,8 @@ class TestBrokenHeader:
     def test_names_that_come_twice(self, small_file: Path, tmp_path: Path) -> None:
         data = small_file.read_bytes()
         target = tmp_path / "model.gguf"
-        target.write_bytes(data.replace(b"a.numbers", b"a.wordsxx").replace(b"general.name", b"a.wordsxx123"))
-        read_header(target)
-        twice = data.replace(b"qwen3.attention.key_length", b"qwen3.embedding_length\0\0\0\0")
-        target.write_bytes(twice.replace(b"qwen3.attention.head_count_kv", b"qwen3.feed_forward_length\0\0\0\0"))
-        read_header(target)
         target.write_bytes(data.replace(b"qwen3.rope.freq_base", b"qwen3.context_length"))
-        with pytest.raises(ModelLoadError, match="the key 'qwen3.context_length' is there twice"):
+        with pytest.raises(ModelLoadError, match=r"the key .qwen3\.context_length. is there twice"):
             read_header(target)
 
     def test_a_type_that_mlx_misreads_is_named_with_a_remedy(self, small_file: Path, tmp_path: Path) -> None:

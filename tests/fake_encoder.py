@@ -109,6 +109,4 @@ class Caller:
 def make_worker(
     encoder: FakeEncoder, *, batch_tokens: int = 100, queue_tokens: int = 10**9, stats: StatsCounter | None = None
 ) -> Worker:
-    return Worker(
-        lambda: encoder, batch_tokens=batch_tokens, queue_tokens=queue_tokens, stats=stats or StatsCounter()
-    )
+    return Worker(lambda: encoder, batch_tokens=batch_tokens, queue_tokens=queue_tokens, stats=stats or StatsCounter())

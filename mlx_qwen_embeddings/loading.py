@@ -1,6 +1,7 @@
 """Folder to evaluated model: configuration, build, sanitise, dequantise, load strictly, evaluate."""
 
 import importlib
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -10,9 +11,15 @@ from mlx.utils import tree_flatten
 
 from mlx_qwen_embeddings.backend import Backend, free_buffers
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.memory import available_memory
 from mlx_qwen_embeddings.model_files import ModelFiles
-from mlx_qwen_embeddings.quantization import packings, quantize_modules, unpack
+from mlx_qwen_embeddings.quantization import Packing, packings, quantize_modules, unpack, unpacked_bytes
 from mlx_qwen_embeddings.weights import read_weights
+
+MEMORY_SHARE = 0.8
+"""Part of the free memory that unpacked weights may take: the rest is for the batches, and for other programs."""
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderModel(Protocol):
@@ -26,7 +33,8 @@ class EncoderModel(Protocol):
 def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     """Build and load the model that a folder holds. The calling thread owns its arrays from then on.
 
-    On the CPU quantised weights are unpacked: there MLX multiplies packed ones 20 to 90 times slower.
+    On the CPU quantised weights are unpacked, if they fit into memory so: there MLX multiplies packed ones 20 to 90 times
+    slower.
 
     Raises:
         ModelLoadError: When anything does not fit; the message names it.
@@ -36,7 +44,7 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     weights: dict[str, mx.array] = family.sanitize(read_weights(files))
     layers = packings(files.config, weights)
     model: nn.Module = family.Model(family.Args.from_config(files.config))
-    if backend.device == "cpu":
+    if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
         weights = unpack(weights, layers, dtype)
     else:
         quantize_modules(model, layers)
@@ -46,6 +54,26 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     mx.eval(model.parameters())
     free_buffers()
     return cast("EncoderModel", model)  # nn.Module declares no __call__
+
+
+def _fits_unpacked(
+    files: ModelFiles, weights: Mapping[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype
+) -> bool:
+    available = available_memory()
+    if not layers or available is None:
+        return True
+    needed = unpacked_bytes(weights, layers, dtype)
+    if needed <= MEMORY_SHARE * available:
+        return True
+    logger.warning(
+        "%s: unpacked, the weights would take %.1f GB, more than %.0f %% of the %.1f GB of free memory, so they stay "
+        "packed, which is 20 to 90 times slower on the CPU. Free some memory, or take a smaller model or a GPU.",
+        files.path,
+        needed / 1e9,
+        100 * MEMORY_SHARE,
+        available / 1e9,
+    )
+    return False
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -51,6 +51,23 @@ def _packing(said: Mapping[str, Any]) -> Packing:
     return Packing(said.get("group_size"), said.get("bits"), said.get("mode", "affine"))
 
 
+_MODE_BITS = {"mxfp4": 4, "mxfp8": 8, "nvfp4": 4}
+
+
+def unpacked_bytes(weights: Mapping[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> int:
+    """Estimate the memory of the plain form of all weights, before anything is read."""
+    elements = 0
+    for name, array in weights.items():
+        layer, _, part = name.rpartition(".")
+        packing = layers.get(layer)
+        if packing is None or part == "bias":
+            elements += array.size
+        elif part == "weight":
+            bits = packing.bits or _MODE_BITS.get(packing.mode, 4)
+            elements += array.nbytes * 8 // bits
+    return elements * dtype.size
+
+
 def unpack(weights: dict[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> dict[str, mx.array]:
     """Replace every packed weight by its plain form; the arrays are evaluated one by one to keep the peak low.
 

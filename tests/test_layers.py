@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__", "_extras", "errors", "fork"},
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
-    {"backend", "fingerprint", "hub", "hub_integrity", "model_files", "opening", "safetensors_check"}
+    {"backend", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
     | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},

@@ -3,22 +3,33 @@
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.gguf.choice import local_file
+from mlx_qwen_embeddings.gguf.choice import choose, local_file, matching, pattern
 from mlx_qwen_embeddings.hub_integrity import is_known_whole, refuse_corrupted, remember_whole
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import ModelSpec
 
-PATTERNS = ["*.json", "*.safetensors", "*.jinja", "1_Pooling/*.json"]
+_SMALL = ["*.json", "*.jinja", "1_Pooling/*.json"]
+PATTERNS = ["*.safetensors", *_SMALL]
 """What is downloaded: never a pickle, never code."""
 
 ATTEMPTS = 3
 """How often a broken download is begun: huggingface_hub goes on after a connection that ended, not after a reset one."""
 
 _ANSWER_SECONDS = 10.0
+_HTTP_LIBRARIES = {"httpx", "httpx2", "requests"}  # what huggingface_hub 1, 2 and 0 are built on
 
 logger = logging.getLogger(__name__)
+
+
+class _Wanted(NamedTuple):
+    """A repository, and what to take of it; ``tag`` as in ``gguf.choice.matching``, None where no GGUF is wanted."""
+
+    source: str
+    tag: str | None
+    patterns: list[str]
 
 
 def open_folder(
@@ -26,7 +37,8 @@ def open_folder(
 ) -> ModelFiles:
     """Give the model's folder, downloaded with a progress bar if need be.
 
-    What is in the cache is used without asking the Hub. Large files are compared with their sha256 when they are first
+    What is in the cache is used without asking the Hub. Of a repository whose name ends in GGUF one file is taken, which
+    ``:Q8_0`` after the name picks when there are several. Large files are compared with their sha256 when they are first
     opened.
 
     Args:
@@ -41,11 +53,29 @@ def open_folder(
     """
     if spec.local:
         return _local(Path(spec.source), revision)
-    folder = _cached(spec, revision, cache_dir)
-    if folder is None or not is_known_whole(folder, PATTERNS):
-        folder = _completed(spec, revision, cache_dir, folder, offline=offline)
-    refuse_corrupted(folder, PATTERNS)
-    return ModelFiles(folder, revision=folder.name)
+    wanted = _wanted(spec)
+    folder = _cached(wanted, revision, cache_dir)
+    if folder is None or not is_known_whole(folder, wanted.patterns):
+        folder = _completed(wanted, revision, cache_dir, folder, offline=offline)
+    refuse_corrupted(folder, wanted.patterns)
+    gguf = None if wanted.tag is None else folder / _choose(_names(folder), wanted)
+    return ModelFiles(folder, revision=folder.name, gguf=gguf)
+
+
+def _wanted(spec: ModelSpec) -> _Wanted:
+    source, _, tag = spec.source.partition(":")
+    if tag or source.lower().endswith("gguf"):
+        return _Wanted(source, tag, [*_SMALL, pattern(tag)])
+    return _Wanted(source, None, PATTERNS)
+
+
+def _choose(names: list[str], wanted: _Wanted) -> str:
+    remedy = f"{wanted.source}:Q8_0 takes the one whose name ends so"
+    return choose(names, wanted.tag or "", wanted.source, remedy)
+
+
+def _names(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
 
 
 def _local(path: Path, revision: str | None) -> ModelFiles:
@@ -61,23 +91,25 @@ def _local(path: Path, revision: str | None) -> ModelFiles:
     return ModelFiles(path)
 
 
-def _cached(spec: ModelSpec, revision: str | None, cache_dir: Path | None) -> Path | None:
+def _cached(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Path | None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - 50 ms that a local model need not pay
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415 - as above
 
     try:
         folder = snapshot_download(
-            spec.source, revision=revision, cache_dir=cache_dir, allow_patterns=PATTERNS, local_files_only=True
+            wanted.source, revision=revision, cache_dir=cache_dir, allow_patterns=wanted.patterns, local_files_only=True
         )
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        message = f"{spec.source!r} is no Hub name: {error}"
+        message = f"{wanted.source!r} is no Hub name: {error}"
         raise ModelLoadError(message) from error
-    return Path(folder) if _can_load(Path(folder)) else None
+    return Path(folder) if _can_load(Path(folder), wanted) else None
 
 
-def _can_load(folder: Path) -> bool:
+def _can_load(folder: Path, wanted: _Wanted) -> bool:
+    if wanted.tag is not None:
+        return bool(matching(_names(folder), wanted.tag))
     # A snapshot may have been begun by another program that wanted its configuration only.
     if not (folder / "config.json").exists() or not (folder / "tokenizer.json").exists():
         return False
@@ -86,9 +118,9 @@ def _can_load(folder: Path) -> bool:
     return all((folder / shard).exists() for shard in shards) if shards else any(folder.glob("*.safetensors"))
 
 
-def _completed(spec: ModelSpec, revision: str | None, cache_dir: Path | None, found: Path | None, *, offline: bool) -> Path:
+def _completed(wanted: _Wanted, revision: str | None, cache_dir: Path | None, found: Path | None, *, offline: bool) -> Path:
     try:
-        folder = _download(spec, revision, cache_dir, offline=offline)
+        folder = _download(wanted, revision, cache_dir, offline=offline)
     except ModelLoadError as error:
         if found is None:
             raise
@@ -99,54 +131,57 @@ def _completed(spec: ModelSpec, revision: str | None, cache_dir: Path | None, fo
             error,
         )
         return found
-    remember_whole(folder, PATTERNS)
+    remember_whole(folder, wanted.patterns)
     return folder
 
 
-def _download(spec: ModelSpec, revision: str | None, cache_dir: Path | None, *, offline: bool) -> Path:
+def _download(wanted: _Wanted, revision: str | None, cache_dir: Path | None, *, offline: bool) -> Path:
     from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # noqa: PLC0415 - as above
 
-    looked = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{spec.source.replace('/', '--')}"
-    lacking = f"{spec.source} is not (wholly) in the cache (looked in {looked})"
+    looked = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{wanted.source.replace('/', '--')}"
+    lacking = f"{wanted.source} is not (wholly) in the cache (looked in {looked})"
     if offline or constants.HF_HUB_OFFLINE:
         message = f"{lacking} and offline mode is on. {_REMEDY}"
         raise ModelLoadError(message)
     try:
-        return _fetch(spec, revision, cache_dir)
+        return _fetch(wanted, revision, cache_dir)
     except HfHubHTTPError as error:
-        raise ModelLoadError(_refusal(spec, revision, error)) from error
+        raise ModelLoadError(_refusal(wanted, revision, error)) from error
     except (OSError, RuntimeError, HTTPError) as error:
         message = f"{lacking} and could not be downloaded: {_short(error)}. {_REMEDY}"
         raise ModelLoadError(message) from error
 
 
-def _fetch(spec: ModelSpec, revision: str | None, cache_dir: Path | None) -> Path:
+def _fetch(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - 50 ms that a local model need not pay
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # noqa: PLC0415 - as above
+    from huggingface_hub.errors import HTTPError  # noqa: PLC0415 - as above
 
     # Read now: huggingface_hub looks at HF_ENDPOINT when it is imported, which another package may have done long ago.
     endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
     # Asked first, since snapshot_download hides most refusals behind "not found on the local disk".
-    HfApi(endpoint=endpoint).model_info(spec.source, revision=revision, timeout=_ANSWER_SECONDS)
+    info = HfApi(endpoint=endpoint).model_info(wanted.source, revision=revision, timeout=_ANSWER_SECONDS)
+    if wanted.tag is not None:
+        _choose([file.rfilename for file in info.siblings or ()], wanted)
     attempt = 1
     while True:
         try:
             folder = snapshot_download(
-                spec.source, revision=revision, cache_dir=cache_dir, allow_patterns=PATTERNS, endpoint=endpoint
+                wanted.source, revision=revision, cache_dir=cache_dir, allow_patterns=wanted.patterns, endpoint=endpoint
             )
             return Path(folder)
-        except HTTPError as error:
-            if isinstance(error, HfHubHTTPError) or attempt == ATTEMPTS:
+        except (OSError, HTTPError) as error:
+            # A refusal is huggingface_hub's own error, a full disk Python's: neither goes away by trying again.
+            if type(error).__module__.split(".")[0] not in _HTTP_LIBRARIES or attempt == ATTEMPTS:
                 raise
-            logger.warning("downloading %s broke off (%s): trying again", spec.source, _short(error))
+            logger.warning("downloading %s broke off (%s): trying again", wanted.source, _short(error))
             attempt += 1
 
 
 _REMEDY = "Connect and try again, copy the model's folder here and give its path, or start with the embedded model: 'nano'."
 
 
-def _refusal(spec: ModelSpec, revision: str | None, error: Exception) -> str:
+def _refusal(wanted: _Wanted, revision: str | None, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     reasons: dict[int | None, str] = {
         401: "it does not exist, or is private: check the name, or log in with `hf auth login`",
@@ -155,7 +190,7 @@ def _refusal(spec: ModelSpec, revision: str | None, error: Exception) -> str:
         429: "too many requests: wait a few minutes, or log in with `hf auth login` for a higher limit",
     }
     reason = reasons.get(status, f"{_short(error)}. {_REMEDY}")
-    return f"the Hub refused {spec.source} (status {status}): {reason}"
+    return f"the Hub refused {wanted.source} (status {status}): {reason}"
 
 
 def _short(error: BaseException) -> str:

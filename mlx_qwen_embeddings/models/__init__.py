@@ -37,5 +37,7 @@ FAMILIES: dict[str, Family] = {
         template=QWEN3_TEMPLATE,
         needs_end_token=True,
     ),
+    # sentence-transformers takes the mean too where a checkpoint names no pooling.
+    "bert": Family(module="mlx_qwen_embeddings.models.bert", pooling="mean"),
 }
 """By ``model_type`` of ``config.json``."""

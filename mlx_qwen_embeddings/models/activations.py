@@ -6,6 +6,10 @@ import mlx.core as mx
 
 _MINUS_LOG2_E = -1.0 / math.log(2.0)
 
+_TAIL = (2.93214612e-06, -1.67432672e-05, 9.75642401e-05, 1.11392737e-04, 9.80608835e-04, 8.59166868e-03, 4.47887888e-02)
+_TAIL += (9.97324969e-02, 1.0)
+"""Coefficients of p in ``gelu``, that of the highest power first."""
+
 
 def silu(x: mx.array) -> mx.array:
     """Give ``x * sigmoid(x)``.
@@ -16,3 +20,30 @@ def silu(x: mx.array) -> mx.array:
     if mx.default_device().type == mx.DeviceType.gpu:
         return x * mx.sigmoid(x)
     return x / (1.0 + mx.power(2.0, x * _MINUS_LOG2_E))
+
+
+def gelu(x: mx.array) -> mx.array:
+    """Give ``x * Phi(x)``, with the normal distribution's Phi itself, arXiv:1606.08415.
+
+    On the CPU MLX takes 28 ns an element for ``erf``, but 0.15 for a product or a sum, so the tail is a rational function,
+    Phi(-a) = 1 / (2 p(a)^8) for a >= 0. It has the form of Abramowitz and Stegun 7.1.28, its coefficients fitted anew so
+    that a * Phi(-a) is right to 5e-8 everywhere. With float32's rounding the result is closer to the exact one (1.6e-7)
+    than by way of ``erf`` (4.7e-7).
+    """
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return x * (1.0 + mx.erf(x * math.sqrt(0.5))) * 0.5
+    away = mx.abs(x)
+    p = away * _TAIL[0] + _TAIL[1]
+    for coefficient in _TAIL[2:]:
+        p = p * away + coefficient
+    for _ in range(3):
+        p = p * p
+    return mx.maximum(x, 0.0) - away * 0.5 / p
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """Give the approximation that arXiv:1606.08415 states with ``tanh``: ``x * sigmoid(2u)`` for its ``tanh(u)``."""
+    u = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return x * mx.sigmoid(2.0 * u)
+    return x / (1.0 + mx.power(2.0, u * (2.0 * _MINUS_LOG2_E)))

@@ -34,3 +34,28 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
         )
         blocks.append(block)
     return mx.concatenate(blocks, axis=2)
+
+
+def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *, scale: float) -> mx.array:
+    """Attend from every position to all real ones of its text.
+
+    Long inputs are taken in blocks of queries, as in ``causal_attention``.
+
+    Args:
+        q: Queries, shape (B, H, L, d).
+        k: Keys, shape (B, H, L, d).
+        v: Values, shape (B, H, L, d).
+        lengths: Real tokens of each text, padded on the right; shape (B,).
+        scale: Factor on the scores.
+
+    Returns:
+        Shape (B, H, L, d). Positions of padding attend to the real ones too, so none is NaN.
+    """
+    batch, heads, length, _ = q.shape
+    real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
+    rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
+    blocks = [
+        mx.fast.scaled_dot_product_attention(q[:, :, start : start + rows], k, v, scale=scale, mask=real)
+        for start in range(0, length, rows)
+    ]
+    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlx_qwen_embeddings.settings import EngineSettings
     from mlx_qwen_embeddings.shared import get_engine
     from mlx_qwen_embeddings.statistics import EngineStats
+    from mlx_qwen_embeddings.verification import VerifyReport, verify
 
 __version__ = "0.1.0"
 
@@ -20,9 +21,11 @@ _HOMES = {
     "EngineSettings": "settings",
     "EngineStats": "statistics",
     "ModelSpec": "registry",
+    "VerifyReport": "verification",
     "get_engine": "shared",
     "list_models": "registry",
     "register": "registry",
+    "verify": "verification",
 }
 
 __all__ = [
@@ -30,10 +33,12 @@ __all__ = [
     "EngineSettings",
     "EngineStats",
     "ModelSpec",
+    "VerifyReport",
     "__version__",
     "get_engine",
     "list_models",
     "register",
+    "verify",
 ]
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings.fork import Stage, protect
+
 KEY_VERSION = 1
 """Raised when the meaning of a stored vector changes, so that old ones are never read."""
 
@@ -71,17 +73,18 @@ class MemoryCache:
         self._clock = clock
         self._entries: OrderedDict[bytes, tuple[CachedVector, float]] = OrderedDict()
         self._bytes = 0
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
+        protect(self, Stage.STORING)
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
         """Look keys up; None stands for a miss."""
-        with self.lock:
+        with self._lock:
             now = self._clock()
             return [self._get(key, now) for key in keys]
 
     def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
         """Store (key, vector, length) triples; the vectors are copied, non-finite ones are left out."""
-        with self.lock:
+        with self._lock:
             expires = self._clock() + self._ttl if self._ttl else float("inf")
             for key, vector, length in entries:
                 if np.isfinite(vector).all():
@@ -118,9 +121,21 @@ class MemoryCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        with self.lock:
+        with self._lock:
             self._entries.clear()
             self._bytes = 0
+
+    def before_fork(self) -> None:
+        """Hold still, whole."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Take a fresh lock, keep the vectors."""
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Number of vectors held."""

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlx_qwen_embeddings.calls import Step, Window
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
+from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.worker import Worker
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def drive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: P
         for action, window in steps:
             if window.request is not None and action == "submit":
                 futures.append(window.request.future)
-                worker.submit(window.request, seconds=deadline.left())
+                _submit(worker, window.request, deadline)
             elif window.request is not None:
                 _wait(window.request.future, window, deadline, progress)
             if action == "wait":
@@ -102,15 +104,19 @@ def drive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: P
         _cancel(futures)
 
 
+def _submit(worker: Worker, request: Request, deadline: Deadline) -> None:
+    try:
+        worker.submit(request, seconds=deadline.left())
+    except EngineBusyError:
+        deadline.left()  # it is the call's own time that ran out
+        raise
+
+
 def _wait(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:
     longest = POLL_SECONDS if progress.shown else None
-    while True:
-        try:
-            return future.result(deadline.slice(longest=longest))
-        except TimeoutError:
-            if future.done():
-                raise
-            progress.update(window, finished=False)
+    while not wait([future], deadline.slice(longest=longest)).done:
+        progress.update(window, finished=False)
+    future.result()
 
 
 async def adrive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: Progress, *, inline: bool) -> None:
@@ -146,7 +152,7 @@ async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
     try:
         worker.submit(window.request, wait=False)
     except EngineBusyError:
-        await asyncio.to_thread(worker.submit, window.request, seconds=deadline.left())
+        await asyncio.to_thread(_submit, worker, window.request, deadline)
 
 
 async def _await(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:

@@ -38,8 +38,12 @@ class Encoder:
             ModelLoadError: When the folder does not hold a model that fits its configuration.
         """
         self.backend = backend
-        claim_thread(backend)
-        self._model = load_model(files, backend)
+        try:
+            claim_thread(backend)
+            self._model = load_model(files, backend)
+        except BaseException:
+            mx.clear_streams()  # nobody can release what was not made
+            raise
         self._causal = self._model if isinstance(self._model, CausalModel) and not plain else None
         self._prompts: OrderedDict[bytes, list[KeysValues]] = OrderedDict()
 

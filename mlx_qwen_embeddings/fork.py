@@ -4,8 +4,18 @@ A lock that another thread held, or a computation that it was in, would otherwis
 """
 
 import os
+import threading
+from enum import IntEnum
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
+
+
+class Stage(IntEnum):
+    """When an object comes to rest: each may still need those of a later stage until it does."""
+
+    OPENING = 0
+    COMPUTING = 1
+    STORING = 2
 
 
 class Forkable(Protocol):
@@ -24,31 +34,37 @@ class Forkable(Protocol):
         ...
 
 
-_objects: "WeakSet[Forkable]" = WeakSet()
+_objects: "WeakKeyDictionary[Forkable, Stage]" = WeakKeyDictionary()
 _resting: list[Forkable] = []
+_forking = threading.RLock()
 
 
-def protect(item: Forkable) -> None:
+def protect(item: Forkable, stage: Stage) -> None:
     """Call ``item`` around every fork, for as long as it lives."""
-    _objects.add(item)
+    _objects[item] = stage
 
 
 def _before() -> None:
-    for item in list(_objects):
-        item.before_fork()
+    _forking.acquire()  # two threads may fork at once
+    for item, _ in sorted(_objects.items(), key=lambda pair: pair[1]):
         _resting.append(item)
+        item.before_fork()
 
 
 def _in_parent() -> None:
     while _resting:
         _resting.pop().after_fork_in_parent()
+    _forking.release()
 
 
 def _in_child() -> None:
-    # The tokenizer's thread pool did not survive either; it would notice by itself, but print a warning.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    while _resting:
-        _resting.pop().after_fork_in_child()
+    global _forking  # noqa: PLW0603 - another thread may have waited for the old one
+    _forking = threading.RLock()
+    # The tokenizer's thread pool did not survive: with the user's own "true" it would be waited for.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _resting.clear()
+    for item in list(_objects):
+        item.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,11 +4,14 @@ import logging
 import threading
 
 from mlx_qwen_embeddings.cache import MemoryCache
-from mlx_qwen_embeddings.fork import protect
+from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.opening import Opened, describe, locate
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import StatsCounter
 from mlx_qwen_embeddings.worker import BatchEncoder, Worker
+
+OPEN_SECONDS = 10.0
+"""Longest wait for the model to be opened when a process forks: after that it can only be a download."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +31,10 @@ class Core:
             stats=self.stats,
         )
         self.opened: Opened | None = None
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        self._held = False
         self._warned = False
-        protect(self)
+        protect(self, Stage.OPENING)
 
     def open(self) -> Opened:
         """Find the model, once, and start to load it on the worker's thread.
@@ -70,15 +74,17 @@ class Core:
             )
 
     def before_fork(self) -> None:
-        """Hold the cache still."""
-        self.cache.lock.acquire()
+        """Wait while a thread opens the model: what it imports would stay half imported in the child."""
+        self._held = self._opening.acquire(timeout=OPEN_SECONDS)
 
     def after_fork_in_parent(self) -> None:
-        """Let the cache go."""
-        self.cache.lock.release()
+        """Go on."""
+        if self._held:
+            self._opening.release()
+            self._held = False
 
     def after_fork_in_child(self) -> None:
         """Take fresh locks: threads that held the old ones are gone."""
-        self.cache.lock = threading.RLock()
+        self._held = False
+        self._opening = threading.RLock()
         self.stats.lock = threading.Lock()
-        self._opening = threading.Lock()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, NonFiniteEmbeddingError
-from mlx_qwen_embeddings.fork import protect
+from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Batch, Request, next_batch, take
 from mlx_qwen_embeddings.statistics import StatsCounter
@@ -67,17 +67,19 @@ class Worker:
         self._queue_tokens = queue_tokens
         self._stats = stats
         self.closed = False
-        self._broken: str | None = None
         self._encoder: BatchEncoder | None = None
+        self._at_rest = self._held = False
         self._reset()
         _workers.add(self)
-        protect(self)
+        protect(self, Stage.COMPUTING)
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._computing = threading.Lock()  # held during MLX work, so that a fork can wait for its end
         self._pausing = False
         self._requests: list[Request] = []
+        self._served: set[Request] = set()  # by the last batch
+        self._line: list[Request] = []  # those that wait for room in the queue, in order
         self._queued = 0
         self._thread: threading.Thread | None = None
 
@@ -94,19 +96,24 @@ class Worker:
             EngineClosedError: When the worker is closed.
         """
         with self._changed:
-            while self._requests and self._queued + request.tokens > self._queue_tokens:
-                self.check_open()
-                if request.future.cancelled():
-                    return
-                if not wait or not self._changed.wait(seconds):
+            self._line.append(request)
+            request.future.add_done_callback(lambda _: self._forget(request))
+            try:
+                if not self._changed.wait_for(lambda: self._admits(request), seconds if wait else 0):
                     message = f"the queue holds {self._queued} tokens of at most {self._queue_tokens}: try again later"
                     raise EngineBusyError(message)
-            self.check_open()
-            self._requests.append(request)
-            self._queued += request.tokens
-            self.start()
-            self._changed.notify_all()
-        request.future.add_done_callback(lambda _: self._forget(request))
+                if not request.future.cancelled():
+                    self.start()
+                    self._requests.append(request)
+                    self._queued += request.tokens
+            finally:
+                self._line.remove(request)
+                self._changed.notify_all()
+
+    def _admits(self, request: Request) -> bool:
+        self.check_open()
+        full = self._requests and self._queued + request.tokens > self._queue_tokens
+        return request.future.cancelled() or (self._line[0] is request and not full)
 
     def close(self, timeout: float | None = JOIN_SECONDS) -> None:
         """Stop: the batch in hand ends, everything that waits fails with ``EngineClosedError``."""
@@ -133,44 +140,50 @@ class Worker:
         """Refuse work that could never be done.
 
         Raises:
-            EngineClosedError: When the worker is closed, or was lost in a fork.
+            EngineClosedError: When the worker is closed, the interpreter exits, or MLX was lost in a fork.
         """
         if self.closed:
             message = "the engine is closed: open a new one with get_engine(...)"
             raise EngineClosedError(message)
-        if self._broken:
-            raise EngineClosedError(self._broken)
+        if _refusal:
+            raise EngineClosedError(_refusal)
 
     def start(self) -> None:
         """Start the thread, which loads the model, unless it runs already."""
         with self._changed:
             self.check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mlx-qwen-worker", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="mlx-qwen-worker", daemon=True)
+                thread.start()  # where no thread can be had, the next call tries again
+                self._thread = thread
 
     def _forget(self, request: Request) -> None:
         with self._changed:
             if request in self._requests:
                 self._requests.remove(request)
                 self._queued -= request.tokens
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _run(self) -> None:
-        encoder: BatchEncoder | None = None
         error: BaseException | None = None
         try:
-            with self._computing:
-                encoder = self._encoder = self._encoder or self._open_encoder()
-            while batch := self._next():
-                with self._computing:
-                    self._serve(encoder, batch)
+            self._work()
         except BaseException as caught:  # noqa: BLE001 - whatever ends the thread, no caller may wait for ever
             error = caught
         finally:
-            if encoder is not None:
-                encoder.release()
             self._fail_all(_reason(error), ended=True)
+
+    def _work(self) -> None:
+        with self._computing:
+            encoder = self._encoder = self._encoder or self._open_encoder()
+        try:
+            while batch := self._next():
+                with self._computing:
+                    self._serve(encoder, batch)
+        finally:
+            with self._computing:
+                self._encoder = None
+                encoder.release()
 
     def _next(self) -> Batch | None:
         with self._changed:
@@ -178,14 +191,13 @@ class Worker:
                 self._changed.wait()
             if self.closed:
                 return None
+            # Those that the last batch served go behind all that came while it ran. None of them has run out of rows:
+            # such a one was settled, and taken off the list.
+            self._requests.sort(key=lambda request: request in self._served)
             batch = next_batch(self._requests, self._batch_tokens)
             take(batch)
-            self._rotate({request for request, _ in batch})
+            self._served = {request for request, _ in batch}
             return batch
-
-    def _rotate(self, served: set[Request]) -> None:
-        # One whose last row is in the batch stays in the list until it is settled, which is before the next choice.
-        self._requests.sort(key=lambda request: request in served)
 
     def _serve(self, encoder: BatchEncoder, batch: Batch) -> None:
         try:
@@ -217,10 +229,18 @@ class Worker:
         ):
             places = list(group)
             good = [place for place in places if finite[place]]
-            request.on_vectors([batch[place][1] for place in good], vectors[good])
             for place in set(places) - set(good):
                 self._fail_row(request, batch[place][1], NonFiniteEmbeddingError("the model gave NaN or infinity"))
-            self._settle(request, len(good))
+            self._hand_over(request, [batch[place][1] for place in good], vectors[good])
+
+    def _hand_over(self, request: Request, rows: list[int], vectors: NDArray[np.float32]) -> None:
+        try:
+            request.on_vectors(rows, vectors)
+        except Exception as error:  # noqa: BLE001 - what one caller does with its vectors is no matter of the others
+            for row in rows:
+                self._fail_row(request, row, error)
+        else:
+            self._settle(request, len(rows))
 
     def _fail_row(self, request: Request, row: int, error: BaseException) -> None:
         request.failures[row] = error
@@ -236,7 +256,7 @@ class Worker:
         with self._changed:
             requests, self._requests, self._queued = self._requests, [], 0
             if ended:
-                self._thread = self._encoder = None  # unless closed, the next request starts a new thread
+                self._thread = None  # unless closed, the next request starts a new one
             self._changed.notify_all()
         for request in requests:
             self._stats.failed(error, len(request.rows) - request.done)
@@ -247,29 +267,34 @@ class Worker:
         with self._changed:
             self._pausing = True
         self._at_rest = self._computing.acquire(timeout=JOIN_SECONDS)
-        self._changed.acquire()
+        self._held = self._changed.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Go on with the next batch."""
-        self._pausing = False
-        self._changed.notify_all()
-        self._changed.release()
+        with self._changed:
+            self._pausing = False
+            self._changed.notify_all()
+        # Neither is held if Ctrl-C came while the other was waited for.
+        if self._held:
+            self._changed.release()
         if self._at_rest:
             self._computing.release()
+        self._at_rest = self._held = False
 
     def after_fork_in_child(self) -> None:
         """Start with an empty queue; a loaded CPU model is taken over, since evaluated arrays outlive their thread."""
-        self._reset()
-        if not self._at_rest:
-            self._broken = (
+        if not self._at_rest and self._thread is not None:
+            _refuse(
                 f"the process was forked while a batch ran for over {JOIN_SECONDS:.0f} s: fork before the first use, or "
                 "start processes with multiprocessing.get_context('spawn')"
             )
         elif self._encoder is not None and not self._encoder.survives_fork:
-            self._broken = (
+            _refuse(
                 "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn'), or fork "
                 "before the first use"
             )
+        self._at_rest = self._held = False
+        self._reset()
 
 
 def _reason(error: BaseException | None) -> BaseException:
@@ -291,10 +316,18 @@ def _try_settle(future: "Future[None]", error: BaseException | None) -> None:
 
 
 _workers: "WeakSet[Worker]" = WeakSet()
+_refusal: str | None = None
+
+
+def _refuse(reason: str) -> None:
+    """Let no engine of this process compute from now on, new ones included."""
+    global _refusal  # noqa: PLW0603 - it is the process that lost MLX
+    _refusal = reason
 
 
 @atexit.register
 def _close_all() -> None:
     # MLX aborts the interpreter's exit if a thread that computed is still there, or ended without clearing its streams.
+    _refuse("the interpreter exits")
     for worker in list(_workers):
         worker.close()

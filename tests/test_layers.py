@@ -17,11 +17,11 @@ LAYERS = (
     {"__init__", "_extras", "errors"},
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
-    {"backend", "fingerprint", "hub", "model_files", "opening", "safetensors_check"}
+    {"backend", "fingerprint", "hub", "hub_integrity", "model_files", "opening", "safetensors_check"}
     | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
     {"fork", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
-    {"conversion", "evaluation", "langchain", "llama_index", "verification"},
+    {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},
     {"cli", "demo"},
     {"__main__"},
 )
@@ -33,7 +33,7 @@ FRONTS = {"langchain", "llama_index"}
 HOMES = {
     "mlx": {"backend", "conversion", "encoder", "foreign", "gguf", "loading", "models", "quantization", "weights"},
     "mlx_lm": {"foreign"},
-    "tokenizers": {"gguf", "model_files", "tokenization"},
+    "tokenizers": {"gguf", "model_files", "tokenization", "verification"},
     "huggingface_hub": {"hub"},
     "jinja2": {"chat"},
     "rich": {"cli"},

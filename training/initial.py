@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from transformers import Qwen3Model
 
 
-def build(
-    shape: ModelShape, token_vectors: NDArray[np.float16], rotation: NDArray[np.float32], eos: int
-) -> "Qwen3Model":
+def build(shape: ModelShape, token_vectors: NDArray[np.float16], rotation: NDArray[np.float32], eos: int) -> "Qwen3Model":
     """Return a `transformers` Qwen3 model that is set up to average its tokens' own vectors.
 
     Args:

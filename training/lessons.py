@@ -24,9 +24,7 @@ class Lessons:
     eos: int
 
 
-def gather(
-    texts: Sequence[str], vectors: NDArray[np.float16], tokenizer: Tokenizer, rng: np.random.Generator
-) -> Lessons:
+def gather(texts: Sequence[str], vectors: NDArray[np.float16], tokenizer: Tokenizer, rng: np.random.Generator) -> Lessons:
     """Return the lessons for a corpus.
 
     Args:

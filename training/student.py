@@ -87,9 +87,7 @@ def train(model: "Qwen3Model", lessons: Lessons, rng: np.random.Generator, clock
             logger.info("step %d, %.0f%% of the budget, loss %.4f", step, 100 * done, loss.item())
 
 
-def _loss_of_rows(
-    model: "Qwen3Model", lessons: Lessons, rows: NDArray[np.int64], dice: random.Random
-) -> "torch.Tensor":
+def _loss_of_rows(model: "Qwen3Model", lessons: Lessons, rows: NDArray[np.int64], dice: random.Random) -> "torch.Tensor":
     """Some batches carry an instruction before every text, with the same targets: it must not move the meaning."""
     import torch
     from torch.nn.functional import normalize

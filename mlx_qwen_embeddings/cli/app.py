@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
 
@@ -28,7 +29,7 @@ def _one_line(error: Exception) -> str:
     # A refused setting comes from pydantic, whose text spreads over many lines.
     details = getattr(error, "errors", None)
     if callable(details):
-        return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in details())
+        return "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in details())
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -50,3 +51,6 @@ def options(
     ] = False,
 ) -> None:
     """Local text embeddings with Qwen3-Embedding on MLX."""
+
+
+app.command()(verify)

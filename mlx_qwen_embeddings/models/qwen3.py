@@ -207,7 +207,7 @@ class Model(nn.Module):
         Returns:
             Shape (B, D).
         """
-        before = prefix or [None] * len(self.layers)
+        before: Sequence[KeysValues | None] = prefix or [None] * len(self.layers)
         x = self.embed_tokens(ids)
         for layer, cached in zip(self.layers[:-1], before, strict=False):
             x = layer(x, cached)

@@ -1,0 +1,169 @@
+"""What the adapters have in common: the fields that shape vectors, their checks, and the way to the shared engine."""
+
+import hashlib
+import json
+from typing import Any, ClassVar, Self, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings.cache import KEY_VERSION
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, PoolingOption
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import resolve
+from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
+from mlx_qwen_embeddings.shared import get_engine
+from mlx_qwen_embeddings.tokenization import Truncate
+
+_SHAPING = ("dimensions", "query_instruction", "document_instruction", "normalize", "pooling", "chat_template")
+
+
+class AdapterFields(TypedDict, total=False):
+    """The fields of ``AdapterOptions`` as keyword arguments."""
+
+    dimensions: int | None
+    query_instruction: str | None
+    document_instruction: str | None
+    normalize: bool
+    pooling: PoolingOption
+    max_length: int | None
+    truncate: Truncate
+    chat_template: bool | str | None
+    timeout: float | None
+    show_progress: bool
+    revision: str | None
+    dtype: DType | None
+    device: Device | None
+
+
+class AdapterOptions(BaseModel):
+    """Fields and delegation; everything else belongs to the engine, which is looked up anew for every call.
+
+    So an adapter holds nothing but its fields: it pickles, copies and crosses a fork like any record.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+    name_field: ClassVar[str]
+    """The field that holds the model's name."""
+
+    dimensions: int | None = Field(default=None, ge=1, strict=True)
+    """Keep this many leading dimensions, then normalise again (Matryoshka); None keeps all."""
+
+    query_instruction: str | None = None
+    """The task in words, written in front of each query the way the model was trained; None takes the model's own prompt,
+    "" none."""
+
+    document_instruction: str | None = None
+    """The same for documents. Qwen3-Embedding's own prompt for documents is empty."""
+
+    normalize: bool = True
+    """Whether vectors have unit length."""
+
+    pooling: PoolingOption = "native"
+    """How token states become a vector; "native" is what the model was trained with."""
+
+    max_length: int | None = Field(default=None, ge=1, strict=True)
+    """Most tokens of a text, prompt and special tokens included; None is the model's default, see ``engine.max_length``."""
+
+    truncate: Truncate = "end"
+    """What happens to longer texts: "end" cuts them, counted and warned of once, "error" refuses them."""
+
+    chat_template: bool | str | None = None
+    """True renders each text as a user's turn with the model's own chat template, a string with that Jinja source; None or
+    False leaves texts as they are."""
+
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which a call gives up; None waits."""
+
+    show_progress: bool = False
+    """Whether to draw a progress bar over the documents of a call."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; None is the main branch."""
+
+    dtype: DType | None = None
+    """Compute type; None takes ``MLX_QWEN_DTYPE``, else "auto": float32 on CPU and bfloat16 on a GPU."""
+
+    device: Device | None = None
+    """Where to compute; None takes ``MLX_QWEN_DEVICE``, else "auto": the GPU when MLX has one."""
+
+    def __init__(self, **fields: Any) -> None:
+        """Settle which model is meant, then check all fields. Nothing is loaded.
+
+        Args:
+            **fields: The fields; the model's name may come as ``model`` or as ``model_name``, None being the default.
+
+        Raises:
+            UnknownModelError: When the name means nothing; the message gives close matches.
+            ValueError: When a field does not fit, or two names differ (``pydantic.ValidationError`` is one).
+        """
+        model, model_name = fields.pop("model", None), fields.pop("model_name", None)
+        if model is not None and model_name is not None and model != model_name:
+            message = f"model={model!r} and model_name={model_name!r} name two models: give one of them"
+            raise ValueError(message)
+        chosen = model if model is not None else model_name
+        super().__init__(**fields if chosen is None else fields | {self.name_field: chosen})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        EngineSettings.from_env(**self._identity())
+        spec = resolve(self._identity()["model"])
+        for name, most in (("dimensions", spec.dimensions), ("max_length", spec.max_length)):
+            value = getattr(self, name)
+            if value is not None and most is not None and value > most:
+                message = f"{name}={value} is more than the {most} that {spec.name!r} has"
+                raise ValueError(message)
+        for role in ("query", "document"):
+            EmbedOptions(**self._call_options(role))
+        return self
+
+    @property
+    def engine(self) -> EmbeddingEngine:
+        """The engine that everything in this process shares for this model, revision, dtype and device."""
+        return get_engine(**self._identity())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's content and of every setting that shapes a vector, 16 hexadecimal digits.
+
+        Opens the model, which may download it. Use it to keep stored vectors apart, as the name of a cache or a collection.
+        """
+        engine = self.engine
+        backend = choose_backend(engine.settings.device, engine.settings.dtype)
+        shape = [
+            KEY_VERSION,
+            engine.fingerprint,
+            backend.device,
+            backend.dtype,
+            self.max_length or engine.max_length,
+            *(getattr(self, name) for name in _SHAPING),
+        ]
+        return hashlib.blake2b(json.dumps(shape).encode(), digest_size=8).hexdigest()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "model": getattr(self, self.name_field),
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+    def _call_options(self, role: Role) -> CallOptions:
+        return CallOptions(
+            instruction=self.query_instruction if role == "query" else self.document_instruction,
+            dimensions=self.dimensions,
+            normalize=self.normalize,
+            pooling=self.pooling,
+            max_length=self.max_length,
+            truncate=self.truncate,
+            chat_template=self.chat_template,
+            timeout=self.timeout,
+            show_progress=self.show_progress and role == "document",
+        )
+
+
+def default_model() -> str:
+    """Give the model that is used when none is named: ``MLX_QWEN_MODEL``, else "small"."""
+    return EngineSettings.from_env().model

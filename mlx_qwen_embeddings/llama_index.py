@@ -1,0 +1,132 @@
+"""LlamaIndex: ``MLXQwenEmbedding``, a ``BaseEmbedding`` on the shared engine."""
+
+from typing import Any, ClassVar, Unpack
+
+from pydantic import ConfigDict, Field, model_validator
+
+from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model
+from mlx_qwen_embeddings.options import CallOptions
+from mlx_qwen_embeddings.prompts import Role
+
+require("llama_index.core.embeddings", "llama-index", "mlx_qwen_embeddings.llama_index")
+
+from llama_index.core.base.embeddings.base import Embedding  # noqa: E402 - require says what to install when it is missing
+from llama_index.core.callbacks import CallbackManager  # noqa: E402 - as above
+from llama_index.core.embeddings import BaseEmbedding  # noqa: E402 - as above
+
+MOST_TEXTS = 2048
+"""The most that LlamaIndex lets ``embed_batch_size`` be. The engine cuts its own batches, the better the more it sees."""
+
+
+class LlamaIndexFields(AdapterFields, total=False):
+    """The fields of ``MLXQwenEmbedding`` as keyword arguments, but for the model's name."""
+
+    embed_batch_size: int
+    callback_manager: CallbackManager
+    num_workers: int | None
+    embeddings_cache: Any
+    rate_limiter: Any
+
+
+class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
+    """Embed with Qwen3-Embedding on this machine.
+
+    All instances of a model share one engine, whatever their instructions and dimensions; LangChain's too. Size of the
+    batches and of the cache are settings of that engine: ``get_engine("small", cache_bytes=...)`` before the first use, or
+    ``MLX_QWEN_CACHE_BYTES`` and its like. Texts are never edited.
+
+    Example:
+        ```python
+        Settings.embed_model = MLXQwenEmbedding(model_name="small")
+        index = VectorStoreIndex.from_documents(documents)
+        ```
+
+    An ``IngestionPipeline`` keys its cache by the fields of this class. Where the content behind a name may change (a local
+    folder, a branch on the Hub), run it with ``cache_collection=embed_model.fingerprint``.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+
+    name_field: ClassVar[str] = "model_name"
+
+    model_name: str = Field(default_factory=default_model, min_length=1)
+    """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
+
+    embed_batch_size: int = Field(default=MOST_TEXTS, gt=0, le=MOST_TEXTS)
+    """Texts that LlamaIndex hands over at a time."""
+
+    embeddings_cache: Any = None
+    """LlamaIndex's cache of vectors, which keys them by the text alone: a query and a document with the same words share
+    one. So it is accepted only where ``query_instruction`` and ``document_instruction`` are given and equal. The engine has
+    a cache of its own, which knows model, prompt and text."""
+
+    def __init__(
+        self, model_name: str | None = None, *, model: str | None = None, **fields: Unpack[LlamaIndexFields]
+    ) -> None:
+        """Check all fields; the model is loaded by the first call.
+
+        Args:
+            model_name: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+            model: Another name for ``model_name``.
+            **fields: See the fields of this class.
+
+        Raises:
+            UnknownModelError: When the name means nothing; the message gives close matches.
+            ValueError: When a field does not fit (``pydantic.ValidationError``), or the two names differ.
+        """
+        super().__init__(model=model, model_name=model_name, **fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_class_name(cls, fields: Any) -> Any:
+        # LlamaIndex writes it into every dump, as a tag rather than a field.
+        return {name: fields[name] for name in fields if name != "class_name"} if isinstance(fields, dict) else fields
+
+    @property
+    def model(self) -> str:
+        """Another name for ``model_name``."""
+        return self.model_name
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Give the name that tags serialised instances."""
+        return "MLXQwenEmbedding"
+
+    def _call_options(self, role: Role) -> CallOptions:
+        # Asked on construction and on every call: the cache can be set on an instance too.
+        alike = self.query_instruction is not None and self.query_instruction == self.document_instruction
+        if self.embeddings_cache is not None and not alike:
+            message = (
+                "embeddings_cache keys vectors by the text alone, so a query would get the vector of a document with the "
+                "same words: leave it out (the engine has a cache that knows model, prompt and text), or embed both alike "
+                "by giving query_instruction and document_instruction the same value"
+            )
+            raise ValueError(message)
+        return super()._call_options(role)
+
+    def _get_query_embedding(self, query: str) -> Embedding:
+        vector: Embedding = self.engine.embed_query(query, **self._call_options("query")).tolist()
+        return vector
+
+    async def _aget_query_embedding(self, query: str) -> Embedding:
+        vector = await self.engine.aembed_query(query, **self._call_options("query"))
+        result: Embedding = vector.tolist()
+        return result
+
+    def _get_text_embedding(self, text: str) -> Embedding:
+        return self._get_text_embeddings([text])[0]
+
+    async def _aget_text_embedding(self, text: str) -> Embedding:
+        return (await self._aget_text_embeddings([text]))[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        vectors: list[Embedding] = self.engine.embed_documents(texts, **self._call_options("document")).tolist()
+        return vectors
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
+        result: list[Embedding] = vectors.tolist()
+        return result

@@ -1,0 +1,208 @@
+"""BERT as an encoder, arXiv:1810.04805, without pooler and heads: all-MiniLM, BGE, E5, mxbai-embed, Snowflake Arctic.
+
+Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden, H heads, d head.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import mlx.core as mx
+from mlx import nn
+
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh
+from mlx_qwen_embeddings.models.attention import padded_attention
+
+IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
+"""Known extras of checkpoints: the heads of pretraining, the pooler, and a buffer that old exports saved."""
+
+ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_tanh}
+
+PIECE_TOKENS = 1024
+"""Tokens that run through the layers together on the CPU: more would leave its caches, where all but the matrix products
+becomes several times slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """The part of ``config.json`` that shapes the model."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    num_attention_heads: int
+    vocab_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    hidden_act: str
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a parsed ``config.json``.
+
+        Raises:
+            ModelLoadError: When a value is missing, or asks for a variant that this encoder does not compute.
+        """
+        values = {name: config.get(name) for name in cls.__dataclass_fields__}
+        missing = [name for name, value in values.items() if value is None]
+        if missing:
+            message = f"config.json of this BERT model lacks {', '.join(missing)}: copy the original model's config.json"
+            raise ModelLoadError(message)
+        args = cls(**values)
+        _refuse_variants(config, args)
+        return args
+
+
+def _refuse_variants(config: Mapping[str, Any], args: Args) -> None:
+    positions = config.get("position_embedding_type") or "absolute"
+    reason = None
+    if positions != "absolute":
+        reason = f"position embeddings {positions!r}, which are not supported: only 'absolute' are"
+    elif args.hidden_act not in ACTIVATIONS:
+        reason = f"activation {args.hidden_act!r}, which is not supported: only {', '.join(map(repr, ACTIVATIONS))} are"
+    elif config.get("is_decoder"):
+        reason = "a decoder ('is_decoder'), which is not supported: only encoders are"
+    elif args.hidden_size % args.num_attention_heads:
+        reason = f"{args.num_attention_heads} heads, which do not divide hidden_size={args.hidden_size}: it is broken"
+    if reason:
+        message = f"config.json of this BERT model asks for {reason}"
+        raise ModelLoadError(message)
+
+
+class Embeddings(nn.Module):
+    """Sum of the embeddings of word, place and token type; the type is always 0, that of a single text."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(args.vocab_size, args.hidden_size)
+        self.position_embeddings = nn.Embedding(args.max_position_embeddings, args.hidden_size)
+        self.token_type_embeddings = nn.Embedding(args.type_vocab_size, args.hidden_size)
+        self.LayerNorm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        places = self.position_embeddings(mx.arange(ids.shape[1])) + self.token_type_embeddings(mx.array([0]))
+        return self.LayerNorm(self.word_embeddings(ids) + places)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention without its output projection."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.heads, self.head_dim = args.num_attention_heads, args.hidden_size // args.num_attention_heads
+        self.query = nn.Linear(args.hidden_size, args.hidden_size)
+        self.key = nn.Linear(args.hidden_size, args.hidden_size)
+        self.value = nn.Linear(args.hidden_size, args.hidden_size)
+
+    def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
+        q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))  # (B, H, L, d)
+        out = padded_attention(q, k, v, lengths, scale=self.head_dim**-0.5)
+        return out.transpose(0, 2, 1, 3).flatten(2)
+
+    def _split(self, x: mx.array) -> mx.array:
+        return x.reshape(*x.shape[:2], self.heads, self.head_dim).transpose(0, 2, 1, 3)
+
+
+class Output(nn.Module):
+    """Projection, residual and norm: how both halves of a layer end."""
+
+    def __init__(self, inputs: int, args: Args) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, args.hidden_size)
+        self.LayerNorm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
+
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        return self.LayerNorm(self.dense(x) + residual)
+
+
+class Attention(nn.Module):
+    """The first half of a layer."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.self = SelfAttention(args)
+        self.output = Output(args.hidden_size, args)
+
+    def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
+        return self.output(self.self(x, lengths), x)
+
+
+class Intermediate(nn.Module):
+    """Widening and activation."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.dense = nn.Linear(args.hidden_size, args.intermediate_size)
+        self.activation = ACTIVATIONS[args.hidden_act]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.activation(self.dense(x))
+
+
+class Layer(nn.Module):
+    """One post-normalised transformer block."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.attention = Attention(args)
+        self.intermediate = Intermediate(args)
+        self.output = Output(args.intermediate_size, args)
+
+    def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
+        x = self.attention(x, lengths)
+        return self.output(self.intermediate(x), x)
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.layer = [Layer(args) for _ in range(args.num_hidden_layers)]
+
+    def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
+        for layer in self.layer:
+            x = layer(x, lengths)
+        return x
+
+
+class Model(nn.Module):
+    """Token ids to hidden states."""
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(args)
+        self.encoder = Encoder(args)
+
+    def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
+        """Give the hidden states of the last layer; those of padding mean nothing, but are finite.
+
+        Args:
+            ids: Token ids padded on the right; shape (B, L).
+            lengths: Real tokens of each row; shape (B,).
+
+        Returns:
+            Shape (B, L, D).
+        """
+        batch, length = ids.shape
+        rows = batch if mx.default_device().type == mx.DeviceType.gpu else max(1, PIECE_TOKENS // length)
+        pieces = [self._run(ids[at : at + rows], lengths[at : at + rows]) for at in range(0, batch, rows)]
+        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+
+    def _run(self, ids: mx.array, lengths: mx.array) -> mx.array:
+        return self.encoder(self.embeddings(ids), lengths)
+
+
+def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Bring the names of checkpoints to this module's: no ``bert.`` prefix, no heads, norms in today's names."""
+    named = {_name(name): value for name, value in weights.items()}
+    return {name: value for name, value in named.items() if not IGNORED.fullmatch(name)}
+
+
+def _name(name: str) -> str:
+    # The first checkpoints, bert-base-uncased among them, come from TensorFlow, which says gamma and beta.
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

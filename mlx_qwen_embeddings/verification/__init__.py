@@ -1,0 +1,67 @@
+"""Is a model whole, and does it give the vectors that it should? The engine mends and warns; this fails and says how."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.hub import open_folder
+from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.registry import ModelSpec, resolve
+from mlx_qwen_embeddings.settings import EngineSettings
+from mlx_qwen_embeddings.verification.folder import folder_checks
+from mlx_qwen_embeddings.verification.known import Known, known_model
+from mlx_qwen_embeddings.verification.report import Check, VerifyReport
+from mlx_qwen_embeddings.verification.vectors import vector_checks
+
+__all__ = ["Check", "VerifyReport", "verify"]
+
+
+def verify(model: str, *, revision: str | None = None, **settings: Any) -> VerifyReport:
+    """Check a model's files, its vectors and, where it is a known one, the numbers that are published about it.
+
+    The model is loaded by an engine of its own, which is closed at the end.
+
+    Args:
+        model: Alias, Hub name or local folder.
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        **settings: Further fields of ``EngineSettings``, such as ``dtype``.
+
+    Returns:
+        The report; a model that does not load is a failed row of it.
+
+    Raises:
+        UnknownModelError: When the name means nothing.
+        MissingExtraError: When MLX has no back end here.
+        pydantic.ValidationError: When a setting does not fit.
+    """
+    wanted = EngineSettings.from_env(**settings | {"model": str(model), "revision": revision, "cache_bytes": 2**26})
+    spec = resolve(wanted.model)
+    dtype = choose_backend(wanted.device, wanted.dtype).dtype
+    try:
+        files, weights, known = _open(spec, wanted)
+    except ModelLoadError as error:
+        row = Check("loads", ok=False, expected="a whole model", found="it cannot be opened", remedy=str(error))
+        return VerifyReport(wanted.model, (row,))
+    with EmbeddingEngine(settings=wanted) as engine:
+        rows = tuple(_checks(engine, files, weights, known, dtype))
+    return VerifyReport(wanted.model, rows, known.name if known else None)
+
+
+def _open(spec: ModelSpec, wanted: EngineSettings) -> tuple[ModelFiles, list[Path], Known | None]:
+    # It imports MLX, which must come after the choice of a back end.
+    from mlx_qwen_embeddings.weights import weight_paths  # noqa: PLC0415 - as said above
+
+    files = open_folder(spec, revision=wanted.revision, offline=wanted.offline, cache_dir=wanted.cache_dir)
+    _ = files.family
+    weights = [] if files.gguf else weight_paths(files)
+    return files, weights, known_model(spec.source, files, weights)
+
+
+def _checks(
+    engine: EmbeddingEngine, files: ModelFiles, weights: list[Path], known: Known | None, dtype: str
+) -> Iterator[Check]:
+    yield from folder_checks(files, weights, known, dtype)
+    yield from vector_checks(engine, dtype, known, known.tolerance(files.config, dtype) if known else 0.0)

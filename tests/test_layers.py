@@ -14,12 +14,12 @@ NAME = "mlx_qwen_embeddings"
 ROOT = Path(mlx_qwen_embeddings.__file__).parent
 
 LAYERS = (
-    {"__init__", "_extras", "errors"},
+    {"__init__", "_extras", "errors", "fork"},
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
     {"backend", "fingerprint", "hub", "hub_integrity", "model_files", "opening", "safetensors_check"}
     | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
-    {"fork", "schedule", "worker"},
+    {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
     {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},
     {"cli", "demo"},

@@ -15,7 +15,6 @@ from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.tokenization import Ids
 
-
 KEPT_PROMPTS = 8
 """Prompts whose keys and values are kept: a few MB each for the 8B."""
 

@@ -39,6 +39,16 @@ def cut(lengths: Sequence[int], budget: int) -> list[range]:
     return batches
 
 
+def shared_prefix(rows: Sequence[Ids], prompt: Ids) -> int:
+    """Count the ids of ``prompt`` that every row starts with, leaving each row at least one id of its own."""
+    shared = min(len(prompt), *(len(row) - 1 for row in rows))
+    for row in rows:
+        differing = np.flatnonzero(row[:shared] != prompt[:shared])
+        if len(differing):
+            shared = int(differing[0])
+    return shared
+
+
 def pad(ids: Sequence[Ids], *, pad_id: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Put rows of ids into one array, padded on the right.
 

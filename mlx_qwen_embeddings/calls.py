@@ -16,7 +16,7 @@ from mlx_qwen_embeddings.errors import EmbeddingFailedError, NonFiniteEmbeddingE
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.statistics import StatsCounter
-from mlx_qwen_embeddings.tokenization import TextTokenizer, Truncate, check_length
+from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, Truncate, check_length
 
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 2**22
 """Size of a window: large enough to sort texts by length, small enough that its tokens take little memory."""
@@ -33,6 +33,7 @@ class Recipe:
         render: Text to what the tokenizer sees: prompt and chat template applied.
         keys: Cache keys of this recipe.
         pooling: In force, never "native".
+        prompt: Ids that texts may start with; None when there is no prompt.
         max_length: Most tokens of a text.
         truncate: The policy for longer ones.
         dimensions: Width of a full vector.
@@ -46,6 +47,7 @@ class Recipe:
     render: Callable[[str], str]
     keys: CacheKeys
     pooling: Pooling
+    prompt: Ids | None
     max_length: int
     truncate: Truncate
     dimensions: int
@@ -80,7 +82,7 @@ class Window:
         recipe.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
         rows = self._tokenize([texts[row] for row in self._missing])
         self._check_lengths()
-        self.request = Request(rows, recipe.pooling, self._receive) if rows else None
+        self.request = Request(rows, recipe.pooling, self._receive, recipe.prompt) if rows else None
 
     def _tokenize(self, texts: list[str]) -> list[NDArray[np.int32]]:
         recipe = self._recipe

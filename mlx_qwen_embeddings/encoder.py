@@ -1,5 +1,6 @@
 """One loaded model: the only object that holds MLX arrays. Every call comes from the thread that made it."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -7,19 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
-from mlx_qwen_embeddings.batching import pad
-from mlx_qwen_embeddings.loading import load_model
+from mlx_qwen_embeddings.batching import pad, shared_prefix
+from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.tokenization import Ids
 
+KEPT_PROMPTS = 8
+"""Prompts whose keys and values are kept: a few MB each for the 8B."""
+
+SHORTEST_SHARED = 4
+"""Fewest tokens worth taking from a kept prompt."""
+
 
 class Encoder:
     """Token ids in, pooled vectors out."""
 
-    def __init__(self, files: ModelFiles, backend: Backend) -> None:
+    def __init__(self, files: ModelFiles, backend: Backend, *, plain: bool = False) -> None:
         """Load the model.
+
+        Args:
+            files: The model's folder.
+            backend: Where to compute.
+            plain: Whether to leave out every shortcut: all tokens through all layers, for comparison.
 
         Raises:
             ModelLoadError: When the folder does not hold a model that fits its configuration.
@@ -31,28 +43,51 @@ class Encoder:
         except BaseException:
             mx.clear_streams()  # nobody can release what was not made
             raise
+        self._causal = self._model if isinstance(self._model, CausalModel) and not plain else None
+        self._prompts: OrderedDict[bytes, list[KeysValues]] = OrderedDict()
 
-    def encode(self, rows: Sequence[Ids], pooling: Pooling) -> NDArray[np.float32]:
+    def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
         """Run one batch.
 
         Args:
             rows: Token ids of each text, at least one each.
             pooling: How hidden states become a vector.
+            prompt: Ids that the rows may start with, wholly or in part; what they share is computed once and kept.
 
         Returns:
             Vectors before normalisation, at full length; shape (texts, d).
         """
-        ids, lengths = pad(rows)
-        real = mx.array(lengths)
-        vectors = pool(self._model(mx.array(ids), real), real, pooling)
+        if pooling == "last" and self._causal is not None:
+            shared, prefix = self._prefix(self._causal, rows, prompt)
+            ids, lengths = pad([row[shared:] for row in rows])
+            vectors = self._causal.last_hidden(mx.array(ids), mx.array(lengths), prefix).astype(mx.float32)
+        else:
+            ids, lengths = pad(rows)
+            real = mx.array(lengths)
+            vectors = pool(self._model(mx.array(ids), real), real, pooling)
         return np.array(vectors, dtype=np.float32)
+
+    def _prefix(self, model: CausalModel, rows: Sequence[Ids], prompt: Ids | None) -> tuple[int, list[KeysValues] | None]:
+        # By ids, not by text: the end of a prompt and the first word can merge into one token.
+        shared = shared_prefix(rows, prompt) if prompt is not None else 0
+        if prompt is None or shared < SHORTEST_SHARED:
+            return 0, None
+        key = prompt.tobytes()
+        if key not in self._prompts:
+            self._prompts[key] = model.prefill(mx.array(prompt)[None])
+            mx.eval(self._prompts[key])
+            if len(self._prompts) > KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return shared, [(k[:, :, :shared], v[:, :, :shared]) for k, v in self._prompts[key]]
 
     def release(self) -> None:
         """Free the model, and the streams of the calling thread.
 
         MLX aborts the process at its exit when a thread ends without clearing its streams.
         """
-        del self._model
+        self._prompts.clear()
+        del self._model, self._causal
         free_buffers()
         mx.clear_streams()
 

@@ -21,7 +21,7 @@ from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.recipes import finish, make_recipe
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import EngineStats
-from mlx_qwen_embeddings.tokenization import check_texts
+from mlx_qwen_embeddings.tokenization import check_iterable, check_texts
 
 Vectors = NDArray[np.float32]
 
@@ -135,7 +135,7 @@ class EmbeddingEngine:
             message = f"block_size must be at least 1, got {block_size}"
             raise ValueError(message)
         checked = EmbedOptions(**options)
-        return self._stream(iter(texts), block_size, checked)
+        return self._stream(iter(check_iterable(texts)), block_size, checked)
 
     def _stream(self, texts: Iterator[str], block_size: int, options: EmbedOptions) -> Iterator[Vectors]:
         start, ahead = 0, None
@@ -214,6 +214,7 @@ class EmbeddingEngine:
     async def _aembed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
         deadline = Deadline(options.timeout)
         checked = check_texts(texts)
+        self._core.worker.check_open()
         opened = self._core.opened
         if opened is None:
             opened = await asyncio.to_thread(self._core.open)

@@ -2,8 +2,8 @@
 
 import importlib
 import logging
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 import mlx.core as mx
 from mlx import nn
@@ -27,6 +27,22 @@ class EncoderModel(Protocol):
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
         """Padded ids (B, L) and lengths (B,) to hidden states (B, L, D)."""
+        ...
+
+
+KeysValues = tuple[mx.array, mx.array]
+
+
+@runtime_checkable
+class CausalModel(EncoderModel, Protocol):
+    """What a model offers whose tokens see only those before them; see ``models/qwen3.py``."""
+
+    def last_hidden(self, ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None = None) -> mx.array:
+        """Padded ids (B, L) behind a prefix to the last real token's hidden state (B, D)."""
+        ...
+
+    def prefill(self, ids: mx.array) -> list[KeysValues]:
+        """Ids (1, P) to what later tokens need of them, layer by layer."""
         ...
 
 

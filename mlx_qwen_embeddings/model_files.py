@@ -59,7 +59,7 @@ class ModelFiles:
             return {}
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             message = f"{path} cannot be read as JSON ({error}): download it again"
             raise ModelLoadError(message) from error
 

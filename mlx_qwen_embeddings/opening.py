@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mlx_qwen_embeddings.backend import Backend, choose_backend
+from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.fingerprint import fingerprint
 from mlx_qwen_embeddings.hub import open_folder
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -39,8 +40,17 @@ def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
     spec = resolve(settings.model)
     backend = choose_backend(settings.device, settings.dtype)
     files = open_folder(spec, revision=settings.revision, offline=settings.offline, cache_dir=settings.cache_dir)
-    _ = files.family, files.pooling, files.prompts  # refuse what is not served before any weight is read
+    _check(files)
     return files, backend
+
+
+def _check(files: ModelFiles) -> None:
+    """Refuse what is not served, or not of the form that it should have, before any weight is read."""
+    try:
+        _ = files.family, files.pooling, files.prompts, files.dimensions, files.max_length, files.chat_template
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"{files.path}: a JSON file lacks something or holds the wrong type ({error!r}): download it again"
+        raise ModelLoadError(message) from error
 
 
 def describe(files: ModelFiles, backend: Backend) -> Opened:

@@ -13,6 +13,7 @@ from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.prompts import Role, prompt_for
 from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.tokenization import Ids
 
 
 def make_recipe(
@@ -54,8 +55,6 @@ def make_recipe(
         max_length=max_length,
     )
     render = _renderer(prompt, template)
-    if prompt:
-        _check_prompt(opened, render(""), max_length)
     return Recipe(
         tokenizer=opened.tokenizer,
         cache=cache,
@@ -63,6 +62,7 @@ def make_recipe(
         render=render,
         keys=keys,
         pooling=pooling,
+        prompt=_prompt_ids(opened, render(""), max_length) if prompt or template else None,
         max_length=max_length,
         truncate=options.truncate,
         dimensions=files.dimensions,
@@ -106,11 +106,13 @@ def _renderer(prompt: str, template: str | None) -> Callable[[str], str]:
     return lambda text: render(prompt + text)
 
 
-def _check_prompt(opened: Opened, rendered: str, max_length: int) -> None:
-    tokens = opened.tokenizer.count([rendered])[0]
-    if tokens >= max_length:
-        message = f"max_length={max_length} leaves no room for the text: its prompt alone has {tokens} tokens; raise it"
+def _prompt_ids(opened: Opened, rendered: str, max_length: int) -> Ids:
+    """Give the ids of an empty text: what every text of the call may start with."""
+    tokens = opened.tokenizer.encode([rendered], max_length=opened.files.limit)[0]
+    if tokens.length >= max_length:
+        message = f"max_length={max_length} leaves no room for the text: its prompt has {tokens.length} tokens; raise it"
         raise InputTooLongError(message)
+    return tokens.ids[: len(tokens.ids) - len(opened.tokenizer.suffix)]
 
 
 def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[np.float32]:

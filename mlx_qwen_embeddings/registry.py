@@ -1,6 +1,7 @@
 """Which models there are: aliases, specifications, and how a name becomes one."""
 
 import difflib
+import os
 import re
 import threading
 from dataclasses import dataclass, replace
@@ -130,8 +131,8 @@ def resolve(name: str) -> ModelSpec:
         spec = _models.get(name.strip().lower())
     if spec:
         return spec
-    path = Path(name).expanduser()
-    if path.exists():
+    path = _existing(name)
+    if path:
         # A file of the Hub's cache is a link to a blob without a name, so a file's own links are kept.
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         return ModelSpec(name=whole.name, source=str(whole), local=True)
@@ -140,6 +141,14 @@ def resolve(name: str) -> ModelSpec:
         known = next((row for row in list_models() if row.source.lower() == name.lower()), None)
         return replace(known, name=name) if known else ModelSpec(name=name, source=name)
     raise UnknownModelError(_unknown(name, is_path=looks_like_path))
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if name.strip() and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, the home of nobody, a NUL: what is no path names no folder
+        return None
 
 
 def _unknown(name: str, *, is_path: bool) -> str:
@@ -153,6 +162,14 @@ def _unknown(name: str, *, is_path: bool) -> str:
         f"unknown model {name!r}.{hint} Known: {', '.join(names)}; or a local folder, or a Hub name such as 'owner/name'."
     )
 
+
+def _reset_lock() -> None:
+    global _lock  # noqa: PLW0603 - a forked child needs a fresh one
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_lock)
 
 for _spec in _BUILT_IN:
     register(_spec)

@@ -38,7 +38,7 @@ def check_safetensors(path: Path) -> None:
     try:
         header, data_bytes = read_header(path)
         spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, KeyError, RecursionError) as error:
         message = f"{path} is no whole safetensors file ({error}): download it again"
         raise ModelLoadError(message) from error
     position = 0

@@ -21,6 +21,7 @@ class Request:
     Attributes:
         rows: Token ids of each text.
         pooling: How they are pooled.
+        prompt: Ids that the rows may start with; None when there is no prompt.
         on_vectors: Called on the worker thread with positions in ``rows`` and their vectors, batch by batch.
         future: Settled when every row is done; cancelling it takes the rest of the rows out of the queue.
         failures: Rows that could not be computed, with the reason.
@@ -29,10 +30,12 @@ class Request:
     rows: Sequence[Ids]
     pooling: Pooling
     on_vectors: OnVectors
+    prompt: Ids | None = None
     future: "Future[None]" = field(default_factory=Future)
     failures: dict[int, BaseException] = field(default_factory=dict)
     waiting: list[int] = field(init=False)
     tokens: int = field(init=False)
+    kind: tuple[Pooling, bytes | None] = field(init=False)
     done: int = 0
 
     def __post_init__(self) -> None:
@@ -40,6 +43,7 @@ class Request:
         lengths = [len(row) for row in self.rows]
         self.waiting = length_order(lengths)[::-1].tolist()
         self.tokens = sum(lengths)
+        self.kind = (self.pooling, None if self.prompt is None else self.prompt.tobytes())
 
 
 Batch = list[tuple[Request, int]]
@@ -50,7 +54,7 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
     """Choose the rows to run next, without taking them out.
 
     Every request offers its shortest rows up to an equal share of the budget; what small ones leave over goes to the
-    others. The offers are cut into batches of like length and pooling, and the one that holds the first request's
+    others. The offers are cut into batches of like length, pooling and prompt, and the one that holds the first request's
     shortest row is chosen. So a request never waits for more than one batch of a long one, and none starves as long as
     the caller moves those that were served to the end.
 
@@ -65,7 +69,7 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
     for position, request in enumerate((first, *others)):
         share = left // (len(requests) - position)
         left -= _offer(request, share, offered)
-    same = [(request, row) for request, row in offered if request.pooling == first.pooling]
+    same = [(request, row) for request, row in offered if request.kind == first.kind]
     same.sort(key=lambda item: len(item[0].rows[item[1]]))
     for span in cut([len(request.rows[row]) for request, row in same], budget):
         batch = [same[position] for position in span]

@@ -48,7 +48,7 @@ def get_engine(
         if engine is None or engine.closed:
             engine = _engines[identity] = EmbeddingEngine(settings=wanted)
             return engine
-    ignored = [name for name, value in settings.items() if getattr(engine.settings, name) != value]
+    ignored = [name for name in settings if getattr(engine.settings, name) != getattr(wanted, name)]
     if ignored:
         logger.warning(
             "the engine of %r is open already, so %s was not applied: close it first, or use EmbeddingEngine(...)",

@@ -1,7 +1,7 @@
 """Text to token ids, with the EOS rule and the truncation policy; the ``tokenizers`` package, never ``transformers``."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,10 +136,7 @@ def check_texts(texts: object, *, start: int = 0) -> list[str]:
         TypeError: When it is one string, or holds something that is no string; the message names the position.
         InvalidTextError: When a string holds a lone surrogate, which has no UTF-8 form.
     """
-    if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__"):
-        message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
-        raise TypeError(message)
-    checked: list[str] = list(texts)
+    checked: list[str] = list(check_iterable(texts))
     for position, text in enumerate(checked, start):
         if not isinstance(text, str):
             message = f"texts[{position}] must be a string, got {_describe(text)}"
@@ -147,6 +144,18 @@ def check_texts(texts: object, *, start: int = 0) -> list[str]:
         if not text.isascii():
             _check_unicode(text, position)
     return checked
+
+
+def check_iterable(texts: object) -> Iterable[Any]:
+    """Give ``texts`` back, unread, if it can hold texts.
+
+    Raises:
+        TypeError: When it is one string, whose letters nobody wants embedded, or cannot be iterated.
+    """
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
+        raise TypeError(message)
+    return texts
 
 
 def _check_unicode(text: str, position: int) -> None:

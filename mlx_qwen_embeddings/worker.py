@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class BatchEncoder(Protocol):
     """What the worker drives."""
 
-    def encode(self, rows: Sequence[Ids], pooling: Pooling) -> NDArray[np.float32]:
-        """Token ids of each text to pooled vectors (texts, d)."""
+    def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
+        """Token ids of each text, which may start with a prompt, to pooled vectors (texts, d)."""
         ...
 
     def release(self) -> None:
@@ -202,7 +202,8 @@ class Worker:
     def _serve(self, encoder: BatchEncoder, batch: Batch) -> None:
         try:
             with self._stats.timed("compute_seconds"):
-                vectors = encoder.encode([request.rows[row] for request, row in batch], batch[0][0].pooling)
+                first = batch[0][0]
+                vectors = encoder.encode([request.rows[row] for request, row in batch], first.pooling, first.prompt)
         except Exception as error:  # noqa: BLE001 - any failure belongs to the rows of this batch alone
             self._split(encoder, batch, error)
             return

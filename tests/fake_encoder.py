@@ -34,7 +34,7 @@ class FakeEncoder:
         self._let_go = threading.Semaphore(0)
         self._held = False
 
-    def encode(self, rows: Sequence[Ids], pooling: Pooling) -> NDArray[np.float32]:
+    def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
         batch = [(int(row[0]), len(row)) for row in rows]
         self.batches.append(batch)
         self.poolings.append(pooling)

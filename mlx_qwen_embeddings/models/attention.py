@@ -7,22 +7,23 @@ SCORE_BYTES = 256 * 2**20
 
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> mx.array:
-    """Attend from every position to itself and those before it.
+    """Attend from every position to itself and those before it; keys that outnumber the queries come first.
 
     Long inputs are taken in blocks of queries, each against the keys up to its end. The result is the same; only the
     memory for the scores is bounded.
 
     Args:
         q: Queries, shape (B, H, L, d).
-        k: Keys, shape (B, K, L, d), K a divisor of H.
-        v: Values, shape (B, K, L, d).
+        k: Keys, shape (B, K, P + L, d), K a divisor of H.
+        v: Values, shape (B, K, P + L, d).
         scale: Factor on the scores.
 
     Returns:
         Shape (B, H, L, d).
     """
     batch, heads, length, _ = q.shape
-    rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
+    before = k.shape[2] - length
+    rows = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
     if rows >= length:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
     blocks = []
@@ -30,7 +31,7 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
         end = min(start + rows, length)
         # "causal" aligns the last query with the last key, so the keys end where the block does.
         block = mx.fast.scaled_dot_product_attention(
-            q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask="causal"
+            q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale=scale, mask="causal"
         )
         blocks.append(block)
     return mx.concatenate(blocks, axis=2)

@@ -3,7 +3,7 @@
 Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden, H query heads, K key/value heads, d head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -66,6 +66,10 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
         raise ModelLoadError(message)
 
 
+KeysValues = tuple[mx.array, mx.array]
+"""Keys and values of one layer, each of shape (B, K, L, d)."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention with RMS-normalised queries and keys."""
 
@@ -81,18 +85,50 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=args.rms_norm_eps)
         self.k_norm = nn.RMSNorm(self.head_dim, eps=args.rms_norm_eps)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        q = self._rotate(self.q_norm(self._split(self.q_proj(x), self.heads)))  # (B, H, L, d)
-        k = self._rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)))  # (B, K, L, d)
+    def __call__(self, x: mx.array, prefix: KeysValues | None = None) -> mx.array:
+        """Attend from every token to itself, those before it and the prefix; (B, L, D) to the same."""
+        k, v = self.keys_values(x, prefix)
+        q = self._queries(x, k.shape[2] - x.shape[1])
+        return self._merge(causal_attention(q, k, v, scale=self.head_dim**-0.5))
+
+    def last(self, x: mx.array, lengths: mx.array, prefix: KeysValues | None = None) -> mx.array:
+        """Attend from the last real token of each row only; (B, L, D) to (B, 1, D)."""
+        k, v = self.keys_values(x, prefix)
+        before = k.shape[2] - x.shape[1]
+        q = self._queries(last_rows(x, lengths), lengths - 1 + before)
+        seen = (mx.arange(k.shape[2])[None, :] < before + lengths[:, None])[:, None, None, :]
+        return self._merge(mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=seen))
+
+    def keys_values(self, x: mx.array, prefix: KeysValues | None = None) -> KeysValues:
+        """Give keys and values of a prefix and the tokens behind it, each (B, K, P + L, d)."""
+        before = 0 if prefix is None else prefix[0].shape[2]
+        k = self._rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)), before)
         v = self._split(self.v_proj(x), self.kv_heads)
-        out = causal_attention(q, k, v, scale=self.head_dim**-0.5)
-        return self.o_proj(out.transpose(0, 2, 1, 3).flatten(2))
+        if prefix is None:
+            return k, v
+        shape = (x.shape[0], *prefix[0].shape[1:])
+        joined = [
+            mx.concatenate([mx.broadcast_to(old, shape), new], axis=2) for old, new in zip(prefix, (k, v), strict=True)
+        ]
+        return joined[0], joined[1]
+
+    def _queries(self, x: mx.array, before: int | mx.array) -> mx.array:
+        return self._rotate(self.q_norm(self._split(self.q_proj(x), self.heads)), before)
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
         return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(0, 2, 1, 3)
 
-    def _rotate(self, x: mx.array) -> mx.array:
-        return mx.fast.rope(x, self.head_dim, traditional=False, base=self.rope_theta, scale=1.0, offset=0)
+    def _merge(self, x: mx.array) -> mx.array:
+        out: mx.array = self.o_proj(x.transpose(0, 2, 1, 3).flatten(2))
+        return out
+
+    def _rotate(self, x: mx.array, before: int | mx.array) -> mx.array:
+        return mx.fast.rope(x, self.head_dim, traditional=False, base=self.rope_theta, scale=1.0, offset=before)
+
+
+def last_rows(x: mx.array, lengths: mx.array) -> mx.array:
+    """Pick the last real token of each row; (B, L, D) to (B, 1, D)."""
+    return x[mx.arange(x.shape[0]), lengths - 1][:, None]
 
 
 class MLP(nn.Module):
@@ -118,8 +154,18 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x))
+    def __call__(self, x: mx.array, prefix: KeysValues | None = None) -> mx.array:
+        return self._feed(x + self.self_attn(self.input_layernorm(x), prefix))
+
+    def last(self, x: mx.array, lengths: mx.array, prefix: KeysValues | None = None) -> mx.array:
+        """Do the same for the last real token of each row only; (B, L, D) to (B, 1, D)."""
+        return self._feed(last_rows(x, lengths) + self.self_attn.last(self.input_layernorm(x), lengths, prefix))
+
+    def keys_values(self, x: mx.array) -> KeysValues:
+        """Give what later tokens need of these ones."""
+        return self.self_attn.keys_values(self.input_layernorm(x))
+
+    def _feed(self, x: mx.array) -> mx.array:
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -133,7 +179,7 @@ class Model(nn.Module):
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:  # noqa: ARG002 - causal: padding on the right is never seen
-        """Give the hidden states after the last norm.
+        """Give the hidden states after the last norm: the plain path, which the others are held against.
 
         Args:
             ids: Token ids padded on the right; shape (B, L).
@@ -147,6 +193,34 @@ class Model(nn.Module):
             x = layer(x)
         hidden: mx.array = self.norm(x)
         return hidden
+
+    def last_hidden(self, ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None = None) -> mx.array:
+        """Give the hidden state of each row's last real token.
+
+        The last layer computes keys and values of all tokens, and everything else for one token a row.
+
+        Args:
+            ids: Token ids behind the prefix, padded on the right; shape (B, L).
+            lengths: Real tokens of each row, the prefix not counted; shape (B,).
+            prefix: From ``prefill``, of tokens that stand before every row; None where there are none.
+
+        Returns:
+            Shape (B, D).
+        """
+        before: Sequence[KeysValues | None] = prefix or [None] * len(self.layers)
+        x = self.embed_tokens(ids)
+        for layer, cached in zip(self.layers[:-1], before, strict=False):
+            x = layer(x, cached)
+        hidden: mx.array = self.norm(self.layers[-1].last(x, lengths, before[-1]))
+        return hidden[:, 0]
+
+    def prefill(self, ids: mx.array) -> list[KeysValues]:
+        """Give the keys and values of each layer for tokens that many texts start with; ``ids`` has shape (1, P)."""
+        x, cached = self.embed_tokens(ids), []
+        for layer in self.layers:
+            cached.append(layer.keys_values(x))
+            x = layer(x)
+        return cached
 
 
 def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -11,8 +11,14 @@ SUFFIX = ".gguf"
 
 def matching(names: Iterable[str], tag: str) -> list[str]:
     """Give the GGUF files whose name ends in ``tag``, as llama.cpp and Ollama write it: "Q8_0", "f16"; "" takes all."""
-    wanted = re.compile(rf"(^|.*[-._/]){re.escape(tag)}\.gguf" if tag else r".*\.gguf", re.IGNORECASE)
+    wanted = re.compile(rf".*[-._/]{re.escape(tag)}\.gguf" if tag else r".*\.gguf", re.IGNORECASE)
     return sorted(name for name in names if wanted.fullmatch(name) and "mmproj" not in name)
+
+
+def pattern(tag: str) -> str:
+    """Give the shell pattern for ``matching``: of a file in a folder, or with more of a name in front of the tag."""
+    letters = (f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in tag)
+    return f"*[-._/]{''.join(letters)}.gguf" if tag else "*.gguf"
 
 
 def choose(names: Iterable[str], tag: str, where: str, remedy: str) -> str:

@@ -1,0 +1,55 @@
+"""Order, cut and padding of batches."""
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_qwen_embeddings.batching import cut, length_order, pad
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=60)
+
+
+@given(LENGTHS)
+def test_order_is_by_length_and_stable(lengths: list[int]) -> None:
+    assert length_order(lengths).tolist() == sorted(range(len(lengths)), key=lambda position: lengths[position])
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_a_cut_covers_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    lengths.sort()
+    batches = cut(lengths, budget)
+    assert [position for batch in batches for position in batch] == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * lengths[batch[-1]] <= budget
+        assert lengths[batch[-1]] <= 1.5 * lengths[batch[0]] + 16
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_no_batch_could_take_the_next_text(lengths: list[int], budget: int) -> None:
+    lengths.sort()
+    batches = cut(lengths, budget)
+    for batch, following in itertools.pairwise(batches):
+        text = lengths[following[0]]
+        assert (len(batch) + 1) * text > budget or text > 1.5 * lengths[batch[0]] + 16
+
+
+def test_a_cut_by_hand() -> None:
+    assert cut([5, 5, 5, 10], 15) == [range(3), range(3, 4)]
+    assert cut([5, 5, 5, 10], 40) == [range(4)]
+    assert cut([2, 100, 100], 1000) == [range(1), range(1, 3)]
+    assert cut([500], 10) == [range(1)]
+    assert cut([], 10) == []
+
+
+def test_padding_is_on_the_right() -> None:
+    padded, lengths = pad([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], pad_id=9)
+    assert padded.tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert lengths.tolist() == [3, 1]
+    assert (padded.dtype, lengths.dtype) == (np.int32, np.int32)
+
+
+def test_padding_of_nothing() -> None:
+    padded, lengths = pad([])
+    assert (padded.shape, lengths.shape) == ((0, 0), (0,))

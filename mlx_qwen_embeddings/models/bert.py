@@ -46,7 +46,7 @@ class Args:
         Raises:
             ModelLoadError: When a value is missing, or asks for a variant that this encoder does not compute.
         """
-        values = {name: config.get(name) for name in cls.__dataclass_fields__}
+        values: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
         missing = [name for name, value in values.items() if value is None]
         if missing:
             message = f"config.json of this BERT model lacks {', '.join(missing)}: copy the original model's config.json"
@@ -84,7 +84,8 @@ class Embeddings(nn.Module):
 
     def __call__(self, ids: mx.array) -> mx.array:
         places = self.position_embeddings(mx.arange(ids.shape[1])) + self.token_type_embeddings(mx.array([0]))
-        return self.LayerNorm(self.word_embeddings(ids) + places)
+        summed: mx.array = self.LayerNorm(self.word_embeddings(ids) + places)
+        return summed
 
 
 class SelfAttention(nn.Module):
@@ -115,7 +116,8 @@ class Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        return self.LayerNorm(self.dense(x) + residual)
+        out: mx.array = self.LayerNorm(self.dense(x) + residual)
+        return out
 
 
 class Attention(nn.Module):

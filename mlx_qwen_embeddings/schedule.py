@@ -53,9 +53,9 @@ Batch = list[tuple[Request, int]]
 def next_batch(requests: Sequence[Request], budget: int) -> Batch:
     """Choose the rows to run next, without taking them out.
 
-    Every request offers its shortest rows up to an equal share of the budget; what small ones leave over goes to the
-    others. The offers are cut into batches of like length, pooling and prompt, and the one that holds the first request's
-    shortest row is chosen. So a request never waits for more than one batch of a long one, and none starves as long as
+    Every request of the first one's pooling and prompt offers its shortest rows up to an equal share of the budget; what
+    small ones leave over goes to the others. The offers are cut into batches of like length, and the one that holds the
+    first request's shortest row is chosen. So a request never waits for more than one batch of a long one, and none starves as long as
     the caller moves those that were served to the end.
 
     Args:
@@ -65,14 +65,13 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
     first = requests[0]
     offered: Batch = []
     left = budget
-    others = sorted(requests[1:], key=_tokens_offered)
+    others = sorted((request for request in requests[1:] if request.kind == first.kind), key=_tokens_offered)
     for position, request in enumerate((first, *others)):
-        share = left // (len(requests) - position)
+        share = left // (1 + len(others) - position)
         left -= _offer(request, share, offered)
-    same = [(request, row) for request, row in offered if request.kind == first.kind]
-    same.sort(key=lambda item: len(item[0].rows[item[1]]))
-    for span in cut([len(request.rows[row]) for request, row in same], budget):
-        batch = [same[position] for position in span]
+    offered.sort(key=lambda item: len(item[0].rows[item[1]]))
+    for span in cut([len(request.rows[row]) for request, row in offered], budget):
+        batch = [offered[position] for position in span]
         if any(request is first for request, _ in batch):
             return batch
     message = "the first request has no row left"

@@ -83,3 +83,16 @@ def test_two_long_ones_share_alike() -> None:
     one, other = request([10] * 1000), request([10] * 1000)
     batch = next_batch([one, other], 500)
     assert [sum(request is which for request, _ in batch) for which in (one, other)] == [25, 25]
+
+
+def test_a_job_of_another_pooling_takes_nothing_of_the_budget() -> None:
+    one, other = request([10] * 1000), request([10] * 1000, "mean")
+    batch = next_batch([one, other], 500)
+    assert [sum(request is which for request, _ in batch) for which in (one, other)] == [50, 0]
+
+
+def test_a_batch_is_of_one_prompt() -> None:
+    prompts = [np.array([1, 2], np.int32), np.array([1, 2], np.int32), np.array([1, 3], np.int32), None]
+    rows = [np.ones(10, np.int32)]
+    asked = [Request(rows, "last", lambda rows, vectors: None, prompt) for prompt in prompts]
+    assert [len(batch) for batch in run(asked, 500)] == [2, 1, 1]

@@ -91,12 +91,12 @@ def _pooling(files: ModelFiles) -> Check:
 def _prompts(files: ModelFiles, known: Known | None) -> Check:
     own = files.prompts.get("query", "")
     remedy = _COPY.format("config_sentence_transformers.json", files.path)
-    if known is not None:
-        return _row("prompts", repr(known.prompts["query"]), repr(own), remedy)
     said = files.json("config_sentence_transformers.json").get("prompts")
     expected = "one for queries, which ends where the query begins"
     if said is not None and "query" not in said and not own:
         return Check("prompts", ok=False, expected=expected, found="none for queries", remedy=remedy)
+    if known is not None:
+        return _row("prompts", repr(known.prompts["query"]), repr(own), remedy)
     if own != own.rstrip(" "):
         # A space changes the tokens: the first word of the query would lose its own.
         return Check("prompts", ok=False, expected=expected, found=f"{own!r}, a space too long", remedy=remedy)

@@ -101,7 +101,8 @@ def _cached(engine: EmbeddingEngine) -> Check:
 def _dimensions(engine: EmbeddingEngine, vectors: Vectors) -> Check:
     half = engine.dimensions // 2
     short = engine.embed_documents(PROBES, dimensions=half)
-    wanted = vectors[:, :half] / np.linalg.norm(vectors[:, :half], axis=1, keepdims=True)
+    norms = np.linalg.norm(vectors[:, :half], axis=1, keepdims=True)
+    wanted = vectors[:, :half] / np.maximum(norms, 1e-12)  # zeros are what the check of the norms finds
     shapes = f"{half} dimensions: the first {half}, then normalised"
     return _near("dimensions", _apart(short, wanted), 1e-5, shapes, _DEFECT)
 

@@ -55,8 +55,8 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
 
     Every request of the first one's pooling and prompt offers its shortest rows up to an equal share of the budget; what
     small ones leave over goes to the others. The offers are cut into batches of like length, and the one that holds the
-    first request's shortest row is chosen. So a request never waits for more than one batch of a long one, and none starves as long as
-    the caller moves those that were served to the end.
+    first request's shortest row is chosen. So a request never waits for more than one batch of a long one, and none
+    starves as long as the caller moves those that were served to the end.
 
     Args:
         requests: Those with rows left, the one that was served least recently first.

@@ -1,0 +1,209 @@
+"""The cache in memory: keys, least recently used, time to live, and a bound that holds."""
+
+import itertools
+import threading
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+
+FIELDS: dict[str, Any] = {
+    "model": "m",
+    "dtype": "cpu-float32",
+    "pooling": "last",
+    "prompt": "",
+    "chat_template": None,
+    "max_length": 512,
+}
+
+
+def vector(value: float, width: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.full(width, value, dtype=np.float32)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(20, "big")
+
+
+def room_for(entries: int) -> int:
+    """Give the bytes that so many vectors of 8 take."""
+    cache = MemoryCache(10**6)
+    cache.put_many([(key(0), vector(0), 1)])
+    return entries * cache.nbytes
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"},
+        {"dtype": "cpu-bfloat16"},
+        {"pooling": "mean"},
+        {"prompt": "Instruct: x\nQuery:"},
+        {"chat_template": ""},
+        {"chat_template": "{{ x }}"},
+        {"max_length": 513},
+    ],
+    ids=str,
+)
+def test_everything_that_shapes_a_vector_is_in_the_key(change: dict[str, Any]) -> None:
+    assert CacheKeys(**FIELDS | change)("text") != CacheKeys(**FIELDS)("text")
+
+
+def test_the_same_gives_the_same_key() -> None:
+    keys = CacheKeys(**FIELDS)
+    assert keys("text") == keys("text") == CacheKeys(**FIELDS)("text")
+    assert len(keys("")) == 20
+
+
+def test_fields_and_text_never_run_together() -> None:
+    fields = ["", "a", "ab", "b", '"', "\\", '", "', "\xff", "\u00ff"]
+    keys = [
+        CacheKeys(**FIELDS | {"prompt": prompt, "chat_template": template})(text)
+        for prompt, template, text in itertools.product(fields, fields, fields)
+    ]
+    distinct = {(prompt, template, text) for prompt, template, text in itertools.product(fields, fields, fields)}
+    assert len(set(keys)) == len(distinct)
+
+
+# What is stored
+
+
+def test_a_hit_is_a_read_only_copy_of_what_was_put() -> None:
+    cache = MemoryCache(10**6)
+    given = vector(3)
+    cache.put_many([(key(1), given, 7)])
+    given[:] = 0
+    found, missing = cache.get_many([key(1), key(2)])
+    assert missing is None
+    assert found is not None
+    assert (found.vector.tolist(), found.length, found.vector.dtype) == ([3.0] * 8, 7, np.float32)
+    with pytest.raises(ValueError, match="read-only"):
+        found.vector[0] = 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_stored(bad: float) -> None:
+    cache = MemoryCache(10**6)
+    broken = vector(1)
+    broken[5] = bad
+    cache.put_many([(key(1), broken, 1), (key(2), vector(1), 1)])
+    assert [entry is not None for entry in cache.get_many([key(1), key(2)])] == [False, True]
+
+
+def test_putting_again_replaces_and_costs_nothing() -> None:
+    cache = MemoryCache(10**6)
+    cache.put_many([(key(1), vector(1), 1)])
+    size = cache.nbytes
+    cache.put_many([(key(1), vector(2), 9)])
+    (found,) = cache.get_many([key(1)])
+    assert found is not None
+    assert (found.vector[0], found.length, len(cache), cache.nbytes) == (2, 9, 1, size)
+
+
+def test_clear_forgets_everything() -> None:
+    cache = MemoryCache(10**6)
+    cache.put_many([(key(1), vector(1), 1)])
+    cache.clear()
+    assert (len(cache), cache.nbytes, cache.get_many([key(1)])) == (0, 0, [None])
+
+
+# The bound
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = MemoryCache(room_for(3))
+    cache.put_many((key(number), vector(number), 1) for number in range(3))
+    cache.get_many([key(0)])
+    cache.put_many([(key(3), vector(3), 1)])
+    assert [entry is not None for entry in cache.get_many([key(number) for number in range(4)])] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_one_too_large_is_not_stored_and_drives_nothing_out() -> None:
+    cache = MemoryCache(room_for(2))
+    cache.put_many([(key(1), vector(1), 1), (key(2), vector(2, 4096), 1)])
+    assert [entry is not None for entry in cache.get_many([key(1), key(2)])] == [True, False]
+
+
+def test_no_room_is_no_cache() -> None:
+    cache = MemoryCache(0)
+    cache.put_many([(key(1), vector(1), 1)])
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
+@pytest.mark.parametrize("width", [32, 384, 1024])
+def test_the_bound_holds_in_real_memory(width: int) -> None:
+    bound = 2_000_000
+    source = np.random.default_rng(0).standard_normal((6000, width), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        cache = MemoryCache(bound)
+        empty, _ = tracemalloc.get_traced_memory()
+        cache.put_many((key(number), row, number + 1000) for number, row in enumerate(source))
+        used = tracemalloc.get_traced_memory()[0] - empty
+    finally:
+        tracemalloc.stop()
+    assert len(cache) < len(source)
+    assert 0.95 * bound < cache.nbytes <= bound
+    assert 0.75 * cache.nbytes < used < 1.25 * cache.nbytes
+
+
+# Time to live
+
+
+def test_a_vector_lives_for_its_time_and_no_longer() -> None:
+    now = 0.0
+    cache = MemoryCache(10**6, ttl=10, clock=lambda: now)
+    cache.put_many([(key(1), vector(1), 1)])
+    now = 9.9
+    assert cache.get_many([key(1)]) != [None]
+    now = 10.0
+    assert cache.get_many([key(1)]) == [None]
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_reading_does_not_lengthen_a_life_but_putting_does() -> None:
+    now = 0.0
+    cache = MemoryCache(10**6, ttl=10, clock=lambda: now)
+    cache.put_many([(key(1), vector(1), 1), (key(2), vector(2), 1)])
+    now = 6.0
+    cache.get_many([key(1)])
+    cache.put_many([(key(2), vector(2), 1)])
+    now = 12.0
+    assert [entry is not None for entry in cache.get_many([key(1), key(2)])] == [False, True]
+
+
+# Threads
+
+
+def test_many_threads_keep_the_books_right() -> None:
+    cache = MemoryCache(room_for(50))
+    barrier = threading.Barrier(4)
+    wrong: list[int] = []
+
+    def use(seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        barrier.wait(10)
+        for numbers in draw.integers(0, 200, (300, 5)).tolist():
+            cache.put_many((key(number), vector(number), number) for number in numbers)
+            for number, entry in zip(numbers, cache.get_many([key(number) for number in numbers]), strict=True):
+                if entry is not None and not (entry.length == number and (entry.vector == number).all()):
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert (len(cache), cache.nbytes) == (50, room_for(50))

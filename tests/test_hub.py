@@ -201,8 +201,7 @@ def test_a_refusal_says_what_to_do(hub: FakeHub, tmp_path: Path, status: int, co
         small(tmp_path)
     assert f"the Hub refused {NAME} (status {status})" in str(caught.value)
     assert remedy in str(caught.value)
-    hub.refusal = None
-    assert small(tmp_path).name == MAIN
+    assert not repository(tmp_path).exists()
 
 
 def test_an_unreachable_hub_says_where_was_looked_and_names_nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from checkpoints import Shape, Weights, random_weights, write_checkpoint, write_unpacked
+from fake_hub import FakeHub
 from forward import CPU, PACKED, ROWS, pooled_vectors
 from gguf_files import metadata_of, rounded, tokenizer_metadata, write_gguf
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.gguf.header import read_header
 from mlx_qwen_embeddings.gguf.tokenizer import SPLIT
 from mlx_qwen_embeddings.gguf.weights import read_weights
+from mlx_qwen_embeddings.hub import open_folder
 from mlx_qwen_embeddings.loading import load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models.pooling import pool
@@ -324,6 +327,57 @@ class TestChoice:
                 prints.append(engine.fingerprint)
         with EmbeddingEngine(str(tmp_path / "F16.gguf")) as engine:
             assert engine.fingerprint == prints[0] != prints[1]
+
+
+class TestHub:
+    NAME = "Qwen/Qwen3-Embedding-0.6B-GGUF"
+    FILES = ("Qwen3-Embedding-0.6B-Q8_0.gguf", "Qwen3-Embedding-0.6B-f16.gguf")
+
+    @pytest.fixture
+    def hub(
+        self, weights: Weights, metadata: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[FakeHub]:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_none")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        commit = {"README.md": b"a model"}
+        for name, kind in zip(self.FILES, ("Q8_0", "F16"), strict=True):
+            commit[name] = write_gguf(tmp_path / name, weights, metadata, kind).read_bytes()
+        with FakeHub(self.NAME, {"a" * 40: commit}, {"main": "a" * 40}) as hub:
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            yield hub
+
+    def test_the_name_picks_one_file_which_alone_is_downloaded(self, hub: FakeHub, tmp_path: Path) -> None:
+        cache = tmp_path / "cache"
+        with EmbeddingEngine(f"{self.NAME}:q8_0", cache_dir=cache) as engine:
+            found = engine.embed_documents(TEXTS)
+        with EmbeddingEngine(str(tmp_path / self.FILES[0])) as engine:
+            np.testing.assert_array_equal(found, engine.embed_documents(TEXTS))
+        downloads = [request for request in hub.log if "/resolve/" in request]
+        assert any(self.FILES[0] in request for request in downloads)
+        assert not any(self.FILES[1] in request or "README" in request for request in downloads)
+        requests = len(hub.log)
+        opened = open_folder(resolve(f"{self.NAME}:Q8_0"), cache_dir=cache, offline=True)
+        assert opened.gguf is not None
+        assert opened.gguf.name == self.FILES[0]
+        assert len(hub.log) == requests
+
+    @pytest.mark.parametrize(
+        ("tag", "expected"), [("", "has 2 GGUF files"), (":Q4_0", "has no GGUF file 'Q4_0'"), (":_0", "no GGUF file '_0'")]
+    )
+    def test_what_is_there_is_listed_before_anything_is_downloaded(
+        self, hub: FakeHub, tmp_path: Path, tag: str, expected: str
+    ) -> None:
+        listed = f"{expected}: {', '.join(self.FILES)}. Say which one: {self.NAME}:Q8_0 takes"
+        with pytest.raises(ModelLoadError, match=listed):
+            open_folder(resolve(self.NAME + tag), cache_dir=tmp_path / "cache")
+        assert not any("/resolve/" in request for request in hub.log)
+
+    def test_the_only_file_needs_no_tag(self, hub: FakeHub, tmp_path: Path) -> None:
+        del hub.commits["a" * 40][self.FILES[1]]
+        opened = open_folder(resolve(self.NAME), cache_dir=tmp_path / "cache")
+        assert opened.gguf is not None
+        assert opened.gguf.name == self.FILES[0]
 
 
 def patched(source: Path, target: Path, position: int, content: bytes) -> Path:

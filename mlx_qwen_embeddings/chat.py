@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.errors import InvalidTextError
 
 
 @lru_cache(maxsize=8)
@@ -15,7 +16,8 @@ def chat_renderer(template: str) -> Callable[[str], str]:
 
     Raises:
         MissingExtraError: When jinja2 is not installed.
-        ValueError: When the source is no valid template.
+        ValueError: When the source is no valid template. The function raises ``InvalidTextError``, which is one too, when
+            a text cannot be rendered.
     """
     jinja2 = require("jinja2", "chat-template", "chat_template")
     sandbox = require("jinja2.sandbox", "chat-template", "chat_template")
@@ -28,7 +30,13 @@ def chat_renderer(template: str) -> Callable[[str], str]:
         raise ValueError(message) from error
 
     def render(text: str) -> str:
-        return str(compiled.render(messages=[{"role": "user", "content": text}], add_generation_prompt=False))
+        try:
+            rendered = str(compiled.render(messages=[{"role": "user", "content": text}], add_generation_prompt=False))
+            rendered.encode()
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            message = f"chat_template cannot render {text[:60]!r}: {error}"
+            raise InvalidTextError(message) from error
+        return rendered
 
     return render
 

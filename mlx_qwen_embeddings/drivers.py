@@ -1,6 +1,7 @@
 """Take the steps of a call: waiting in the calling thread, or without holding up an event loop."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -62,7 +63,8 @@ class Deadline:
     def __init__(self, timeout: float | None) -> None:
         """Start the clock; None never ends."""
         self._timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
+        # More than a lock can wait for is for ever.
+        self._end = None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
 
     def left(self) -> float | None:
         """Seconds left, None for ever.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
+from mlx_qwen_embeddings.errors import InvalidTextError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.tokenization import Truncate
 
@@ -49,7 +50,12 @@ class EmbedOptions:
         if self.instruction is not None and not isinstance(self.instruction, str):
             message = f"instruction must be a string or None, got {self.instruction!r}"
             raise TypeError(message)
-        if self.timeout is not None and not self.timeout > 0:
+        if self.chat_template is not None and not isinstance(self.chat_template, (bool, str)):
+            message = f"chat_template must be a string, True, False or None, got {self.chat_template!r}"
+            raise TypeError(message)
+        for name, words in (("instruction", self.instruction), ("chat_template", self.chat_template)):
+            _check_unicode(name, words)
+        if isinstance(self.timeout, str) or (self.timeout is not None and not self.timeout > 0):
             message = f"timeout must be seconds above 0, or None, got {self.timeout!r}"
             raise ValueError(message)
 
@@ -66,6 +72,14 @@ class CallOptions(TypedDict, total=False):
     chat_template: bool | str | None
     timeout: float | None
     show_progress: bool
+
+
+def _check_unicode(name: str, words: object) -> None:
+    try:
+        _ = words.encode() if isinstance(words, str) else b""
+    except UnicodeEncodeError as error:
+        message = f"{name} holds a lone surrogate at character {error.start}, which is not text: leave it out"
+        raise InvalidTextError(message) from error
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ Usage: ``python scripts/update_readme.py``
 
 import ast
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ def model_row(spec: ModelSpec) -> list[str]:
     """Give a model's cells."""
     names = " ".join(f"`{alias}`" for alias in spec.aliases)
     source = "inside the package" if spec.local else f"`{spec.source}`"
-    size = f"{spec.download_bytes / 1e9:.1f} GB" if spec.download_bytes else "none"
-    return [f"`{spec.name}`", names, source, spec.weights, f"{spec.dimensions:,}", f"{spec.max_length:,}", size]
+    size = "" if spec.download_bytes is None else f"{spec.download_bytes / 1e9:.1f} GB"
+    numbers = ["" if number is None else f"{number:,}" for number in (spec.dimensions, spec.max_length)]
+    return [f"`{spec.name}`", names, source, spec.weights, *numbers, "none" if spec.local else size]
 
 
 def options() -> str:
@@ -61,7 +63,7 @@ def field_docstrings(source: str, name: str) -> dict[str, str]:
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name).body
     return {
         field.target.id: text.value.value
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
         and isinstance(text, ast.Expr)

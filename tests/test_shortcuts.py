@@ -1,7 +1,5 @@
 """Every shortcut of the encoder beside the plain path: all tokens through all layers."""
 
-from collections.abc import Callable
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -52,7 +50,7 @@ def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> No
     shape: list[tuple[int, ...]] = []
     inner = fast._causal
     assert inner is not None
-    original: Callable[..., mx.array] = inner.last_hidden
+    original = inner.last_hidden
 
     def spy(ids: mx.array, lengths: mx.array, prefix: object) -> mx.array:
         shape.append(ids.shape)

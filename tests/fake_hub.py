@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 LFS = (".safetensors", "tokenizer.json")
 """What the Hub keeps outside git, under its sha256."""
@@ -138,7 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        # Not self.path, in which http.server has mended a double slash.
+        path = unquote(self.requestline.split()[1].partition("?")[0])
         self.hub.note(f"{self.command} {path}")
         model = f"/api/models/{self.hub.name}"
         if self.hub.refusal is not None:

@@ -57,17 +57,17 @@ def _flaws(path: Path) -> list[Flaw]:
 def _end_token(files: ModelFiles, *, cut: bool = False) -> Check:
     name = "end token, cut" if cut else "end token"
     raw = files.raw_tokenizer()
+    # all-MiniLM's tokenizer.json carries both settings, of which the engine takes neither.
+    raw.no_padding()
+    raw.no_truncation()
     plain: list[int] = raw.encode(_LONG_TEXT, add_special_tokens=False).ids
     if cut:
         raw.enable_truncation(_CUT)
-    else:
-        raw.no_truncation()
     found: int = raw.encode(_LONG_TEXT, add_special_tokens=True).ids[-1]
     wanted = _wanted_end(files, raw)
     text_goes_on = found in plain  # without a closing token the last one is a word's
-    remedy = (
-        _COPY.format("tokenizer.json", files.path) + ": its post-processor appends the token (the engine does, meanwhile)"
-    )
+    mended = " (the engine does, meanwhile)" if files.family.needs_end_token else ""
+    remedy = f"{_COPY.format('tokenizer.json', files.path)}: its post-processor appends the token{mended}"
     return _row(name, _token(raw, wanted), "no end token" if text_goes_on else _token(raw, found), remedy)
 
 

@@ -331,3 +331,19 @@ def test_the_tolerance_grows_as_bits_are_lost(quantization: Any, dtype: str, all
 
 def test_quantisation_is_no_excuse_where_the_values_are_of_the_same_weights() -> None:
     assert known("nano").tolerance({"quantization": {"bits": 8}}, "float32") == 1e-4
+
+
+def test_a_tokenizer_that_pads_and_cuts_by_itself_is_read_as_the_engine_reads_it(copy: Path) -> None:
+    def change(data: Any) -> None:
+        data["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+        data["padding"] = {
+            "strategy": {"Fixed": 16},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 5,
+            "pad_type_id": 0,
+            "pad_token": "a",
+        }
+
+    edit(copy / "tokenizer.json", change)
+    assert failed(verify(str(copy))) == {}

@@ -1,0 +1,124 @@
+"""The README: its Python runs and prints what it says, its tables are those of the code, what it names exists."""
+
+import contextlib
+import importlib.util
+import io
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import mlx_qwen_embeddings
+from mlx_qwen_embeddings.models import FAMILIES
+from mlx_qwen_embeddings.registry import NANO_FOLDER
+
+PROJECT = Path(mlx_qwen_embeddings.__file__).parents[1]
+README = (PROJECT / "README.md").read_text("utf-8")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+Example = tuple[str, str | None]
+
+
+def examples(markdown: str) -> list[Example]:
+    """Give each Python block with the text block that follows it, None where there is none."""
+    blocks = [(match[1], match[2]) for match in BLOCK.finditer(markdown)]
+    following = [*blocks[1:], ("", "")]
+    return [
+        (code, printed if kind == "text" else None)
+        for (language, code), (kind, printed) in zip(blocks, following, strict=True)
+        if language == "python"
+    ]
+
+
+def run(example: Example, namespace: dict[str, Any]) -> None:
+    code, expected = example
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), namespace)  # noqa: S102 - the README is ours
+    printed = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    assert printed == (expected or "").rstrip("\n")
+
+
+def updater() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("update_readme", PROJECT / "scripts" / "update_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in mlx_qwen_embeddings.EngineSettings.model_fields:
+        monkeypatch.delenv(f"MLX_QWEN_{setting.upper()}", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_its_python_runs_and_prints_what_it_says() -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    found = examples(README)
+    assert len(found) >= 7
+    for example in found:
+        run(example, namespace)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [("print(1.25)", "1.26"), ("print(1)", None), ("", "1"), ("print(1)\nprint(2)", "1")]
+)
+def test_the_runner_notices_what_differs(code: str, expected: str | None) -> None:
+    with pytest.raises(AssertionError):
+        run((code, expected), {})
+
+
+def test_its_tables_are_those_of_the_code() -> None:
+    assert updater().fill(README) == README, "run: python scripts/update_readme.py"
+
+
+def test_the_updater_mends_a_table_and_wants_its_marks() -> None:
+    fill = updater().fill
+    assert fill(README.replace("4-bit DWQ", "5-bit")) == README
+    with pytest.raises(ValueError, match="<!-- settings -->"):
+        fill(README.replace("<!-- /settings -->", ""))
+
+
+def test_both_scores_of_nano_are_given_as_on_its_card() -> None:
+    card = (NANO_FOLDER / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| [\w -]+ \| (?:Spearman|nDCG@10) \| 0\.\d+ \| 0\.\d+ \|.*$", card, re.MULTILINE)
+    assert len(rows) == 5
+    assert [row for row in rows if row not in README] == []
+
+
+def test_the_first_screen() -> None:
+    lines = README.splitlines()
+    commands, code = lines.index("```bash"), lines.index("```python")
+    assert commands < code < 20
+    assert [line.split("#")[0].strip() for line in lines[commands + 1 : commands + 3]] == ["make demo", "make test"]
+    opening = " ".join(lines[1:commands])
+    assert len(re.findall(r"\.(?:\s|$)", opening)) == 2
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    named = re.findall(r"\bmake ([a-z-]+)(?=`|\n|  +#)", README)
+    assert {"demo", "test", "lint"} <= set(named) <= set(targets)
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
+    broken = [link for link in links if link.startswith("#") and link[1:] not in anchors]
+    broken += [link for link in links if not link.startswith(("#", "https://")) and not (PROJECT / link).exists()]
+    assert links
+    assert broken == []
+
+
+def test_every_architecture_that_is_served_is_named() -> None:
+    assert [family for family in FAMILIES if f"`{family}`" not in README] == []
+
+
+def test_lines_of_prose_fit() -> None:
+    long = [line for line in README.splitlines() if len(line) > 124 and not line.startswith("|")]
+    assert long == []

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_qwen_embeddings.backend import Backend, free_buffers
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.foreign import translate
 from mlx_qwen_embeddings.memory import available_memory
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.quantization import Packing, packings, quantize_modules, unpack, unpacked_bytes
@@ -57,8 +58,9 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     """
     family = importlib.import_module(files.family.module)
     dtype = mx.float32 if backend.dtype == "float32" else mx.bfloat16
-    weights: dict[str, mx.array] = family.sanitize(read_weights(files))
-    layers = packings(files.config, weights)
+    config, read = translate(files.config, read_weights(files))
+    weights: dict[str, mx.array] = family.sanitize(read)
+    layers = packings(config, weights)
     model: nn.Module = family.Model(family.Args.from_config(files.config))
     if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
         weights = unpack(weights, layers, dtype)

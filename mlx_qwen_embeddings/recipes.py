@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+from mlx_qwen_embeddings.cache import CacheKeys, VectorCache
 from mlx_qwen_embeddings.calls import Recipe
 from mlx_qwen_embeddings.chat import chat_renderer
-from mlx_qwen_embeddings.errors import InputTooLongError
+from mlx_qwen_embeddings.errors import InputTooLongError, ModelLoadError
+from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.prompts import Role, prompt_for
@@ -21,7 +22,7 @@ def make_recipe(
     role: Role,
     options: EmbedOptions,
     *,
-    cache: MemoryCache,
+    cache: VectorCache,
     stats: StatsCounter,
     on_truncated: Callable[[int, int, int], None],
     start: int = 0,
@@ -39,12 +40,14 @@ def make_recipe(
 
     Raises:
         ValueError: When an option does not suit the model; the message gives the limits.
+        ModelLoadError: When the model pools a prompt's text apart from the prompt, which is not served.
     """
     files = opened.files
     max_length = _max_length(opened, options.max_length)
     _check_dimensions(options.dimensions, files.dimensions)
     pooling = files.pooling if options.pooling == "native" else options.pooling
     prompt = prompt_for(role, options.instruction, files.prompts, files.family.template)
+    _check_prompt(prompt, pooling, opened)
     template = _template(opened, options)
     keys = CacheKeys(
         model=opened.identity,
@@ -69,6 +72,16 @@ def make_recipe(
         on_truncated=on_truncated,
         start=start,
     )
+
+
+def _check_prompt(prompt: str, pooling: Pooling, opened: Opened) -> None:
+    # The last token is never the prompt's.
+    if prompt and pooling != "last" and not opened.files.pools_prompt:
+        message = (
+            f"{opened.files.path} leaves the tokens of its prompt out of the pooling (include_prompt: false), which is not "
+            'served: pass instruction="" to embed without a prompt, or take another model'
+        )
+        raise ModelLoadError(message)
 
 
 def _max_length(opened: Opened, wanted: int | None) -> int:

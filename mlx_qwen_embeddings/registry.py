@@ -4,10 +4,13 @@ import difflib
 import os
 import re
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from mlx_qwen_embeddings.errors import UnknownModelError
+from mlx_qwen_embeddings.prompts import E5_PROMPTS, PASSAGES_PROMPTS, Role
 
 NANO_FOLDER = Path(__file__).parent / "nano"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -27,6 +30,7 @@ class ModelSpec:
         weights: How the weights are stored: "4-bit DWQ", "bf16".
         download_bytes: Rough size on disk, in bytes; None when not known.
         local: Whether ``source`` is a folder on this machine.
+        prompts: Prompts by role that the model's card asks for; they count where its own files name none.
     """
 
     name: str
@@ -37,11 +41,16 @@ class ModelSpec:
     weights: str = ""
     download_bytes: int | None = None
     local: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse a row that could never be resolved."""
         if not self.name or not self.source:
             message = f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}"
+            raise ValueError(message)
+        unknown = [role for role in self.prompts if role not in get_args(Role)]
+        if unknown:
+            message = f"{self.name!r} has a prompt for {unknown[0]!r}: the roles are {' and '.join(get_args(Role))}"
             raise ValueError(message)
 
 
@@ -63,6 +72,22 @@ def _qwen3(size: str, names: tuple[str, str], dimensions: int, billions: float) 
         )
         for suffix, (source, weights, bytes_each) in forms.items()
     ]
+
+
+def _bert(
+    name: str,
+    source: str,
+    dimensions: int,
+    megabytes: int,
+    *,
+    aliases: tuple[str, ...] = (),
+    max_length: int = 512,
+    weights: str = "fp32",
+    prompts: Mapping[str, str] | None = None,
+) -> ModelSpec:
+    return ModelSpec(
+        name, source, aliases, dimensions, max_length, weights, megabytes * 1_000_000, prompts=dict(prompts or {})
+    )
 
 
 _BUILT_IN = [
@@ -87,6 +112,16 @@ _BUILT_IN = [
         download_bytes=0,
         local=True,
     ),
+    _bert("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, 91, aliases=("all-minilm-l6-v2",), max_length=256),
+    _bert("bge-small", "BAAI/bge-small-en-v1.5", 384, 133, prompts=PASSAGES_PROMPTS),
+    _bert("bge-base", "BAAI/bge-base-en-v1.5", 768, 438, prompts=PASSAGES_PROMPTS),
+    _bert("bge-large", "BAAI/bge-large-en-v1.5", 1024, 1340, prompts=PASSAGES_PROMPTS),
+    _bert("mxbai-embed-large", "mixedbread-ai/mxbai-embed-large-v1", 1024, 670, weights="fp16", prompts=PASSAGES_PROMPTS),
+    _bert("snowflake-arctic-embed-m", "Snowflake/snowflake-arctic-embed-m", 768, 436, prompts=PASSAGES_PROMPTS),
+    _bert("snowflake-arctic-embed-l", "Snowflake/snowflake-arctic-embed-l", 1024, 1340, prompts=PASSAGES_PROMPTS),
+    _bert("e5-small", "intfloat/e5-small-v2", 384, 133, prompts=E5_PROMPTS),
+    _bert("e5-base", "intfloat/e5-base-v2", 768, 438, prompts=E5_PROMPTS),
+    _bert("e5-large", "intfloat/e5-large-v2", 1024, 1340, prompts=E5_PROMPTS),
 ]
 
 _lock = threading.Lock()

@@ -53,6 +53,37 @@ def test_a_folder_is_found_by_any_path_to_it(tmp_path: Path, monkeypatch: pytest
     assert resolve("model").local
 
 
+PASSAGES = {"query": "Represent this sentence for searching relevant passages: "}
+E5 = {"query": "query: ", "document": "passage: "}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "dimensions", "prompts"),
+    [
+        ("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, {}),
+        ("bge-small", "BAAI/bge-small-en-v1.5", 384, PASSAGES),
+        ("bge-base", "BAAI/bge-base-en-v1.5", 768, PASSAGES),
+        ("bge-large", "BAAI/bge-large-en-v1.5", 1024, PASSAGES),
+        ("mxbai-embed-large", "mixedbread-ai/mxbai-embed-large-v1", 1024, PASSAGES),
+        ("snowflake-arctic-embed-m", "Snowflake/snowflake-arctic-embed-m", 768, PASSAGES),
+        ("snowflake-arctic-embed-l", "Snowflake/snowflake-arctic-embed-l", 1024, PASSAGES),
+        ("e5-small", "intfloat/e5-small-v2", 384, E5),
+        ("e5-base", "intfloat/e5-base-v2", 768, E5),
+        ("e5-large", "intfloat/e5-large-v2", 1024, E5),
+    ],
+)
+def test_bert_models_have_their_cards_prompts(name: str, source: str, dimensions: int, prompts: dict[str, str]) -> None:
+    spec = resolve(name)
+    assert (spec.source, spec.dimensions, spec.prompts) == (source, dimensions, prompts)
+    assert resolve(source.lower()).prompts == prompts  # by Hub name as well
+    assert spec.max_length == (256 if name == "all-minilm" else 512)
+
+
+def test_a_prompt_for_no_role_is_refused() -> None:
+    with pytest.raises(ValueError, match="a prompt for 'passage': the roles are query and document"):
+        ModelSpec("x", "owner/x", prompts={"passage": "passage: "})
+
+
 def test_an_alias_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nano").mkdir()
     monkeypatch.chdir(tmp_path)

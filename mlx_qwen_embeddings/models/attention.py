@@ -1,5 +1,7 @@
 """Attention whose scores never need more than a bounded piece of memory."""
 
+import math
+
 import mlx.core as mx
 
 SCORE_BYTES = 256 * 2**20
@@ -54,9 +56,20 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     """
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
+    plain = q.dtype != mx.float32 or mx.default_device().type == mx.DeviceType.gpu
+    attend = _fused if plain else _by_powers_of_two
     rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
-    blocks = [
-        mx.fast.scaled_dot_product_attention(q[:, :, start : start + rows], k, v, scale=scale, mask=real)
-        for start in range(0, length, rows)
-    ]
+    blocks = [attend(q[:, :, start : start + rows], k, v, real, scale) for start in range(0, length, rows)]
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=real)
+
+
+def _by_powers_of_two(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
+    # On the CPU MLX takes 12 ns an element for softmax, and 6 for this one: see activations.silu. A sum with a mask costs a
+    # thirtieth of a choice by it. Finite, so that a row without a real token gives no NaN.
+    scores = (q * (scale / math.log(2.0))) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, -1e30)
+    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+    return (weights @ v) / weights.sum(axis=-1, keepdims=True)

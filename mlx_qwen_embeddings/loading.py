@@ -2,7 +2,8 @@
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast, runtime_checkable
 
 import mlx.core as mx
@@ -54,24 +55,55 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
     slower.
 
     Raises:
-        ModelLoadError: When anything does not fit; the message names it.
+        ModelLoadError: When anything does not fit; the message names it and the folder.
     """
-    family = importlib.import_module(files.family.module)
     dtype = mx.float32 if backend.dtype == "float32" else mx.bfloat16
-    config, read = translate(files.config, read_weights(files))
-    weights: dict[str, mx.array] = family.sanitize(read)
-    layers = packings(config, weights)
-    model: nn.Module = family.Model(family.Args.from_config(files.config))
-    if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
-        weights = unpack(weights, layers, dtype)
-    else:
-        quantize_modules(model, layers)
-    _check_complete(files, model, weights)
-    model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
+    with naming(files):
+        model, weights, layers = build(files)
+        if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
+            weights = unpack(weights, layers, dtype)
+        else:
+            quantize_modules(model, layers)
+        fill(model, weights, dtype)
     model.eval()
     mx.eval(model.parameters())
     free_buffers()
     return cast("EncoderModel", model)  # nn.Module declares no __call__
+
+
+def build(files: ModelFiles) -> tuple[nn.Module, dict[str, mx.array], dict[str, Packing]]:
+    """Give a folder's model without its weights; the weights as stored, under the model's names; and how they are packed.
+
+    Raises:
+        ModelLoadError: When the configuration or the form of the weights is not served.
+    """
+    family = importlib.import_module(files.family.module)
+    config, read = translate(files.config, read_weights(files))
+    weights: dict[str, mx.array] = family.sanitize(read)
+    model: nn.Module = family.Model(family.Args.from_config(files.config))
+    return model, weights, packings(config, weights)
+
+
+def fill(model: nn.Module, weights: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
+    """Give a model its weights, floating-point ones as ``dtype``; nothing is evaluated.
+
+    Raises:
+        ModelLoadError: When names or shapes are not exactly the model's.
+    """
+    _check_complete(model, weights)
+    model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
+
+
+@contextmanager
+def naming(files: ModelFiles) -> Iterator[None]:
+    """Put the folder, or the GGUF file, in front of a message that does not name it."""
+    try:
+        yield
+    except ModelLoadError as error:
+        if str(error).startswith(str(files.path)):
+            raise
+        message = f"{files.gguf or files.path}: {error}"
+        raise ModelLoadError(message) from error
 
 
 def _fits_unpacked(
@@ -99,7 +131,7 @@ def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
     return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
-def _check_complete(files: ModelFiles, model: nn.Module, weights: Mapping[str, mx.array]) -> None:
+def _check_complete(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
     wanted: dict[str, Any] = dict(tree_flatten(model.parameters()))
     problems = {
         "lack": sorted(wanted.keys() - weights.keys()),
@@ -112,7 +144,7 @@ def _check_complete(files: ModelFiles, model: nn.Module, weights: Mapping[str, m
     }
     said = [f"{what} {_some(names)}" for what, names in problems.items() if names]
     if said:
-        message = f"the weights in {files.path} do not fit its config.json: they {'; they '.join(said)}"
+        message = f"the weights do not fit config.json: they {'; they '.join(said)}: take both from one download"
         raise ModelLoadError(message)
 
 

@@ -37,11 +37,11 @@ def cut(path: Path, size: int) -> None:
 
 NORM = "layers.1.self_attn.k_norm.weight"
 WEIGHTS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({NORM: None}, rf"they lack {NORM}$"),
-    "extra": ({"layers.2.mlp.up_proj.weight": np.ones((112, 48))}, r"unknown layers\.2\.mlp\.up_proj\.weight$"),
-    "bias": ({"layers.0.self_attn.q_proj.bias": np.ones(80)}, r"unknown layers\.0\.self_attn\.q_proj\.bias$"),
-    "shape": ({NORM: np.ones(21)}, rf"{NORM} \(\(21,\), not \(20,\)\)$"),
-    "many": ({f"{n}.weight": np.ones(1) for n in "abcde"}, r"unknown a\.weight, b\.weight, c\.weight and 2 more$"),
+    "missing": ({NORM: None}, rf"they lack {NORM}: take both"),
+    "extra": ({"layers.2.mlp.up_proj.weight": np.ones((112, 48))}, r"unknown layers\.2\.mlp\.up_proj\.weight: "),
+    "bias": ({"layers.0.self_attn.q_proj.bias": np.ones(80)}, r"unknown layers\.0\.self_attn\.q_proj\.bias: "),
+    "shape": ({NORM: np.ones(21)}, rf"{NORM} \(\(21,\), not \(20,\)\): "),
+    "many": ({f"{n}.weight": np.ones(1) for n in "abcde"}, r"unknown a\.weight, b\.weight, c\.weight and 2 more: "),
     "another model": ({NORM: None, "bert.pooler.weight": np.ones(3)}, rf"lack {NORM}; they hold the unknown bert\.pooler"),
 }
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,31 @@ class CacheKeys:
         state = self._start.copy()
         state.update(text.encode())
         return state.digest()
+
+
+class VectorCache(Protocol):
+    """What an engine keeps vectors in; safe to share between threads."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
+        """Look keys up; None stands for a miss."""
+        ...
+
+    def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
+        """Store (key, vector, length) triples."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held."""
+        ...
+
+    def __len__(self) -> int:
+        """Vectors held in memory."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in use, in bytes."""
+        ...
 
 
 class MemoryCache:
@@ -124,6 +149,10 @@ class MemoryCache:
         with self._lock:
             self._entries.clear()
             self._bytes = 0
+
+    def close(self) -> None:
+        """Free the memory."""
+        self.clear()
 
     def before_fork(self) -> None:
         """Hold still, whole."""

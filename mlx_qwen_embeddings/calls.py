@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+from mlx_qwen_embeddings.cache import CacheKeys, VectorCache
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
@@ -42,7 +42,7 @@ class Recipe:
     """
 
     tokenizer: TextTokenizer
-    cache: MemoryCache
+    cache: VectorCache
     stats: StatsCounter
     render: Callable[[str], str]
     keys: CacheKeys

@@ -56,5 +56,9 @@ class EmbeddingTimeoutError(MLXQwenEmbeddingsError, TimeoutError):
     """The call took longer than its ``timeout``."""
 
 
+class CacheFileError(MLXQwenEmbeddingsError):
+    """The file of ``cache_path`` is no cache of this package, or of a newer version; engines go on without it."""
+
+
 class MissingExtraError(MLXQwenEmbeddingsError, ImportError):
     """An optional package is needed; the message gives the pip command."""

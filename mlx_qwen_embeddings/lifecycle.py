@@ -3,11 +3,11 @@
 import logging
 import threading
 
-from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.opening import Opened, describe, locate
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.tiered_cache import make_cache
 from mlx_qwen_embeddings.worker import BatchEncoder, Worker
 
 OPEN_SECONDS = 10.0
@@ -23,7 +23,7 @@ class Core:
         """Prepare; nothing is read before the first call."""
         self.settings = settings
         self.stats = StatsCounter()
-        self.cache = MemoryCache(settings.cache_bytes, ttl=settings.cache_ttl)
+        self.cache = make_cache(settings, self.stats)
         self.worker = Worker(
             self._open_encoder,
             batch_tokens=settings.batch_tokens,

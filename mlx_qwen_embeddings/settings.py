@@ -13,6 +13,9 @@ DType = Literal["auto", "float32", "bfloat16"]
 PREFIX = "MLX_QWEN_"
 DEFAULT_MODEL = "small"
 
+CACHE_FILE = "vectors.sqlite"
+"""Name of the persistent cache in a folder."""
+
 
 class EngineSettings(BaseModel):
     """Settings of one engine; all that shapes a single call is an argument of the call.
@@ -47,6 +50,15 @@ class EngineSettings(BaseModel):
     cache_ttl: float | None = Field(default=None, gt=0)
     """Seconds after which a cached vector is computed anew; None means never."""
 
+    cache_path: Path | None = None
+    """File that keeps cached vectors for later processes, or a folder for it; None keeps them in memory only."""
+
+    cache_path_bytes: int = Field(default=4 * 2**30, ge=2**20)
+    """Size of that file, in bytes; what was not used for longest goes first."""
+
+    cache_precision: Literal["float32", "float16"] = "float32"
+    """Type of the components in that file; "float16" halves it, and changes each by at most 0.05 %."""
+
     offline: bool = False
     """Never ask the Hub; only what is on disk is used."""
 
@@ -60,6 +72,14 @@ class EngineSettings(BaseModel):
             message = "dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'"
             raise ValueError(message)
         return value
+
+    @field_validator("cache_path")
+    @classmethod
+    def _name_file(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        return path if path.suffix and not path.is_dir() else path / CACHE_FILE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:

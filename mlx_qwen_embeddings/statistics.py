@@ -22,6 +22,7 @@ class EngineStats:
         truncations: Texts that were cut at ``max_length``.
         cache_hits: Texts served from the cache.
         cache_misses: Texts that had to be computed.
+        persistent_hits: Those of ``cache_hits`` that came from the file of ``cache_path``.
         cache_entries: Vectors in the cache now.
         cache_bytes: Size of the cache now, in bytes.
         tokenize_seconds: Time in the tokenizer, summed over callers.
@@ -42,6 +43,7 @@ class EngineStats:
     truncations: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    persistent_hits: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
     tokenize_seconds: float = 0.0

@@ -16,7 +16,8 @@ ROOT = Path(mlx_qwen_embeddings.__file__).parent
 LAYERS = (
     {"__init__", "_extras", "errors", "fork"},
     {"prompts", "registry", "settings", "similarity"},
-    {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"},
+    {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"}
+    | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
     {"backend", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
     | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
@@ -32,7 +33,7 @@ FRONTS = {"langchain", "llama_index"}
 
 HOMES = {
     "mlx": {"backend", "conversion", "encoder", "foreign", "gguf", "loading", "models", "quantization", "weights"},
-    "mlx_lm": {"foreign"},
+    "mlx_lm": {"conversion", "foreign"},
     "tokenizers": {"gguf", "model_files", "tokenization", "verification"},
     "huggingface_hub": {"hub"},
     "jinja2": {"chat"},

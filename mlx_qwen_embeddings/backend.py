@@ -66,10 +66,19 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
 
 
 def claim_thread(backend: Backend) -> None:
-    """Prepare the calling thread, which alone will compute, and warn once if the BLAS is slow."""
+    """Prepare the calling thread, which alone will compute, and warn once if the BLAS is slow.
+
+    Raises:
+        ModelLoadError: When it is to compute on a GPU that was lost in a fork.
+    """
     mx = _import_mlx()
+    inherited = parent_computed()
+    if inherited and backend.device == "gpu":
+        message = "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn')"
+        raise ModelLoadError(message)
     mx.set_default_device(mx.gpu if backend.device == "gpu" else mx.cpu)
-    mx.set_cache_limit(CACHE_LIMIT)
+    if not inherited:
+        mx.set_cache_limit(CACHE_LIMIT)
     if backend.device == "cpu" and sys.platform == "linux":
         _warn_if_slow(mx)
 
@@ -80,13 +89,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked.set)
 
 
-def free_buffers() -> None:
-    """Give freed buffers back to the system.
+def parent_computed() -> bool:
+    """Whether MLX computed in this process before the fork that made it.
 
-    Not in a forked child: there MLX would wait for the threads of the parent, which do not exist. The limit on what it
-    keeps holds there too.
+    Then it still knows the parent's streams and readers of files, whose threads do not exist here: setting the limit on
+    freed buffers (the parent's holds), giving them back, and ``mx.load`` would wait for ever.
     """
-    if not _forked.is_set():
+    return _forked.is_set() and _import_mlx().get_peak_memory() > 0
+
+
+def free_buffers() -> None:
+    """Give freed buffers back to the system, where MLX can do so."""
+    if not parent_computed():
         _import_mlx().clear_cache()
 
 

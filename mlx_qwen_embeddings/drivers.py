@@ -1,20 +1,21 @@
 """Take the steps of a call: waiting in the calling thread, or without holding up an event loop."""
 
 import asyncio
+import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.calls import Step, Window
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.worker import Worker
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 POLL_SECONDS = 0.1
 """How often a progress bar is redrawn while a window is computed."""
@@ -65,6 +66,12 @@ class Deadline:
         self._timeout = timeout
         # More than a lock can wait for is for ever.
         self._end = None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
+        self.futures: list[Future[None]] = []
+
+    def give_up(self) -> None:
+        """Let a call that runs in another thread end now."""
+        self._end = 0.0  # before the futures: one that is added later is never waited for
+        _cancel(self.futures)
 
     def left(self) -> float | None:
         """Seconds left, None for ever.
@@ -92,18 +99,47 @@ def drive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: P
     Raises:
         EmbeddingTimeoutError: When the deadline passes; what was queued is taken back.
     """
-    futures: list[Future[None]] = []
     try:
         for action, window in steps:
             if window.request is not None and action == "submit":
-                futures.append(window.request.future)
+                deadline.futures.append(window.request.future)
                 _submit(worker, window.request, deadline)
             elif window.request is not None:
                 _wait(window.request.future, window, deadline, progress)
             if action == "wait":
                 progress.update(window, finished=True)
     finally:
-        _cancel(futures)
+        _cancel(deadline.futures)
+
+
+class Ahead:
+    """A call that is made in advance, on a thread of its own."""
+
+    def __init__(self, call: Callable[[Deadline], NDArray[np.float32]], timeout: float | None) -> None:
+        """Begin; ``call`` is what ``timeout`` holds for."""
+        self._call, self._timeout, self._process = call, timeout, os.getpid()
+        self._deadline = Deadline(timeout)
+        self._result: Future[NDArray[np.float32]] = Future()
+        threading.Thread(target=self._run, name="mlx-qwen-ahead", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._result.set_result(self._call(self._deadline))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
+            self._result.set_exception(error)
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for what the call gives, or raise what it raised. In a forked child the call is made anew."""
+        return self._result.result() if self._here else self._call(Deadline(self._timeout))
+
+    def give_up(self) -> None:
+        """End the call: nobody asks for its result."""
+        if self._here:
+            self._deadline.give_up()
+
+    @property
+    def _here(self) -> bool:
+        return self._process == os.getpid()
 
 
 def _submit(worker: Worker, request: Request, deadline: Deadline) -> None:

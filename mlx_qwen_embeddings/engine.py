@@ -2,8 +2,8 @@
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Recipe, steps
-from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Deadline, Progress, adrive, drive
+from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
@@ -58,7 +58,6 @@ class EmbeddingEngine:
         base = settings.model_dump(exclude_unset=True) if settings else {}
         self._core = Core(EngineSettings(**base | overrides) if settings else EngineSettings.from_env(**overrides))
         weakref.finalize(self, self._core.worker.close, 0).atexit = False  # the worker sees to that itself
-        weakref.finalize(self, self._core.cache.close)
 
     @property
     def settings(self) -> EngineSettings:
@@ -139,16 +138,20 @@ class EmbeddingEngine:
         return self._stream(iter(check_iterable(texts)), block_size, checked)
 
     def _stream(self, texts: Iterator[str], block_size: int, options: EmbedOptions) -> Iterator[Vectors]:
-        start, ahead = 0, None
-        with ThreadPoolExecutor(1, thread_name_prefix="mlx-qwen-stream") as pool:
+        start, underway = 0, deque[Ahead]()
+        try:
             while block := list(islice(texts, block_size)):
-                current = pool.submit(self._embed, block, "document", options, start)
+                underway.append(Ahead(partial(self._embed, block, "document", options, start), options.timeout))
                 start += len(block)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = current
-            if ahead is not None:
-                yield ahead.result()
+                if len(underway) > 1:
+                    yield underway[0].result()
+                    underway.popleft()
+            while underway:
+                yield underway[0].result()
+                underway.popleft()
+        finally:
+            for ahead in underway:
+                ahead.give_up()
 
     def count_tokens(self, texts: Sequence[str], *, role: Role = "document", instruction: str | None = None) -> list[int]:
         """Count the tokens that the model reads for each text, prompt and special tokens included, before any cut."""
@@ -176,7 +179,7 @@ class EmbeddingEngine:
     def close(self) -> None:
         """Stop the worker and free the model; calls that wait fail with ``EngineClosedError``, and so do later ones."""
         self._core.worker.close()
-        self._core.cache.close()
+        self._core.cache.clear()
 
     @property
     def closed(self) -> bool:
@@ -203,8 +206,10 @@ class EmbeddingEngine:
             opened, role, options, cache=core.cache, stats=core.stats, on_truncated=core.warn_truncated, start=start
         )
 
-    def _embed(self, texts: Iterable[str], role: Role, options: EmbedOptions, start: int = 0) -> Vectors:
-        deadline = Deadline(options.timeout)
+    def _embed(
+        self, texts: Iterable[str], role: Role, options: EmbedOptions, start: int = 0, deadline: Deadline | None = None
+    ) -> Vectors:
+        deadline = deadline or Deadline(options.timeout)
         checked = check_texts(texts, start=start)
         recipe = self._recipe(self._core.open(), role, options, start)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)

@@ -4,13 +4,19 @@ from pathlib import Path
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
+from mlx_qwen_embeddings.backend import parent_computed
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.gguf import weights as gguf_weights
 from mlx_qwen_embeddings.model_files import ModelFiles
-from mlx_qwen_embeddings.safetensors_check import check_safetensors
+from mlx_qwen_embeddings.safetensors_check import check_safetensors, read_header
 
 INDEX = "model.safetensors.index.json"
+
+_TYPES = {"BOOL": mx.bool_, "F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "F8_E4M3": mx.uint8}
+_TYPES |= {"U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64}
+_TYPES |= {"I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64}
 
 
 def weight_paths(files: ModelFiles) -> list[Path]:
@@ -61,8 +67,25 @@ def read_weights(files: ModelFiles) -> dict[str, mx.array]:
     for path in weight_paths(files):
         check_safetensors(path)
         try:
-            weights.update(cast("dict[str, mx.array]", mx.load(str(path))))
+            weights.update(_read_here(path) if parent_computed() else cast("dict[str, mx.array]", mx.load(str(path))))
         except (RuntimeError, ValueError) as error:
             message = f"{path} cannot be read ({error}): download it again"
             raise ModelLoadError(message) from error
     return weights
+
+
+def _read_here(path: Path) -> dict[str, mx.array]:
+    """Read a checked safetensors file in the calling thread, as ``mx.load`` does with threads of its own."""
+    header, data_bytes = read_header(path)
+    start = path.stat().st_size - data_bytes
+    arrays = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _TYPES:
+            message = f"tensor {name!r} has the type {entry['dtype']}"
+            raise ValueError(message)
+        begin, end = entry["data_offsets"]
+        stored = mx.array(np.fromfile(path, np.uint8, end - begin, offset=start + begin))
+        arrays[name] = stored.view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays

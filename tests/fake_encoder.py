@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.statistics import StatsCounter
@@ -42,6 +43,10 @@ class FakeEncoder:
         if self._held:
             self._begun.release()
             assert self._let_go.acquire(timeout=PATIENCE), "no test let this batch go"
+        return self.compute(rows, pooling, prompt)
+
+    def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
+        batch = [(int(row[0]), len(row)) for row in rows]
         firsts = {first for first, _ in batch}
         if DIES in firsts:
             raise SystemExit
@@ -71,6 +76,29 @@ class FakeEncoder:
         """Let the batch in hand end, and wait until the next one is in hand."""
         self._let_go.release()
         self.begun()
+
+
+class WatchedEncoder(FakeEncoder):
+    """A real engine's encoder, which a test can watch and hold like the fake one."""
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        """Step in before the engine is first used."""
+        super().__init__()
+        self._worker = engine._core.worker
+        assert self._worker._thread is None, "the engine was used already"
+        self._open_real, self._worker._open_encoder = self._worker._open_encoder, self._open
+
+    def _open(self) -> "WatchedEncoder":
+        self._real = self._open_real()
+        self.survives_fork = self._real.survives_fork
+        return self
+
+    def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
+        return self._real.encode(rows, pooling, prompt)
+
+    def release(self) -> None:
+        super().release()
+        self._real.release()
 
 
 class Caller:

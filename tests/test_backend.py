@@ -140,7 +140,7 @@ def test_the_blas_of_the_cpu_extra_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_freed_buffers_are_given_back_but_not_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    fake = SimpleNamespace(clear_cache=lambda: calls.append("cleared"))
+    fake = SimpleNamespace(clear_cache=lambda: calls.append("cleared"), get_peak_memory=lambda: 1)
     monkeypatch.setattr(backend, "_import_mlx", lambda: fake)
     backend.free_buffers()
     assert calls == ["cleared"]

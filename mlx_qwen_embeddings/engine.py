@@ -58,6 +58,7 @@ class EmbeddingEngine:
         base = settings.model_dump(exclude_unset=True) if settings else {}
         self._core = Core(EngineSettings(**base | overrides) if settings else EngineSettings.from_env(**overrides))
         weakref.finalize(self, self._core.worker.close, 0).atexit = False  # the worker sees to that itself
+        weakref.finalize(self, self._core.cache.close)
 
     @property
     def settings(self) -> EngineSettings:
@@ -179,7 +180,7 @@ class EmbeddingEngine:
     def close(self) -> None:
         """Stop the worker and free the model; calls that wait fail with ``EngineClosedError``, and so do later ones."""
         self._core.worker.close()
-        self._core.cache.clear()
+        self._core.cache.close()
 
     @property
     def closed(self) -> bool:

@@ -187,7 +187,7 @@ class Worker:
 
     def _next(self) -> Batch | None:
         with self._changed:
-            while self._pausing or not (self.closed or self._requests):
+            while self._pausing or not (self.closed or self._unfinished()):
                 self._changed.wait()
             if self.closed:
                 return None
@@ -198,6 +198,12 @@ class Worker:
             take(batch)
             self._served = {request for request, _ in batch}
             return batch
+
+    def _unfinished(self) -> list[Request]:
+        # One without a row left was cancelled while its last batch ran, by a thread that is about to say so.
+        for request in [request for request in self._requests if not request.waiting]:
+            self._forget(request)
+        return self._requests
 
     def _serve(self, encoder: BatchEncoder, batch: Batch) -> None:
         try:

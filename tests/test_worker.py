@@ -335,6 +335,29 @@ def test_cancelling_in_the_middle_of_a_batch_leaves_the_others_right(worker: Wor
     assert worker.queue == (0, 0)
 
 
+def test_one_that_is_just_being_cancelled_does_not_end_the_thread(worker: Worker, encoder: FakeEncoder) -> None:
+    cancelled, go_on = threading.Event(), threading.Event()
+
+    def linger(_: object) -> None:
+        cancelled.set()
+        assert go_on.wait(PATIENCE)
+
+    gone = Caller([(1, 5)])
+    gone.request.future.add_done_callback(linger)  # before the worker's own
+    with encoder.held():
+        gone.submit(worker)
+        encoder.begun()
+        kept = Caller([(2, 5)]).submit(worker)
+        cancelling = in_thread(gone.request.future.cancel)
+        assert cancelled.wait(PATIENCE)
+    assert kept.right
+    assert Caller([(3, 5)]).submit(worker).right
+    assert len(encoder.threads) == 1
+    go_on.set()
+    assert ended(cancelling)
+    assert worker.queue == (0, 0)
+
+
 def test_one_cancelled_before_it_is_queued_is_not_queued(worker: Worker, encoder: FakeEncoder) -> None:
     caller = Caller([(1, 5)])
     caller.request.future.cancel()

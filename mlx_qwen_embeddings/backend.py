@@ -83,6 +83,13 @@ def claim_thread(backend: Backend) -> None:
         _warn_if_slow(mx)
 
 
+def release_thread() -> None:
+    """Clear the calling thread's streams: MLX aborts the process at its exit when a thread that computed ends otherwise."""
+    mx = sys.modules.get("mlx.core")
+    if mx is not None:
+        mx.clear_streams()
+
+
 _forked = threading.Event()
 
 if hasattr(os, "register_at_fork"):
@@ -122,16 +129,49 @@ def _import_mlx() -> Any:
 def _bind_blas() -> str | None:
     # The CPU wheel of MLX brings the reference BLAS. A library loaded for all to see before MLX wins over it; later it
     # would have no effect, since the wheel binds its symbols when it is loaded.
-    if sys.platform != "linux" or "mlx.core" in sys.modules:
+    if sys.platform != "linux":
         return None
+    if "mlx.core" in sys.modules:
+        return next(iter(_bound), None)
     for path in _blas_candidates():
         try:
             ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
         except OSError as error:
             logger.warning("BLAS %s cannot be loaded: %s", path, error)
         else:
+            _bound.append(path)
             return path
     return None
+
+
+_bound: list[str] = []
+
+
+def cores() -> int:
+    """Count the cores that this process may use; two threads of one core do not multiply faster than one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _physical_cores() or allowed))
+
+
+def _physical_cores() -> int | None:
+    found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")
+    return len({path.read_text() for path in found}) or None
+
+
+def set_blas_threads(backend: Backend, number: int) -> None:
+    """Let each matrix product use so many threads, where the BLAS is one that this package loaded."""
+    if backend.blas is None or _blas_threads.get(backend.blas) == number:
+        return
+    library = ctypes.CDLL(backend.blas)
+    for name in ("MKL_Set_Num_Threads", "openblas_set_num_threads"):
+        setter = getattr(library, name, None)
+        if setter is not None:
+            setter(ctypes.c_int(number))
+            break
+    _blas_threads[backend.blas] = number
+
+
+_blas_threads: dict[str, int] = {}
 
 
 def _blas_candidates() -> list[str]:

@@ -2,13 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
-from mlx_qwen_embeddings.batching import pad, shared_prefix
+from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces, shared_prefix
+from mlx_qwen_embeddings.lanes import Lanes
 from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
@@ -20,6 +22,9 @@ KEPT_PROMPTS = 8
 
 SHORTEST_SHARED = 4
 """Fewest tokens worth taking from a kept prompt."""
+
+SMALLEST_PIECE, LARGEST_PIECE = 128, 512
+"""Tokens that run through all layers together on the CPU: fewer read the weights too often, more leave its caches."""
 
 
 class Encoder:
@@ -37,17 +42,15 @@ class Encoder:
             ModelLoadError: When the folder does not hold a model that fits its configuration.
         """
         self.backend = backend
-        try:
-            claim_thread(backend)
-            self._model = load_model(files, backend)
-        except BaseException:
-            mx.clear_streams()  # nobody can release what was not made
-            raise
+        claim_thread(backend)
+        self._model = load_model(files, backend)
+        self._lanes: Lanes[NDArray[np.float32]] = Lanes(backend, 1 if plain else None)
+        self.padding = 0
         self._causal = self._model if isinstance(self._model, CausalModel) and not plain else None
         self._prompts: OrderedDict[bytes, list[KeysValues]] = OrderedDict()
 
     def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
-        """Run one batch.
+        """Run one batch, in pieces of like length.
 
         Args:
             rows: Token ids of each text, at least one each.
@@ -57,13 +60,36 @@ class Encoder:
         Returns:
             Vectors before normalisation, at full length; shape (texts, d).
         """
+        shared, prefix = 0, None
         if pooling == "last" and self._causal is not None:
             shared, prefix = self._prefix(self._causal, rows, prompt)
-            ids, lengths = pad([row[shared:] for row in rows])
-            vectors = self._causal.last_hidden(mx.array(ids), mx.array(lengths), prefix).astype(mx.float32)
+        lengths = [len(row) - shared for row in rows]
+        order = length_order(lengths)
+        parts = [order[piece] for piece in self._cut([lengths[place] for place in order])]
+        self.padding = sum(len(part) * lengths[part[-1]] for part in parts) - sum(lengths)
+        parts.sort(key=lambda part: len(part) * lengths[part[-1]], reverse=True)  # the last to begin is the shortest
+        jobs = [partial(self._run, [rows[place][shared:] for place in part], pooling, prefix, shared) for part in parts]
+        results = self._lanes.run(jobs)
+        vectors = np.empty((len(rows), results[0].shape[1]), dtype=np.float32)
+        for part, result in zip(parts, results, strict=True):
+            vectors[part] = result
+        return vectors
+
+    def _cut(self, lengths: Sequence[int]) -> list[range]:
+        if self.backend.device == "gpu":
+            return cut(lengths, max(1, sum(lengths)))
+        each = -(-sum(lengths) // self._lanes.number)
+        return pieces(lengths, max(SMALLEST_PIECE, min(each, LARGEST_PIECE)))
+
+    def _run(
+        self, rows: Sequence[Ids], pooling: Pooling, prefix: Sequence[KeysValues] | None, shared: int
+    ) -> NDArray[np.float32]:
+        ids, lengths = pad(rows)
+        real = mx.array(lengths)
+        if pooling == "last" and self._causal is not None:
+            before = prefix and [(k[:, :, :shared], v[:, :, :shared]) for k, v in prefix]
+            vectors = self._causal.last_hidden(mx.array(ids), real, before).astype(mx.float32)
         else:
-            ids, lengths = pad(rows)
-            real = mx.array(lengths)
             vectors = pool(self._model(mx.array(ids), real), real, pooling)
         return np.array(vectors, dtype=np.float32)
 
@@ -79,17 +105,13 @@ class Encoder:
             if len(self._prompts) > KEPT_PROMPTS:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
-        return shared, [(k[:, :, :shared], v[:, :, :shared]) for k, v in self._prompts[key]]
+        return shared, self._prompts[key]
 
     def release(self) -> None:
-        """Free the model, and the streams of the calling thread.
-
-        MLX aborts the process at its exit when a thread ends without clearing its streams.
-        """
+        """Free the model."""
         self._prompts.clear()
         del self._model, self._causal
         free_buffers()
-        mx.clear_streams()
 
     @property
     def survives_fork(self) -> bool:

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.models import Pooling
@@ -81,7 +82,7 @@ class Worker:
         self._served: set[Request] = set()  # by the last batch
         self._line: list[Request] = []  # those that wait for room in the queue, in order
         self._queued = 0
-        self._thread: threading.Thread | None = None
+        self._thread: threads.Running | None = None
 
     def submit(self, request: Request, *, wait: bool = True, seconds: float | None = None) -> None:
         """Queue a request.
@@ -122,7 +123,7 @@ class Worker:
             self._changed.notify_all()
             thread = self._thread
         self._fail_all(_reason(None))
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None:
             thread.join(timeout)
 
     @property
@@ -153,9 +154,8 @@ class Worker:
         with self._changed:
             self.check_open()
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="mlx-qwen-worker", daemon=True)
-                thread.start()  # where no thread can be had, the next call tries again
-                self._thread = thread
+                # Where no thread can be had, the next call tries again.
+                self._thread = threads.start(self._run, "mlx-qwen-worker")
 
     def _forget(self, request: Request) -> None:
         with self._changed:

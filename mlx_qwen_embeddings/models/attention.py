@@ -7,6 +7,12 @@ import mlx.core as mx
 SCORE_BYTES = 256 * 2**20
 """Most bytes of attention scores at once: MLX's CPU back end writes them out."""
 
+CAUSAL_ROWS = 128
+"""Queries of a block on the CPU: half of the scores of a long text are never computed, since its keys end with it."""
+
+HIDDEN = -1e30
+"""Added to scores that must not count; finite, so that a row with nothing else gives no NaN."""
+
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> mx.array:
     """Attend from every position to itself and those before it; keys that outnumber the queries come first.
@@ -26,17 +32,15 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
     batch, heads, length, _ = q.shape
     before = k.shape[2] - length
     rows = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
-    if rows >= length:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+    attend = _fused_causal
+    if _by_hand(q):
+        attend, rows = _causal_by_powers_of_two, min(rows, CAUSAL_ROWS)
     blocks = []
     for start in range(0, length, rows):
         end = min(start + rows, length)
-        # "causal" aligns the last query with the last key, so the keys end where the block does.
-        block = mx.fast.scaled_dot_product_attention(
-            q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale=scale, mask="causal"
-        )
-        blocks.append(block)
-    return mx.concatenate(blocks, axis=2)
+        # The keys end where the block does, so its last query sees all of them.
+        blocks.append(attend(q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale))
+    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 
 
 def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *, scale: float) -> mx.array:
@@ -56,11 +60,30 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     """
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
-    plain = q.dtype != mx.float32 or mx.default_device().type == mx.DeviceType.gpu
-    attend = _fused if plain else _by_powers_of_two
+    attend = _by_powers_of_two if _by_hand(q) else _fused
     rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
     blocks = [attend(q[:, :, start : start + rows], k, v, real, scale) for start in range(0, length, rows)]
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def _by_hand(q: mx.array) -> bool:
+    return bool(q.dtype == mx.float32) and mx.default_device().type != mx.DeviceType.gpu
+
+
+def _fused_causal(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+
+
+def _causal_by_powers_of_two(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    batch, heads, rows, width = q.shape
+    keys, groups = k.shape[2], heads // k.shape[1]
+    # The query heads of a key head stand one below the other, so keys and values are not repeated.
+    stacked = (q * (scale / math.log(2.0))).reshape(batch, k.shape[1], groups * rows, width)
+    hidden = mx.triu(mx.full((rows, keys), HIDDEN), k=keys - rows + 1)
+    scores = (stacked @ k.swapaxes(-1, -2)).reshape(batch, k.shape[1], groups, rows, keys) + hidden
+    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+    out = weights.reshape(batch, k.shape[1], groups * rows, keys) @ v
+    return out.reshape(batch, heads, rows, width) / weights.sum(axis=-1, keepdims=True).reshape(batch, heads, rows, 1)
 
 
 def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
@@ -70,6 +93,6 @@ def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) 
 def _by_powers_of_two(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
     # On the CPU MLX takes 12 ns an element for softmax, and 6 for this one: see activations.silu. A sum with a mask costs a
     # thirtieth of a choice by it. Finite, so that a row without a real token gives no NaN.
-    scores = (q * (scale / math.log(2.0))) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, -1e30)
+    scores = (q * (scale / math.log(2.0))) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, HIDDEN)
     weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)

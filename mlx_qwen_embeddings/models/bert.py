@@ -20,11 +20,6 @@ IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_tanh}
 
-PIECE_TOKENS = 512
-"""Tokens that run through all layers together on the CPU, so that they stay in its caches: 8,192 at once take half as long
-again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Args:
     """The part of ``config.json`` that shapes the model."""
@@ -189,12 +184,6 @@ class Model(nn.Module):
         Returns:
             Shape (B, L, D).
         """
-        batch, length = ids.shape
-        rows = batch if mx.default_device().type == mx.DeviceType.gpu else max(1, PIECE_TOKENS // length)
-        pieces = [self._run(ids[at : at + rows], lengths[at : at + rows]) for at in range(0, batch, rows)]
-        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
-
-    def _run(self, ids: mx.array, lengths: mx.array) -> mx.array:
         return self.encoder(self.embeddings(ids), lengths)
 
 

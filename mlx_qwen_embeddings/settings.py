@@ -78,7 +78,7 @@ class EngineSettings(BaseModel):
     def _name_file(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
-        path = value.expanduser().absolute()
+        path = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
         return path if path.suffix and not path.is_dir() else path / CACHE_FILE
 
     @classmethod

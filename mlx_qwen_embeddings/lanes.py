@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from mlx_qwen_embeddings import threads
@@ -39,7 +40,9 @@ class Lanes(Generic[T]):
         if lanes <= 1:
             return [job() for job in jobs]
         shift = _Shift(jobs)
-        helpers = [threads.start(self._helper(shift), "mlx-qwen-lane") for _ in range(lanes - 1)]
+        helpers: list[threads.Running] = []
+        with suppress(RuntimeError):  # no thread can be had: fewer lanes do the same
+            helpers.extend(threads.start(self._helper(shift), "mlx-qwen-lane") for _ in range(lanes - 1))
         shift.work()
         for helper in helpers:
             helper.join()

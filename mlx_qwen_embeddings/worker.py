@@ -44,6 +44,11 @@ class BatchEncoder(Protocol):
         ...
 
     @property
+    def padding(self) -> int:
+        """Tokens that the last batch was padded with."""
+        ...
+
+    @property
     def survives_fork(self) -> bool:
         """Whether a thread of a forked child may go on with it."""
         ...
@@ -213,8 +218,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - any failure belongs to the rows of this batch alone
             self._split(encoder, batch, error)
             return
-        lengths = [len(request.rows[row]) for request, row in batch]
-        self._stats.add(batches=1, tokens=sum(lengths), padding_tokens=len(batch) * max(lengths) - sum(lengths))
+        tokens = sum(len(request.rows[row]) for request, row in batch)
+        self._stats.add(batches=1, tokens=tokens, padding_tokens=encoder.padding)
         self._deliver(batch, vectors)
 
     def _split(self, encoder: BatchEncoder, batch: Batch, error: Exception) -> None:

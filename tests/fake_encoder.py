@@ -31,6 +31,7 @@ class FakeEncoder:
         self.released_by: threading.Thread | None = None
         self.survives_fork = True
         self.memory = (10, 20)
+        self.padding = 0
         self._begun = threading.Semaphore(0)
         self._let_go = threading.Semaphore(0)
         self._held = False
@@ -38,6 +39,8 @@ class FakeEncoder:
     def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
         batch = [(int(row[0]), len(row)) for row in rows]
         self.batches.append(batch)
+        lengths = [length for _, length in batch]
+        self.padding = len(batch) * max(lengths) - sum(lengths)
         self.poolings.append(pooling)
         self.threads.add(threading.current_thread())
         if self._held:
@@ -94,7 +97,9 @@ class WatchedEncoder(FakeEncoder):
         return self
 
     def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
-        return self._real.encode(rows, pooling, prompt)
+        vectors = self._real.encode(rows, pooling, prompt)
+        self.padding = self._real.padding
+        return vectors
 
     def release(self) -> None:
         super().release()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_qwen_embeddings.batching import cut, length_order, pad
+from mlx_qwen_embeddings.batching import PIECE_PADDING, cut, length_order, pad, pieces
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
@@ -41,6 +41,25 @@ def test_a_cut_by_hand() -> None:
     assert cut([2, 100, 100], 1000) == [range(1), range(1, 3)]
     assert cut([500], 10) == [range(1)]
     assert cut([], 10) == []
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_pieces_cover_everything_once_and_waste_little(lengths: list[int], budget: int) -> None:
+    lengths.sort()
+    parts = pieces(lengths, budget)
+    assert [position for part in parts for position in part] == list(range(len(lengths)))
+    for part in parts:
+        padded = len(part) * lengths[part[-1]]
+        assert len(part) == 1 or padded <= budget
+        assert padded - sum(lengths[place] for place in part) <= PIECE_PADDING + padded // 32
+
+
+def test_pieces_by_hand() -> None:
+    assert pieces([5, 5, 5, 10], 1000) == [range(4)]
+    assert pieces([5, 5, 5, 40], 1000) == [range(3), range(3, 4)]
+    assert pieces([5, 5, 5, 5], 10) == [range(2), range(2, 4)]
+    assert pieces([500], 10) == [range(1)]
+    assert pieces([], 10) == []
 
 
 def test_padding_is_on_the_right() -> None:

@@ -20,7 +20,6 @@ from mlx_qwen_embeddings.errors import InputTooLongError, ModelLoadError
 from mlx_qwen_embeddings.loading import load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling, attention
-from mlx_qwen_embeddings.models import bert as ours
 from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh
 
 SHAPE = BertShape()
@@ -163,18 +162,6 @@ def test_a_padded_batch_equals_single_runs_at_every_length(folder: Path) -> None
         (alone,) = hidden_states(folder, [row])
         for pooling in ("mean", "first", "max"):
             assert np.abs(pooled(states, pooling) - pooled(alone, pooling)).max() < 1e-6
-
-
-@pytest.mark.parametrize("tokens", [1, 72, 150, 10_000])
-def test_pieces_of_a_batch_do_not_change_it(tokens: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = hidden_states(folder, ROWS)
-    monkeypatch.setattr(ours, "PIECE_TOKENS", tokens)
-    runs: list[tuple[int, ...]] = []
-    run = ours.Model._run
-    monkeypatch.setattr(ours.Model, "_run", lambda self, ids, lengths: runs.append(ids.shape) or run(self, ids, lengths))
-    for state, wanted in zip(hidden_states(folder, ROWS), whole, strict=True):
-        np.testing.assert_allclose(state, wanted, atol=5e-6)
-    assert [rows for rows, _ in runs] == {1: [1] * 4, 72: [1] * 4, 150: [2, 2], 10_000: [4]}[tokens]
 
 
 @pytest.mark.parametrize("score_bytes", [1, 4 * 2 * 6 * 33 * 10, 4 * 2 * 6 * 33 * 40])

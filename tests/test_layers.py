@@ -19,7 +19,7 @@ LAYERS = (
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"}
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
     {"backend", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
-    | {"encoder", "foreign", "gguf", "loading", "quantization", "weights"},
+    | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
     {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},

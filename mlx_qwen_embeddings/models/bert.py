@@ -20,6 +20,7 @@ IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_tanh}
 
+
 @dataclass(frozen=True, slots=True)
 class Args:
     """The part of ``config.json`` that shapes the model."""

@@ -30,6 +30,11 @@ def is_busy(error: Exception) -> bool:
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
+def is_broken(error: Exception) -> bool:
+    """Whether the content is what is wrong."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file begins as those of this package do, whatever the rest of it looks like."""
     with path.open("rb") as file:

@@ -76,9 +76,18 @@ class CacheFile:
         self._connection = sqlite3.connect(path, seconds, isolation_level=None, check_same_thread=False)
         try:
             self._prepare()
+            self._inode = path.stat().st_ino
         except BaseException:
             self._connection.close()
             raise
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the path still leads to the file that is open: it may have been deleted, and made anew by another."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def _prepare(self) -> None:
         execute = self._connection.execute

@@ -45,7 +45,9 @@ class _Door:
         self._file: CacheFile | None = None
 
     def open(self) -> CacheFile:
-        """Give the connection."""
+        """Give the connection, a new one if the file was deleted."""
+        if self._file is not None and not self._file.is_there:
+            self.close()
         self._file = self._file or CacheFile(self._path, seconds=self._seconds)
         return self._file
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mlx_qwen_embeddings.cli.cache import cache
+from mlx_qwen_embeddings.cli.convert import convert
 from mlx_qwen_embeddings.cli.evaluate import evaluate
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
@@ -56,3 +58,5 @@ def options(
 
 app.command()(verify)
 app.command()(evaluate)
+app.command()(convert)
+app.add_typer(cache, name="cache")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.engine import EmbeddingEngine, Vectors
 from mlx_qwen_embeddings.evaluation.measures import ndcg, spearman
 from mlx_qwen_embeddings.evaluation.sets import DatasetError, RetrievalSet, read_pairs, read_retrieval
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.similarity import top_k
 
-__all__ = ["DatasetError", "Score", "evaluate_pairs", "evaluate_retrieval", "ndcg", "spearman"]
+__all__ = ["DatasetError", "Score", "evaluate_pairs", "evaluate_retrieval", "ndcg", "rank_scores", "spearman"]
 
 RANKS = 10
 
@@ -61,13 +61,20 @@ def evaluate_retrieval(
     start, data, options = time.perf_counter(), read_retrieval(folder, limit), options or {}
     documents = engine.embed_documents(data.documents.values(), **options)
     queries = engine.embed_queries(data.queries.values(), **options | CallOptions(instruction=instruction))
-    # One more than counts, for the document that is the query itself.
-    _, found = top_k(queries, documents, k=RANKS + 1)
-    value = float(np.mean(_scores(data, found.tolist())))
+    value = float(np.mean(rank_scores(data, documents, queries)))
     return Score(str(folder), f"nDCG@{RANKS}", value, len(data.queries), len(data.documents), time.perf_counter() - start)
 
 
-def _scores(data: RetrievalSet, found: list[list[int]]) -> list[float]:
+def rank_scores(data: RetrievalSet, documents: Vectors, queries: Vectors) -> list[float]:
+    """Give nDCG@10 of every query.
+
+    Args:
+        data: The set.
+        documents: Unit vectors of its documents, in its order; shape (documents, d).
+        queries: Unit vectors of its queries; shape (queries, d).
+    """
+    # One more than counts, for the document that is the query itself.
+    found = top_k(queries, documents, k=RANKS + 1)[1].tolist()
     names = list(data.documents)
     # A query that is a document itself (ArguAna) would find itself: BEIR leaves it out.
     rankings = (

@@ -1,0 +1,56 @@
+"""Cut the small labelled set that ``mlx-qwen convert`` measures with out of XQuAD's English part.
+
+    python scripts/labelled_set.py XQUAD_FOLDER mlx_qwen_embeddings/conversion/labelled
+
+The source is a folder in BEIR's layout. Taken are the shortest passages, each whole, and their questions in turns: the
+first of every passage, then the second, until there are enough. Of short passages more fit, and more questions.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+PASSAGES, QUESTIONS = 150, 350
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Read lines of JSON by their id."""
+    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return {row["_id"]: row for row in found}
+
+
+def lines(texts: dict[str, str]) -> str:
+    """Write lines of JSON."""
+    return "".join(json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in texts.items())
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    given = parser.parse_args()
+    corpus, questions = rows(given.source / "corpus.jsonl"), rows(given.source / "queries.jsonl")
+    asked: dict[str, list[str]] = {
+        name: [] for name in sorted(corpus, key=lambda name: len(corpus[name]["text"]))[:PASSAGES]
+    }
+    for line in (given.source / "qrels.tsv").read_text("utf-8").splitlines()[1:]:
+        question, passage, _ = line.split("\t")
+        if passage in asked:
+            asked[passage].append(question)
+    turns = itertools.zip_longest(*([(name, question) for question in asked[name]] for name in asked))
+    pairs = [pair for turn in turns for pair in turn if pair][:QUESTIONS]
+    given.target.mkdir(parents=True, exist_ok=True)
+    numbered = {f"q{number}": question for number, (_, question) in enumerate(pairs)}
+    qrels = "".join(f"q{number}\t{passage}\t1\n" for number, (passage, _) in enumerate(pairs))
+    (given.target / "corpus.jsonl").write_text(lines({name: corpus[name]["text"] for name in asked}), "utf-8")
+    (given.target / "queries.jsonl").write_text(
+        lines({name: questions[question]["text"] for name, question in numbered.items()}), "utf-8"
+    )
+    (given.target / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

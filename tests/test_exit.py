@@ -1,0 +1,131 @@
+"""The end of a process: whatever an engine is doing, the interpreter exits at once, with its own exit status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("signals and forks are POSIX", allow_module_level=True)
+
+SECONDS = 60
+"""Longest that a process may take, most of which goes into imports on a busy machine."""
+
+SETUP = """
+import asyncio, signal, sys, threading
+from mlx_qwen_embeddings.backend import choose_backend
+choose_backend()  # before the fake imports MLX
+sys.path.insert(0, {folder!r})
+from fake_encoder import WatchedEncoder
+from mlx_qwen_embeddings import EmbeddingEngine
+engine = EmbeddingEngine("nano", cache_bytes=0, batch_tokens=256)
+MANY = [f"text number {{number}} of a long call" for number in range(4000)]
+"""
+
+
+def run(program: str) -> tuple[int, list[str], str]:
+    """Run a program behind ``SETUP``, and give its exit status, the lines it printed, and its errors."""
+    source = SETUP.format(folder=str(Path(__file__).parent)) + program
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=SECONDS, check=False)
+    # What MLX and Python say when a thread is torn down in the middle of something.
+    for sign in ("terminate called", "Fatal Python error", "Exception ignored", "There is no Stream"):
+        assert sign not in done.stderr
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def test_an_engine_that_was_used_and_never_closed() -> None:
+    status, lines, errors = run('print(engine.embed_query("used").shape)')
+    assert (status, lines) == (0, ["(384,)"])
+    assert "Traceback" not in errors
+
+
+def test_a_thread_that_python_waits_for_gets_its_vectors() -> None:
+    program = """
+encoder = WatchedEncoder(engine)
+with encoder.held():
+    threading.Thread(target=lambda: print(engine.embed_documents(MANY[:100]).shape)).start()
+    encoder.begun()
+"""
+    status, lines, errors = run(program)
+    assert (status, lines) == (0, ["(100, 384)"])
+    assert "Traceback" not in errors
+
+
+def test_a_daemon_thread_is_told_and_holds_nothing_up() -> None:
+    program = """
+import atexit
+from mlx_qwen_embeddings.worker import _close_all
+
+told = threading.Event()
+atexit.register(lambda: print(told.wait(20)))
+atexit.unregister(_close_all)
+atexit.register(_close_all)  # the last one runs first
+
+def embed():
+    try:
+        engine.embed_documents(MANY)
+    except Exception as error:
+        print(type(error).__name__)
+        told.set()
+
+encoder = WatchedEncoder(engine)
+with encoder.held():
+    threading.Thread(target=embed, daemon=True).start()
+    encoder.begun()
+"""
+    status, lines, errors = run(program)
+    assert (status, lines) == (0, ["EngineClosedError", "True"])
+    assert "Traceback" not in errors
+
+
+def test_sys_exit_while_a_call_is_awaited() -> None:
+    program = """
+async def main():
+    encoder = WatchedEncoder(engine)
+    with encoder.held():
+        task = asyncio.create_task(engine.aembed_documents(MANY))
+        await asyncio.to_thread(encoder.begun)
+    sys.exit(7)
+
+asyncio.run(main())
+"""
+    status, lines, errors = run(program)
+    assert (status, lines) == (7, [])
+    assert "Traceback" not in errors
+
+
+def test_an_exception_while_a_stream_is_open_in_the_parent_of_a_fork() -> None:
+    program = """
+import os
+stream = engine.stream_documents(MANY, block_size=4)
+print(next(stream).shape, flush=True)
+if (child := os.fork()) == 0:
+    print(engine.embed_query("in the child").shape)
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+raise ValueError("the user's own")
+"""
+    status, lines, errors = run(program)
+    assert (status, lines) == (1, ["(4, 384)", "(384,)", "3"])
+    assert errors.strip().endswith("ValueError: the user's own")
+
+
+def test_ctrl_c_ends_the_call_and_the_next_one_works() -> None:
+    program = """
+encoder = WatchedEncoder(engine)
+
+def interrupt():
+    encoder.begun()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+with encoder.held():
+    try:
+        engine.embed_documents(MANY)
+    except KeyboardInterrupt:
+        print("interrupted", engine.stats().queued_requests)
+print(engine.embed_query("next").shape, len(encoder.batches))
+"""
+    assert run(program)[:2] == (0, ["interrupted 0", "(384,) 2"])

@@ -1,0 +1,126 @@
+"""What stands around the model: the cache, the adapters, a fresh process, memory over a long stream."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.texts import documents, queries
+
+STREAMED = 100_000
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Take the time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def cache_lookups() -> dict[str, float]:
+    """Look up vectors of 1,024 dimensions that are in memory, by the keys that the engine makes of texts."""
+    from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+
+    keys = CacheKeys(model="m", dtype="float32", pooling="last", prompt="", chat_template=None, max_length=8192)
+    cache, texts = MemoryCache(2**30), queries(20_000)
+    texts = [f"{place} {text}" for place, text in enumerate(texts)]
+    cache.put_many((keys(text), np.ones(1024, np.float32), 5) for text in texts)
+    bare = statistics.median(seconds(lambda: cache.get_many([keys(text) for text in texts])) for _ in range(5))
+    return {"lookups_per_second": len(texts) / bare}
+
+
+def adapters(rounds: int) -> dict[str, Any]:
+    """Embed 1,000 short texts on nano through the engine and through both adapters, in turn, nothing cached."""
+    from mlx_qwen_embeddings import get_engine
+    from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
+    from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
+
+    engine = get_engine("nano", cache_bytes=0).warmup()
+    chain, index = MLXQwenEmbeddings(model="nano"), MLXQwenEmbedding(model_name="nano")
+    texts = [f"{text} {place}" for place, text in enumerate(queries(1000))]
+    calls: dict[str, Callable[[], Any]] = {
+        "engine": lambda: engine.embed_documents(texts),
+        "langchain": lambda: chain.embed_documents(texts),
+        "llama_index": lambda: index.get_text_embedding_batch(texts),
+    }
+    for call in calls.values():
+        call()
+    taken = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds)]
+    return {
+        "seconds": {name: [turn[name] for turn in taken] for name in calls},
+        "over_engine": {name: statistics.median(turn[name] / turn["engine"] for turn in taken) - 1 for name in calls},
+    }
+
+
+def fresh_process(rounds: int) -> dict[str, float]:
+    """Take the time of an import, and of a first vector, each in a new interpreter."""
+    empty = "pass"
+    codes = {
+        "interpreter": empty,
+        "import": "import mlx_qwen_embeddings",
+        "first vector of nano": "import mlx_qwen_embeddings as m; m.EmbeddingEngine('nano').embed_query('hello')",
+    }
+    taken: dict[str, list[float]] = {name: [] for name in codes}
+    for _ in range(rounds):
+        for name, code in codes.items():
+            taken[name].append(seconds(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)))
+    base = statistics.median(taken["interpreter"])
+    return {name: statistics.median(times) - (base if name == "import" else 0) for name, times in taken.items()}
+
+
+def resident_bytes() -> int:
+    """Give the memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def long_stream(model: str, number: int) -> dict[str, Any]:
+    """Stream documents in this process, and note its memory on the way."""
+    from mlx_qwen_embeddings import EmbeddingEngine
+
+    def texts() -> Iterator[str]:
+        given = documents(2000, longest=180)
+        return (f"{text} {place}" for place, text in enumerate(islice(cycle(given), number)))
+
+    with EmbeddingEngine(model, device="cpu") as engine:
+        start = time.perf_counter()
+        resident = [resident_bytes() for _ in engine.stream_documents(texts(), max_length=512)]
+        taken = time.perf_counter() - start
+        stats = engine.stats()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
+    return {
+        "texts": number,
+        "seconds": taken,
+        "tokens_per_second": stats.tokens / taken,
+        "resident_bytes": resident,
+        "peak_bytes": peak,
+        "weights_bytes": weights,
+    }
+
+
+def run(work: Path, rounds: int) -> dict[str, Any]:
+    """Do all of them, the streams in processes of their own, and give the answers by case."""
+    found: dict[str, Any] = {
+        "memory cache": cache_lookups(),
+        "adapters": adapters(rounds * 3),
+        "fresh process": fresh_process(rounds * 2 + 1),
+    }
+    large = work / "0.6B"
+    streams = {"nano": STREAMED} | ({str(large): 200} if (large / "model.safetensors").exists() else {})
+    for model, number in streams.items():
+        command = [sys.executable, "-m", "benchmarks.engine", model, str(number)]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[f"stream {Path(model).name}"] = json.loads(answer)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(long_stream(sys.argv[1], int(sys.argv[2]))))

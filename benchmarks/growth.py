@@ -1,0 +1,96 @@
+"""How cost grows: with the number of texts, their length, the number of callers, and the size of a call."""
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.texts import WORDS, documents, queries
+
+NUMBERS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+LENGTHS = (8, 32, 128, 512, 2048, 8192)
+CALLERS = (1, 4, 16, 64, 256)
+BATCHES = (1, 8, 32, 128, 256)
+
+FEWEST = 16
+"""Texts of a measurement with small calls."""
+
+
+def with_texts(engine: Any) -> dict[int, float]:
+    """Embed more and more texts of a few words; seconds by number."""
+    found = {}
+    for number in NUMBERS:
+        texts = [f"{text} {place}" for place, text in enumerate(queries(number))]
+        start = time.perf_counter()
+        engine.embed_documents(texts)
+        found[number] = time.perf_counter() - start
+    return found
+
+
+def with_length(engine: Any) -> dict[int, float]:
+    """Embed one text of more and more tokens; seconds by length."""
+    text = " ".join(WORDS[:9000])
+    found = {}
+    for length in LENGTHS:
+        start = time.perf_counter()
+        engine.embed_documents([text], max_length=length)
+        found[length] = time.perf_counter() - start
+    return found
+
+
+def with_callers(engine: Any) -> dict[int, dict[str, float]]:
+    """Let more and more callers ask for one query after the other; queries a second and the latencies."""
+
+    async def caller(texts: list[str], latencies: list[float]) -> None:
+        for text in texts:
+            start = time.perf_counter()
+            await engine.aembed_query(text)
+            latencies.append(time.perf_counter() - start)
+
+    async def all_of(number: int) -> dict[str, float]:
+        each = max(2, 512 // number)
+        texts = [f"{text} {place}" for place, text in enumerate(queries(number * each))]
+        latencies: list[float] = []
+        start = time.perf_counter()
+        await asyncio.gather(*(caller(texts[place::number], latencies) for place in range(number)))
+        taken, latencies = time.perf_counter() - start, sorted(latencies)
+        at = {
+            name: latencies[int(part * (len(latencies) - 1))] for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        }
+        return at | {"per_second": len(texts) / taken}
+
+    return {number: asyncio.run(all_of(number)) for number in CALLERS}
+
+
+def with_batch(engine: Any, rounds: int) -> dict[int, float]:
+    """Embed mixed documents in calls of more and more texts; texts a second by the size of a call."""
+    texts = documents(256, longest=60)
+    found = {}
+    for size in BATCHES:
+        some = texts[: max(size, FEWEST)]
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            for at in range(0, len(some), size):
+                engine.embed_documents(some[at : at + size])
+            times.append(time.perf_counter() - start)
+        found[size] = len(some) / statistics.median(times)
+    return found
+
+
+def run(work: Path, rounds: int) -> dict[str, Any]:
+    """Do all of them, and give the answers by case."""
+    from mlx_qwen_embeddings import EmbeddingEngine
+
+    found: dict[str, Any] = {}
+    with EmbeddingEngine("nano", cache_bytes=0, device="cpu").warmup() as engine:
+        found["nano, seconds by texts"] = with_texts(engine)
+        found["nano, by callers"] = with_callers(engine)
+        found["nano, texts a second by size of a call"] = with_batch(engine, rounds)
+    large = work / "0.6B"
+    if (large / "model.safetensors").exists():
+        with EmbeddingEngine(str(large), cache_bytes=0, device="cpu").warmup() as engine:
+            found["0.6B, seconds by length"] = with_length(engine)
+            found["0.6B, texts a second by size of a call"] = with_batch(engine, 1)
+    return found

@@ -1,0 +1,58 @@
+"""The 0.6B's shape with random weights, in float32, beside its peers: documents, instructed queries, one at a time."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoint import make
+from benchmarks.rounds import Child, compare
+
+DOCUMENTS = {"texts": "documents"}
+QUERIES = {"texts": "queries", "query": True}
+FEW = {"texts": "documents", "with": {"number": 6, "longest": 40}}
+"""What stock MLX, on its reference BLAS, does in a minute."""
+
+SHORTCUTS = ("lanes", "pieces", "attention", "silu", "prompt", "last_token")
+
+
+def run(work: Path, rounds: int) -> dict[str, Any]:
+    """Do all of them, and give the answers by case."""
+    model, prefixed = str(make(work / "0.6B")), str(make(work / "0.6B-prefixed", "model."))
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        ours, theirs, half = (
+            stack.enter_context(Child(peer, model))
+            for peer in ("ours", "sentence-transformers", "sentence-transformers:bfloat16")
+        )
+        three = {"ours": ours, "sentence-transformers fp32": theirs, "sentence-transformers bf16": half}
+
+        def case(name: str, order: dict[str, Any], times: int = rounds) -> None:
+            found[name] = compare({peer: (child, order) for peer, child in three.items()}, times, work, name)
+
+        case("(a) documents", DOCUMENTS)
+        case("(b) instructed queries", QUERIES)
+        case("(c) one query at a time", QUERIES | {"slice": (12,), "how": "one by one"}, rounds * 2 + 1)
+        calls = {"together": (ours, QUERIES | {"slice": (64,), "how": "together"})}
+        calls["one by one"] = (ours, QUERIES | {"slice": (64,), "how": "one by one"})
+        found["(d) 64 concurrent queries"] = compare(calls, rounds, work, "(d)")
+    with ExitStack() as stack:
+        peers = {"ours": "ours", "mlx-lm, text by text": "mlx-lm", "mlx-lm, padded batch": "mlx-lm:32"}
+        peers["mlx-embeddings"] = "mlx-embeddings"
+        children = {name: stack.enter_context(Child(peer, prefixed)) for name, peer in peers.items()}
+        asked = {name: (child, FEW) for name, child in children.items()}
+        found["(a) subset, stock MLX"] = compare(asked, max(1, rounds // 2), work, "(a) subset")
+    found |= shortcuts(model, work, rounds)
+    return found
+
+
+def shortcuts(model: str, work: Path, rounds: int) -> dict[str, Any]:
+    """Switch every shortcut off in turn: its share of the time, and that the vectors stay the same."""
+    found: dict[str, Any] = {"documents without": {}, "queries without": {}}
+    quarter = DOCUMENTS | {"with": {"number": 40}}
+    with Child("ours", model) as whole:
+        for name in SHORTCUTS:
+            with Child(f"ours:{name}", model) as without:
+                for case, order in (("documents without", quarter), ("queries without", QUERIES | {"slice": (64,)})):
+                    pair = {"ours": (whole, order), name: (without, order)}
+                    found[case][name] = compare(pair, rounds, work, f"{case} {name}")[name]
+    return found

@@ -1,0 +1,56 @@
+"""What the machine itself can do: float32 matrix products and reading memory, measured by this package's own BLAS."""
+
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def processor() -> str:
+    """Give the processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def best(call: object, repeats: int = 7) -> float:
+    """Give the shortest of several times, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()  # type: ignore[operator]
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure() -> dict[str, object]:
+    """Measure in this process, which must not have imported MLX before."""
+    from mlx_qwen_embeddings.backend import choose_backend, cores, set_blas_threads
+
+    backend = choose_backend("cpu")
+    import mlx.core as mx
+
+    set_blas_threads(backend, cores())
+    a, b = mx.random.normal((512, 1024)), mx.random.normal((1024, 3072))
+    row, wide = mx.random.normal((1, 8192)), mx.random.normal((8192, 16_384))  # 512 MB, no cache holds it
+    mx.eval(a, b, row, wide)
+    product = best(lambda: mx.eval(a @ b))
+    reading = best(lambda: mx.eval(row @ wide))
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "blas": Path(backend.blas).name if backend.blas else None,
+        "sgemm_gflops": 2 * 512 * 1024 * 3072 / product / 1e9,
+        "bandwidth_gb_s": wide.nbytes / reading / 1e9,
+        "numpy": np.__version__,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))

@@ -1,0 +1,138 @@
+"""The embedders that are compared, behind one method. Each runs in a process of its own, so only its imports count."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+class Peer(Protocol):
+    """Texts in, unit vectors out; the query prompt is put in front when asked for."""
+
+    def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
+        """Give vectors of shape (texts, d)."""
+        ...
+
+
+class Ours:
+    """This package, its cache switched off."""
+
+    def __init__(self, model: str, without: str = "") -> None:
+        """Open the model; ``without`` names shortcuts that are left out, see ``switches``."""
+        from benchmarks.switches import switch_off
+        from mlx_qwen_embeddings import EmbeddingEngine
+
+        switch_off(without.split("+") if without else [])
+        self.engine = EmbeddingEngine(model, cache_bytes=0, device="cpu").warmup()
+
+    def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
+        embed = self.engine.embed_queries if query else self.engine.embed_documents
+        return embed(texts, max_length=512)
+
+    def together(self, texts: Sequence[str]) -> Vectors:
+        """Ask for each text in a task of its own."""
+
+        async def ask() -> list[Vectors]:
+            return await asyncio.gather(*(self.engine.aembed_query(text) for text in texts))
+
+        return np.stack(asyncio.run(ask()))
+
+
+class SentenceTransformers:
+    """sentence-transformers on torch."""
+
+    def __init__(self, model: str, dtype: str = "float32") -> None:
+        """Open the model."""
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        self.model = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+        self.model.max_seq_length = min(512, self.model.max_seq_length or 512)
+
+    def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
+        encode: Callable[..., Any] = self.model.encode_query if query else self.model.encode_document
+        return np.asarray(encode(list(texts), normalize_embeddings=True, show_progress_bar=False), dtype=np.float32)
+
+
+class _MLX:
+    """What both MLX peers need: token ids as sentence-transformers makes them."""
+
+    def __init__(self, model: str) -> None:
+        import json
+        from pathlib import Path
+
+        from tokenizers import Tokenizer
+
+        folder = Path(model)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.prompt = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]["query"]
+
+    def ids(self, texts: Sequence[str], *, query: bool) -> list[list[int]]:
+        start = self.prompt if query else ""
+        return [encoding.ids[:512] for encoding in self.tokenizer.encode_batch([start + text for text in texts])]
+
+
+class PlainMLXLM(_MLX):
+    """mlx-lm as it comes: ``model.model(ids)`` and the last hidden state."""
+
+    def __init__(self, model: str, batch: int = 1) -> None:
+        """Open the model; a batch of 1 runs each text by itself."""
+        super().__init__(model)
+        from mlx_lm.utils import load_model
+
+        self.model, self.batch = load_model(_path(model))[0], int(batch)
+
+    def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
+        import mlx.core as mx
+
+        ids, vectors = self.ids(texts, query=query), []
+        for start in range(0, len(ids), self.batch):
+            rows = ids[start : start + self.batch]
+            longest = max(map(len, rows))
+            hidden = self.model.model(mx.array([row + [0] * (longest - len(row)) for row in rows]))
+            last = hidden[mx.arange(len(rows)), mx.array([len(row) - 1 for row in rows])]
+            vectors.append(np.array(last / mx.linalg.norm(last, axis=-1, keepdims=True)))
+        return np.concatenate(vectors)
+
+
+class MLXEmbeddings(_MLX):
+    """mlx-embeddings as it comes, in its padded batches of 32."""
+
+    def __init__(self, model: str) -> None:
+        """Open the model."""
+        super().__init__(model)
+        from mlx_embeddings.utils import load_model
+
+        loaded = load_model(_path(model))
+        self.model = loaded[0] if isinstance(loaded, tuple) else loaded
+
+    def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
+        import mlx.core as mx
+
+        ids, vectors = self.ids(texts, query=query), []
+        for start in range(0, len(ids), 32):
+            rows = ids[start : start + 32]
+            longest = max(map(len, rows))
+            padded = mx.array([row + [0] * (longest - len(row)) for row in rows])
+            mask = mx.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+            vectors.append(np.array(self.model(padded, attention_mask=mask).text_embeds))
+        return np.concatenate(vectors)
+
+
+def _path(model: str) -> Any:
+    from pathlib import Path
+
+    return Path(model)
+
+
+PEERS: dict[str, Callable[..., Peer]] = {
+    "ours": Ours,
+    "sentence-transformers": SentenceTransformers,
+    "mlx-lm": PlainMLXLM,
+    "mlx-embeddings": MLXEmbeddings,
+}
+"""By the name that stands before the colon: ``sentence-transformers:bfloat16``."""

@@ -1,0 +1,95 @@
+"""Several peers, each in its process, asked in turn: noise of the machine falls on all of them alike."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+Order = Mapping[str, Any]
+
+
+class Child:
+    """A peer's process."""
+
+    def __init__(self, peer: str, model: str) -> None:
+        """Start it and wait until its model is loaded."""
+        command = [sys.executable, "-m", "benchmarks.child", peer, model]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.load_seconds = self._answer()["load_seconds"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            message = f"{self._process.args} ended with status {self._process.wait()}"
+            raise RuntimeError(message)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, order: Order) -> dict[str, Any]:
+        """Let it embed, and give its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def compare(peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path, log: str) -> dict[str, Any]:
+    """Ask every peer once a round, and give seconds, their median, and how far the vectors are from the first peer's.
+
+    Args:
+        peers: Name to process and what it is asked; the first is what the others are held against.
+        rounds: How often; a first, short order warms each of them up.
+        scratch: Folder for vectors.
+        log: Name to print.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in peers}
+    vectors: dict[str, Any] = {}
+    texts = 0
+    for child, order in peers.values():
+        child.ask(dict(order) | {"slice": (4,), "how": "all"})
+    for turn in range(rounds):
+        for place, (name, (child, order)) in enumerate(peers.items()):
+            file = scratch / f"{place}.npy"
+            answer = child.ask(dict(order) | ({"save": str(file)} if turn == 0 else {}))
+            seconds[name].append(answer["seconds"])
+            texts = answer["texts"]
+            if turn == 0:
+                vectors[name] = np.load(file)
+            print(f"{log}: {name} {answer['seconds']:.2f} s", file=sys.stderr, flush=True)
+    ours = next(iter(vectors.values()))
+    return {
+        name: {
+            "seconds": times,
+            "median": statistics.median(times),
+            "texts": texts,
+            "ratio": statistics.median(
+                [other / own for other, own in zip(times, next(iter(seconds.values())), strict=True)]
+            ),
+            "worst_cosine": _worst(ours, vectors[name]),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def _worst(ours: Any, theirs: Any) -> float | None:
+    if ours.shape != theirs.shape:
+        return None
+    return float((ours * theirs).sum(axis=1).min())

@@ -1,0 +1,65 @@
+"""Each shortcut of the encoder, switched off by name, so that its own share can be seen."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def _lanes() -> None:
+    from mlx_qwen_embeddings import lanes
+
+    lanes.MOST_LANES = 1
+
+
+def _pieces() -> None:
+    from mlx_qwen_embeddings import encoder
+
+    encoder.pieces = lambda lengths, budget: [range(len(lengths))]  # noqa: ARG005 - the signature of what it replaces
+
+
+def _attention() -> None:
+    from mlx_qwen_embeddings.models import attention
+
+    attention._by_hand = lambda q: False  # noqa: ARG005, SLF001 - as above; this is what switches it
+
+
+def _silu() -> None:
+    import mlx.core as mx
+
+    from mlx_qwen_embeddings.models import qwen3
+
+    qwen3.silu = lambda x: x * mx.sigmoid(x)
+
+
+def _prompt() -> None:
+    from mlx_qwen_embeddings import encoder
+
+    encoder.SHORTEST_SHARED = 10**9
+
+
+def _last_token() -> None:
+    from mlx_qwen_embeddings.encoder import Encoder
+
+    original: Any = Encoder.__init__
+    Encoder.__init__ = lambda self, files, backend: original(self, files, backend, plain=True)  # type: ignore[method-assign]
+
+
+SWITCHES: dict[str, Callable[[], None]] = {
+    "lanes": _lanes,
+    "pieces": _pieces,
+    "attention": _attention,
+    "silu": _silu,
+    "prompt": _prompt,
+    "last_token": _last_token,
+}
+"""What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
+SwiGLU; prompts computed once; all of the shortcuts that rest on the last token, and the lanes."""
+
+
+def switch_off(names: Iterable[str]) -> None:
+    """Leave the named shortcuts out of every engine that this process opens from now on."""
+    if names := list(names):
+        from mlx_qwen_embeddings.backend import choose_backend
+
+        choose_backend()  # before MLX is imported
+    for name in names:
+        SWITCHES[name]()

@@ -1,0 +1,43 @@
+"""Real text of chosen lengths: Python's own reference manual, which every interpreter carries.
+
+Lengths are counted in words here, about 0.75 of a token each, so that making the texts needs no tokenizer.
+"""
+
+import math
+import random
+from pydoc_data.topics import topics
+
+WORDS = " ".join(text for _, text in sorted(topics.items())).split()
+
+QUESTIONS = ("how does", "what is", "when should I use", "why is", "difference between", "example of", "where is")
+
+
+def documents(number: int = 128, shortest: int = 4, longest: int = 320) -> list[str]:
+    """Give running text of mixed lengths, evenly spread by their logarithm."""
+    draw = random.Random(1)
+    texts = []
+    for place in range(number):
+        length = round(math.exp(math.log(shortest) + place / max(1, number - 1) * math.log(longest / shortest)))
+        start = draw.randrange(len(WORDS) - length)
+        texts.append(" ".join(WORDS[start : start + length]))
+    draw.shuffle(texts)
+    return texts
+
+
+def queries(number: int = 256, words: tuple[int, int] = (3, 9)) -> list[str]:
+    """Give short questions about words of the manual."""
+    draw = random.Random(2)
+    made = []
+    for _ in range(number):
+        length, start = draw.randint(*words), draw.randrange(len(WORDS) - 10)
+        made.append(f"{draw.choice(QUESTIONS)} {' '.join(WORDS[start : start + length - 1])}?")
+    return made
+
+
+def short_with_repeats(number: int = 20_000, repeated: float = 0.3) -> list[str]:
+    """Give short texts of which a part stands there twice or more."""
+    draw = random.Random(3)
+    fresh = queries(round(number * (1 - repeated)), (3, 20))
+    texts = fresh + draw.choices(fresh, k=number - len(fresh))
+    draw.shuffle(texts)
+    return texts

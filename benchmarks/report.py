@@ -97,7 +97,7 @@ def chart(results: dict[str, dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     names, ratios = [name for name, _ in bars], [ratio for _, ratio in bars]
     drawn = axes.barh(names, ratios, color=["#0072B2" if ratio >= 1 else "#D55E00" for ratio in ratios])
-    axes.bar_label(drawn, [f"{ratio:.2f}×" for ratio in ratios], padding=3)
+    axes.bar_label(drawn, [f"{ratio:.2f} x" for ratio in ratios], padding=3)
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", xlabel="time, as a multiple of this package's (log scale; the line is this package)")
     axes.margins(x=0.15)

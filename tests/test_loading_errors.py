@@ -67,7 +67,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"use_sliding_window": True, "sliding_window": 128},
         "sliding-window .*: use_sliding_window must be false",
     ),
-    "activation": ({"hidden_act": "gelu"}, "'gelu': .* copy the original model's config.json"),
+    "activation": ({"hidden_act": "gelu"}, "'gelu', but .* copy the original model's config.json"),
 }
 
 

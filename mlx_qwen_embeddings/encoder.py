@@ -2,9 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
@@ -14,6 +16,9 @@ from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.tokenization import Ids
+
+if TYPE_CHECKING:
+    from mlx import nn
 
 KEPT_PROMPTS = 8
 """Prompts whose keys and values are kept: a few MB each for the 8B."""
@@ -43,6 +48,8 @@ class Encoder:
         except BaseException:
             mx.clear_streams()  # nobody can release what was not made
             raise
+        weights = dict(tree_flatten(cast("nn.Module", self._model).parameters()))
+        self._nbytes = sum(cast("mx.array", weight).nbytes for weight in weights.values())
         self._causal = self._model if isinstance(self._model, CausalModel) and not plain else None
         self._prompts: OrderedDict[bytes, list[KeysValues]] = OrderedDict()
 
@@ -90,6 +97,11 @@ class Encoder:
         del self._model, self._causal
         free_buffers()
         mx.clear_streams()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in memory."""
+        return self._nbytes
 
     @property
     def survives_fork(self) -> bool:

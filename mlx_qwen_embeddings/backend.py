@@ -169,7 +169,10 @@ def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
 def _warn_if_slow(mx: ModuleType) -> None:
     if _measured:
         return
-    _measured["gflops"] = rate = measure_gflops(mx)
+    rate = measure_gflops(mx)
+    if rate < SLOW_GFLOPS:  # or the processors were busy, with the tokenizer for one: the best of many tells
+        rate = max(rate, measure_gflops(mx, repeats=30))
+    _measured["gflops"] = rate
     if rate < SLOW_GFLOPS:
         logger.warning(
             "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed. "

@@ -38,7 +38,7 @@ def fresh() -> Iterator[EmbeddingEngine]:
 
 
 def assert_same(left: Any, right: Any) -> None:
-    np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
 
 
 # What comes back

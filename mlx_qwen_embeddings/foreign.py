@@ -92,7 +92,7 @@ def _gptq(parts: Arrays, said: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any
 
 
 def _compressed(parts: Arrays, said: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    # Not through mlx-lm, which renames these tensors for DeepSeek and Kimi alone.
+    # Not through mlx-lm, which renames these tensors in the models of DeepSeek, Kimi and Mistral alone.
     words, scales, form = parts["weight_packed"], parts["weight_scale"], said.get("format")
     if form == "mxfp4-pack-quantized":
         kept = {name: array for name, array in parts.items() if name == "bias"}

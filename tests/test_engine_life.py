@@ -1,11 +1,13 @@
 """An engine from its first call to its end: counters, progress, pickles, and what it still tells when it is closed."""
 
+import gc
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_encoder import PATIENCE
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
@@ -86,6 +88,19 @@ def test_one_that_was_closed_before_its_first_use_refuses() -> None:
     engine.close()
     with pytest.raises(EngineClosedError):
         _ = engine.dimensions
+
+
+def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
+    engine = EmbeddingEngine("nano").warmup()
+    worker = engine._core.worker
+    thread = worker._thread
+    assert thread is not None
+    assert thread.is_alive()
+    del engine
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert worker.memory == (0, 0)
 
 
 def test_a_pickle_is_its_settings(vectors: Vectors) -> None:

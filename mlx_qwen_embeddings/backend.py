@@ -76,11 +76,22 @@ def claim_thread(backend: Backend) -> None:
     if inherited and backend.device == "gpu":
         message = "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn')"
         raise ModelLoadError(message)
-    mx.set_default_device(mx.gpu if backend.device == "gpu" else mx.cpu)
-    if not inherited:
-        mx.set_cache_limit(CACHE_LIMIT)
+    join_in(backend)
+    if not inherited and not _limited.is_set():
+        _limited.set()
+        mx.set_cache_limit(CACHE_LIMIT)  # waits for whatever computes, and keeps all of Python waiting meanwhile
     if backend.device == "cpu" and sys.platform == "linux":
+        set_blas_threads(backend, 1)  # on a busy machine several would wait for one another, and look slow
         _warn_if_slow(mx)
+
+
+def join_in(backend: Backend) -> None:
+    """Let the calling thread compute where the back end does."""
+    mx = _import_mlx()
+    mx.set_default_device(mx.gpu if backend.device == "gpu" else mx.cpu)
+
+
+_limited = threading.Event()
 
 
 def release_thread() -> None:
@@ -209,7 +220,10 @@ def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
 def _warn_if_slow(mx: ModuleType) -> None:
     if _measured:
         return
-    _measured["gflops"] = rate = measure_gflops(mx)
+    rate = measure_gflops(mx)
+    if rate < SLOW_GFLOPS:  # or the processors were busy, with the tokenizer for one: the best of many tells
+        rate = max(rate, measure_gflops(mx, repeats=30))
+    _measured["gflops"] = rate
     if rate < SLOW_GFLOPS:
         logger.warning(
             "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed. "

@@ -71,7 +71,9 @@ class Deadline:
     def give_up(self) -> None:
         """Let a call that runs in another thread end now."""
         self._end = 0.0  # before the futures: one that is added later is never waited for
-        _cancel(self.futures)
+        for future in self.futures:
+            if future.cancel():
+                future.set_running_or_notify_cancel()  # what wakes the thread that waits for it
 
     def left(self) -> float | None:
         """Seconds left, None for ever.

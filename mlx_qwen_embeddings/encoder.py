@@ -3,9 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
@@ -16,6 +18,9 @@ from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.tokenization import Ids
+
+if TYPE_CHECKING:
+    from mlx import nn
 
 KEPT_PROMPTS = 8
 """Prompts whose keys and values are kept: a few MB each for the 8B."""
@@ -44,6 +49,8 @@ class Encoder:
         self.backend = backend
         claim_thread(backend)
         self._model = load_model(files, backend)
+        weights = dict(tree_flatten(cast("nn.Module", self._model).parameters()))
+        self._nbytes = sum(cast("mx.array", weight).nbytes for weight in weights.values())
         self._lanes: Lanes[NDArray[np.float32]] = Lanes(backend, 1 if plain else None)
         self.padding = 0
         self._causal = self._model if isinstance(self._model, CausalModel) and not plain else None
@@ -112,6 +119,11 @@ class Encoder:
         self._prompts.clear()
         del self._model, self._causal
         free_buffers()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in memory."""
+        return self._nbytes
 
     @property
     def survives_fork(self) -> bool:

@@ -68,22 +68,22 @@ class EmbeddingEngine:
     @property
     def dimensions(self) -> int:
         """Width of a full vector."""
-        return self._core.open().files.dimensions
+        return self._core.known().files.dimensions
 
     @property
     def max_length(self) -> int:
         """Most tokens of a text unless a call says otherwise."""
-        return self._core.open().files.max_length
+        return self._core.known().files.max_length
 
     @property
     def limit(self) -> int:
         """Most tokens that a call may ask for as ``max_length``."""
-        return self._core.open().files.limit
+        return self._core.known().files.limit
 
     @property
     def fingerprint(self) -> str:
         """Hash of the model's content and revision: two models with the same one give the same vectors."""
-        return self._core.open().identity
+        return self._core.known().identity
 
     def embed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
         """Embed documents.

@@ -33,8 +33,8 @@ def translate(config: Mapping[str, Any], weights: Arrays) -> tuple[dict[str, Any
         return dict(config), weights
     if method not in _READERS:
         message = (
-            f"the weights are quantised with {method!r}, which is not read: take the plain model, or one in MLX's form; "
-            f"of other formats {', '.join(_READERS)} are read"
+            f"the weights are quantised with {method!r}, which is not read; of other formats {', '.join(_READERS)} are "
+            "read: take one of these, the plain model, or one in MLX's form"
         )
         raise ModelLoadError(message)
     suffix, read = _READERS[method]
@@ -45,7 +45,10 @@ def translate(config: Mapping[str, Any], weights: Arrays) -> tuple[dict[str, Any
         try:
             made, packings[layer] = read(parts, said)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            message = f"layer {layer} is quantised with {method!r} in a way that is not read: {error}"
+            message = (
+                f"layer {layer} is quantised with {method!r} in a way that is not read ({error}): take the plain model, or "
+                "one in MLX's form"
+            )
             raise ModelLoadError(message) from error
         translated |= {f"{layer}.{part}": array for part, array in made.items()}
     return {**config, "quantization": packings}, translated
@@ -89,7 +92,7 @@ def _gptq(parts: Arrays, said: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any
 
 
 def _compressed(parts: Arrays, said: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    # Not through mlx-lm, which renames these tensors for DeepSeek and Kimi alone.
+    # Not through mlx-lm, which renames these tensors in the models of DeepSeek, Kimi and Mistral alone.
     words, scales, form = parts["weight_packed"], parts["weight_scale"], said.get("format")
     if form == "mxfp4-pack-quantized":
         kept = {name: array for name, array in parts.items() if name == "bias"}

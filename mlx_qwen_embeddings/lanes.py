@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from mlx_qwen_embeddings import threads
-from mlx_qwen_embeddings.backend import Backend, claim_thread, cores, set_blas_threads
+from mlx_qwen_embeddings.backend import Backend, join_in, cores, set_blas_threads
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Lanes(Generic[T]):
 
     def _helper(self, shift: "_Shift[T]") -> Callable[[], None]:
         def work() -> None:
-            claim_thread(self._backend)
+            join_in(self._backend)
             shift.work()
 
         return work

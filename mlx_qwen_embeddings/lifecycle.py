@@ -53,6 +53,16 @@ class Core:
             self.opened = opened = describe(*self._located)
             return opened
 
+    def known(self) -> Opened:
+        """Give the model as it was opened, also when it is closed by now; one that never was is opened."""
+        return self.opened or self.open()
+
+    def stored_bytes(self) -> int:
+        """Give the size of the weights' files, once the model is found."""
+        files, _ = self._located
+        paths = [files.gguf] if files.gguf else files.path.glob("*.safetensors")
+        return sum(path.stat().st_size for path in paths)
+
     def _open_encoder(self) -> BatchEncoder:
         # Imported on the worker's thread, after the back end was chosen: it imports MLX.
         from mlx_qwen_embeddings.encoder import Encoder  # noqa: PLC0415 - as said above

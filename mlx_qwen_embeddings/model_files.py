@@ -78,7 +78,7 @@ class ModelFiles:
             return config_of(self.header)
         config = self.json("config.json")
         if not config:
-            message = f"{self.path} has no config.json: it is not a model folder"
+            message = f"{self.path} has no config.json, so it is not a model folder: give the one that was downloaded whole"
             raise ModelLoadError(message)
         return dict(config)
 
@@ -120,7 +120,8 @@ class ModelFiles:
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             if kind not in _SERVED_MODULES:
                 message = (
-                    f"{self.path}/modules.json has a module {kind!r}, which is not served: it would change every vector"
+                    f"{self.path}/modules.json has a module {kind!r}, which is not served and would change every "
+                    "vector: take a model without it"
                 )
                 raise ModelLoadError(message)
             if kind == "Pooling":
@@ -193,7 +194,7 @@ class ModelFiles:
         if rows is not None and tokenizer.vocabulary_size > rows:
             message = (
                 f"{self.path}: the tokenizer has {tokenizer.vocabulary_size} ids, the model only {rows} embeddings: they "
-                "belong to different models"
+                "belong to different models; copy tokenizer.json from the model's own repository"
             )
             raise ModelLoadError(message)
         return tokenizer

@@ -59,6 +59,13 @@ class EngineSettings(BaseModel):
     cache_precision: Literal["float32", "float16"] = "float32"
     """Type of the components in that file; "float16" halves it, and changes each by at most 0.05 %."""
 
+    max_loaded_models: int = Field(default=2, ge=1)
+    """Most models of `get_engine` in memory at once. The least recently used makes room, and is loaded again when it is
+    needed; one in use is waited for."""
+
+    max_model_bytes: int | None = Field(default=None, ge=1)
+    """Most bytes of weights of `get_engine` in memory at once; None sets no bound."""
+
     offline: bool = False
     """Never ask the Hub; only what is on disk is used."""
 

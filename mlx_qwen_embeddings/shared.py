@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.loaded import LoadedModels, Place
 from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
 
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 Identity = tuple[str, str | None, str, str]
 
 _lock = threading.Lock()
+_loaded = LoadedModels()
 _engines: dict[Identity, EmbeddingEngine] = {}
 
 
@@ -46,7 +48,10 @@ def get_engine(
     with _lock:
         engine = _engines.get(identity)
         if engine is None or engine.closed:
-            engine = _engines[identity] = EmbeddingEngine(settings=wanted)
+            engine = EmbeddingEngine(settings=wanted)
+            core = engine._core  # noqa: SLF001 - a place is for those to have that are made here
+            core.worker.place = Place(_loaded, wanted, core.stored_bytes)
+            _engines[identity] = engine
             return engine
     ignored = [name for name in settings if getattr(engine.settings, name) != getattr(wanted, name)]
     if ignored:

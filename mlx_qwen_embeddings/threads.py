@@ -29,6 +29,10 @@ class Running:
         self._thread = thread
         self.ended = threading.Event()
 
+    def is_alive(self) -> bool:
+        """Whether the task goes on."""
+        return not self.ended.is_set()
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end, at most ``timeout`` seconds; not at all in the task itself."""
         if threading.current_thread() is not self._thread:

@@ -41,14 +41,16 @@ def weight_paths(files: ModelFiles) -> list[Path]:
 def _check_inside(folder: Path, shard: str) -> None:
     path = Path(shard)
     if path.is_absolute() or ".." in path.parts:
-        message = f"{folder / INDEX} names {shard!r}, which lies outside the model's folder: refused"
+        message = (
+            f"{folder / INDEX} names {shard!r}, which lies outside the model's folder: refused; download the model again"
+        )
         raise ModelLoadError(message)
 
 
 def _no_weights(folder: Path) -> str:
     pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
     if not pickles:
-        return f"{folder} has no *.safetensors: it is not a whole model folder"
+        return f"{folder} has no *.safetensors: it is not a whole model folder: download the model again"
     return (
         f"{folder} has its weights as a pickle ({pickles[0]}), which can run code and is never read: convert it with "
         "transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Protocol
@@ -49,8 +50,33 @@ class BatchEncoder(Protocol):
         ...
 
     @property
+    def nbytes(self) -> int:
+        """Size of the weights in memory."""
+        ...
+
+    @property
     def survives_fork(self) -> bool:
         """Whether a thread of a forked child may go on with it."""
+        ...
+
+
+class Place(Protocol):
+    """A place in memory, of which there are fewer than models."""
+
+    def enter(self, worker: "Worker") -> bool:
+        """Wait until the model may be loaded; False when the worker was closed meanwhile."""
+        ...
+
+    def loaded(self, worker: "Worker") -> None:
+        """Note that the model is in memory."""
+        ...
+
+    def leave(self, worker: "Worker") -> None:
+        """Note that the model is freed, or was not loaded."""
+        ...
+
+    def note_change(self) -> None:
+        """Note that the worker is idle, or closed; called under its lock."""
         ...
 
 
@@ -73,6 +99,9 @@ class Worker:
         self._queue_tokens = queue_tokens
         self._stats = stats
         self.closed = False
+        self.place: Place | None = None
+        self.used_at = time.monotonic()
+        self.last_model_bytes = 0
         self._encoder: BatchEncoder | None = None
         self._at_rest = self._held = False
         self._reset()
@@ -88,6 +117,8 @@ class Worker:
         self._line: list[Request] = []  # those that wait for room in the queue, in order
         self._queued = 0
         self._thread: threads.Running | None = None
+        self._retiring = False
+        self._retired: threads.Running | None = None  # the last one that freed the model to make room, or is at it
 
     def submit(self, request: Request, *, wait: bool = True, seconds: float | None = None) -> None:
         """Queue a request.
@@ -126,10 +157,35 @@ class Worker:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
-            thread = self._thread
+            ours = self._thread, self._retired
+            self._note_change()
         self._fail_all(_reason(None))
-        if thread is not None:
-            thread.join(timeout)
+        for thread in ours:
+            if thread is not None:
+                thread.join(timeout)
+
+    def retire(self) -> bool:
+        """Free the model and end the thread, unless it has work; the next request loads it again.
+
+        Returns:
+            Whether it is about to: work that comes first still keeps it.
+        """
+        with self._changed:
+            if self._thread is None or self._encoder is None or self._requests:
+                return False
+            self._retiring = True
+            self._changed.notify_all()
+            return True
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the weights in memory; 0 while no model is loaded."""
+        encoder = self._encoder
+        return encoder.nbytes if encoder else 0
+
+    def _note_change(self) -> None:
+        if self.place is not None:
+            self.place.note_change()
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -171,31 +227,55 @@ class Worker:
 
     def _run(self) -> None:
         error: BaseException | None = None
+        with self._changed:
+            own = self._thread
         try:
-            self._work()
+            if self.place is None:
+                self._work()
+            else:
+                self._work_in(self.place)
         except BaseException as caught:  # noqa: BLE001 - whatever ends the thread, no caller may wait for ever
             error = caught
         finally:
-            self._fail_all(_reason(error), ended=True)
+            if own is None or self._retired is not own:
+                self._fail_all(_reason(error), ended=True)
+
+    def _work_in(self, place: Place) -> None:
+        if place.enter(self):
+            try:
+                self._work()
+            finally:
+                place.leave(self)
 
     def _work(self) -> None:
         with self._computing:
             encoder = self._encoder = self._encoder or self._open_encoder()
         try:
+            if self.place is not None:
+                self.last_model_bytes = encoder.nbytes
+                self.place.loaded(self)
             while batch := self._next():
                 with self._computing:
                     self._serve(encoder, batch)
         finally:
             with self._computing:
-                self._encoder = None
+                if self._encoder is encoder:
+                    self._encoder = None
                 encoder.release()
 
     def _next(self) -> Batch | None:
         with self._changed:
-            while self._pausing or not (self.closed or self._unfinished()):
+            while self._pausing or not (self.closed or self._unfinished() or self._retiring):
+                self._note_change()
                 self._changed.wait()
             if self.closed:
                 return None
+            self._retiring = False
+            if not self._requests:
+                # Given up at once: a request that comes from now on finds a worker without a thread and a model.
+                self._retired, self._thread, self._encoder = self._thread, None, None
+                return None
+            self.used_at = time.monotonic()
             # Those that the last batch served go behind all that came while it ran. None of them has run out of rows:
             # such a one was settled, and taken off the list.
             self._requests.sort(key=lambda request: request in self._served)

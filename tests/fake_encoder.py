@@ -106,6 +106,13 @@ class WatchedEncoder(FakeEncoder):
         self._real.release()
 
 
+def wait_for_requests(engine: EmbeddingEngine, number: int) -> None:
+    """Wait until so many requests wait or run."""
+    worker = engine._core.worker
+    with worker._changed:
+        assert worker._changed.wait_for(lambda: len(worker._requests) == number, PATIENCE)
+
+
 class Caller:
     """One caller's request, and what came back."""
 

@@ -85,12 +85,22 @@ def test_a_slow_product_is_a_warning_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(backend, "_measured", {})
-    monkeypatch.setattr(backend, "measure_gflops", lambda mx: rate)
+    monkeypatch.setattr(backend, "measure_gflops", lambda mx, **_: rate)
     for _ in range(2):
         backend._warn_if_slow(mx)
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(messages) == said
     assert all('pip install "mlx-qwen-embeddings[cpu]"' in message for message in messages)
+
+
+def test_a_product_that_was_slow_once_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "_measured", {})
+    rates = iter([3.0, 150.0])
+    monkeypatch.setattr(backend, "measure_gflops", lambda mx, **_: next(rates))
+    backend._warn_if_slow(mx)
+    assert not caplog.records
 
 
 # The BLAS, in interpreters that have not imported MLX yet

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 if not hasattr(os, "fork"):
@@ -96,6 +97,7 @@ asyncio.run(main())
     assert "Traceback" not in errors
 
 
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="a GPU context does not survive a fork")
 def test_an_exception_while_a_stream_is_open_in_the_parent_of_a_fork() -> None:
     program = """
 import os

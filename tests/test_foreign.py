@@ -1,5 +1,6 @@
 """Checkpoints packed as AutoAWQ, GPTQ and compressed-tensors pack them give the vectors of their dequantised weights."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from checkpoints import Shape, Weights, random_weights, write_checkpoint
 from forward import CPU, PACKED, pooled_vectors
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.backend import Backend
+from mlx_qwen_embeddings.conversion import convert
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 
 SHAPE = Shape(hidden_size=128, intermediate_size=192, head_dim=32, attention_bias=True)
@@ -180,7 +183,7 @@ REFUSED = {
     "fp8": (gptq(), {"quant_method": "fp8"}, "quantised with 'fp8', which is not read"),
     "bitsandbytes": (gptq(), {"quant_method": "bitsandbytes"}, "of other formats awq, gptq, compressed-tensors are read"),
     "act-order": (gptq(act_order=True), GPTQ, r"layer \S+ is quantised with 'gptq' .*desc_act"),
-    "awq with g_idx": (changed(awq, "g_idx", np.zeros(1, np.int32)), AWQ, "with 'awq' in a way that is not read: .*g_idx"),
+    "awq with g_idx": (changed(awq, "g_idx", np.zeros(1, np.int32)), AWQ, "with 'awq' in a way that is not read .*g_idx"),
     "awq gemv": (changed(awq, "qweight", np.zeros((48, 3), np.int32)), AWQ, r"qweight of shape \(48, 3\)"),
     "short groups": (short_groups, GPTQ, r"groups for \d+ inputs; MLX has groups of 32, 64, 128"),
     "three bits": (gptq(), GPTQ | {"bits": 3}, "it has 3 bits; read are 2, 4, 8"),
@@ -198,7 +201,7 @@ def test_what_has_no_form_in_mlx_is_refused_by_name(
     packer: Packer, said: dict[str, Any], expected: str, weights: Weights, tmp_path: Path
 ) -> None:
     foreign, _ = write(tmp_path, weights, packer, said)
-    with pytest.raises(ModelLoadError, match=expected):
+    with pytest.raises(ModelLoadError, match=rf"^{foreign}: .*{expected}.*the plain model, or one in MLX's form"):
         pooled_vectors(foreign)
 
 
@@ -216,14 +219,29 @@ def test_an_mlx_lm_that_lost_its_reader_is_named(weights: Weights, tmp_path: Pat
         pooled_vectors(foreign)
 
 
-def test_an_engine_on_awq_ends_its_process_cleanly(tmp_path: Path) -> None:
-    """Importing mlx-lm on the worker's thread makes a stream there."""
+def with_tokenizer(folder: Path, packer: Packer, said: Mapping[str, Any]) -> Path:
+    """Write a packed checkpoint that an engine can open."""
     shape = Shape(hidden_size=128, intermediate_size=192, head_dim=32, vocab_size=16_384)
     parts: dict[str, Array] = {}
     for name, value in random_weights(shape).items():
-        parts |= awq(name.removesuffix(".weight"), value)[0] if "_proj" in name else {name: value}
-    config = shape.config(quantization_config=AWQ)
-    folder = write_checkpoint(tmp_path, {name: np.ascontiguousarray(part) for name, part in parts.items()}, config)
+        parts |= packer(name.removesuffix(".weight"), value)[0] if "_proj" in name else {name: value}
+    config = shape.config(quantization_config=dict(said))
+    return write_checkpoint(folder, {name: np.ascontiguousarray(part) for name, part in parts.items()}, config)
+
+
+@pytest.mark.parametrize(("packer", "said"), [(awq, AWQ), (gptq(), GPTQ), (pack_quantized(), COMPRESSED)], ids=str)
+def test_convert_gives_it_mlxs_form_for_good(packer: Packer, said: dict[str, Any], tmp_path: Path) -> None:
+    foreign = with_tokenizer(tmp_path / "foreign", packer, said)
+    convert(str(foreign), tmp_path / "plain", dtype="float32", report=False)
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text("utf-8"))
+    with EmbeddingEngine(str(foreign)) as source, EmbeddingEngine(str(tmp_path / "plain")) as plain:
+        np.testing.assert_allclose(plain.embed_documents(["the tide"]), source.embed_documents(["the tide"]), atol=1e-5)
+    assert convert(str(foreign), tmp_path / "packed", bits=8, report=False).repacked
+
+
+def test_an_engine_on_awq_ends_its_process_cleanly(tmp_path: Path) -> None:
+    """Importing mlx-lm on the worker's thread makes a stream there."""
+    folder = with_tokenizer(tmp_path, awq, AWQ)
     program = """
 import sys
 from mlx_qwen_embeddings import EmbeddingEngine

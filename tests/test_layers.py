@@ -21,7 +21,7 @@ LAYERS = (
     {"backend", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
-    {"calls", "drivers", "engine", "lifecycle", "recipes", "shared"},
+    {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
     {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},
     {"cli", "demo"},
     {"__main__"},

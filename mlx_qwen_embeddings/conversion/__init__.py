@@ -1,7 +1,6 @@
 """Convert a model to MLX's form, packed or not, and say what that costs."""
 
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,8 +115,7 @@ def _weight_bytes(files: ModelFiles) -> int:
 
 def _write_card(path: Path, done: Conversion) -> None:
     source = Path(done.source).name if Path(done.source).exists() else done.source
-    version = metadata.version("mlx-qwen-embeddings")
     lines = [f"- {line}" for line in done.lines()]
-    heading = f"## Converted from {source}\n\nWith mlx-qwen-embeddings {version}, `mlx-qwen convert`:\n\n"
+    heading = f"## Converted from {source}\n\nWith `mlx-qwen convert` of mlx-qwen-embeddings:\n\n"
     card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
     path.write_text(card + heading + "\n".join(lines) + "\n", encoding="utf-8")

@@ -56,13 +56,16 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind != "default":
-        message = f"config.json asks for rope scaling {kind!r}, which is not supported: only plain rotary embeddings are"
+        message = f"config.json asks for rope scaling {kind!r}, which is not supported: take the scaling out of it"
         raise ModelLoadError(message)
     if config.get("use_sliding_window"):
-        message = "config.json asks for sliding-window attention, which is not supported for embeddings"
+        message = "config.json asks for sliding-window attention, which is not supported: use_sliding_window must be false"
         raise ModelLoadError(message)
     if config.get("hidden_act", "silu") != "silu":
-        message = f"config.json asks for activation {config['hidden_act']!r}: Qwen3 computes 'silu'"
+        message = (
+            f"config.json asks for activation {config['hidden_act']!r}, but Qwen3 computes 'silu': copy the original "
+            "model's config.json"
+        )
         raise ModelLoadError(message)
 
 

@@ -1,0 +1,120 @@
+"""An engine from its first call to its end: counters, progress, pickles, and what it still tells when it is closed."""
+
+import gc
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_encoder import PATIENCE
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
+from mlx_qwen_embeddings.errors import (
+    EngineClosedError,
+)
+
+TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in a row.", "", "A quiet light over water"]
+
+Vectors = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Vectors:
+    with EmbeddingEngine("nano") as engine:
+        return engine.embed_documents(TEXTS)
+
+
+@pytest.fixture
+def fresh() -> Iterator[EmbeddingEngine]:
+    with EmbeddingEngine("nano") as engine:
+        yield engine
+
+
+def assert_same(left: Any, right: Any) -> None:
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
+
+
+def test_counted_tokens_are_those_that_are_computed(fresh: EmbeddingEngine) -> None:
+    for options in ({}, {"instruction": "Find it"}):
+        before = fresh.stats().tokens
+        counted = fresh.count_tokens(TEXTS, **options)
+        assert counted == [fresh.count_tokens([text], **options)[0] for text in TEXTS]
+        fresh.embed_documents(TEXTS, **options)
+        assert fresh.stats().tokens - before == sum(counted)
+    assert fresh.count_tokens([]) == []
+    with pytest.raises(TypeError, match=r"texts\[0\]"):
+        fresh.count_tokens([1])  # type: ignore[list-item]
+
+
+def test_figures_of_a_fresh_engine_and_after_its_first_call(fresh: EmbeddingEngine) -> None:
+    assert fresh.stats() == type(fresh.stats())()
+    assert fresh.warmup() is fresh
+    stats = fresh.stats()
+    assert (stats.texts, stats.batches, stats.cache_entries, stats.queued_requests) == (1, 1, 1, 0)
+    assert min(stats.load_seconds, stats.compute_seconds, stats.tokenize_seconds, stats.cache_bytes) > 0
+    assert stats.peak_memory_bytes >= stats.memory_bytes > 10_000_000  # the weights
+
+
+def test_a_progress_bar_is_drawn_for_those_who_ask(fresh: EmbeddingEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh.embed_documents(TEXTS)
+    assert capsys.readouterr().err == ""
+    fresh.embed_documents([*TEXTS, *TEXTS, "new"], show_progress=True)
+    shown = capsys.readouterr()
+    assert "Embedding" in shown.err
+    assert "9/9" in shown.err
+    assert shown.out == ""
+
+
+def test_a_closed_engine_refuses_and_still_tells_what_it_was() -> None:
+    with EmbeddingEngine("nano") as engine:
+        known = (engine.dimensions, engine.max_length, engine.limit, engine.fingerprint)
+        engine.embed_documents(TEXTS)
+    assert engine.closed
+    engine.close()
+    for refused in (engine.embed_documents, engine.embed_queries, engine.count_tokens):
+        with pytest.raises(EngineClosedError, match="open a new one"):
+            refused(TEXTS)
+    with pytest.raises(EngineClosedError):
+        next(engine.stream_documents(TEXTS))
+    assert (engine.dimensions, engine.max_length, engine.limit, engine.fingerprint) == known
+    assert engine.stats().texts == len(TEXTS)
+    assert engine.stats().memory_bytes == engine.stats().cache_bytes == 0
+
+
+def test_one_that_was_closed_before_its_first_use_refuses() -> None:
+    engine = EmbeddingEngine("nano")
+    engine.close()
+    with pytest.raises(EngineClosedError):
+        _ = engine.dimensions
+
+
+def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
+    engine = EmbeddingEngine("nano").warmup()
+    worker = engine._core.worker
+    thread = worker._thread
+    assert thread is not None
+    assert thread.is_alive()
+    del engine
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert worker.memory == (0, 0)
+
+
+def test_a_pickle_is_its_settings(vectors: Vectors) -> None:
+    engine = EmbeddingEngine("nano", batch_tokens=77, dtype="float32")
+    engine.close()
+    with pickle.loads(pickle.dumps(engine)) as twin:  # noqa: S301 - its own bytes
+        assert twin.settings == engine.settings
+        assert not twin.closed
+        assert_same(twin.embed_documents(TEXTS), vectors)
+
+
+def test_it_shows_what_it_was_made_with() -> None:
+    assert repr(EmbeddingEngine("nano", batch_tokens=77)) == "EmbeddingEngine(model='nano', batch_tokens=77)"
+    given = EngineSettings(model="nano", cache_bytes=0)
+    assert EmbeddingEngine(settings=given, batch_tokens=5).settings == EngineSettings(
+        model="nano", cache_bytes=0, batch_tokens=5
+    )

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from mlx_qwen_embeddings import threads
-from mlx_qwen_embeddings.backend import Backend, join_in, cores, set_blas_threads
+from mlx_qwen_embeddings.backend import Backend, cores, join_in, set_blas_threads
 
 T = TypeVar("T")
 

@@ -43,8 +43,8 @@ def machine(result: dict[str, Any]) -> str:
     return (
         f"{result['date']}, {before['processor']}, {before['cores']} cores, Python {before['python']}; {packages}. "
         f"float32 products before and after: {before['sgemm_gflops']:.0f} and {after['sgemm_gflops']:.0f} GFLOP/s; reading "
-        f"memory: {before['bandwidth_gb_s']:.1f} and {after['bandwidth_gb_s']:.1f} GB/s. Medians of {result['rounds']} rounds, "
-        "peers in turn."
+        f"memory: {before['bandwidth_gb_s']:.1f} and {after['bandwidth_gb_s']:.1f} GB/s. Medians of "
+        f"{result['rounds']} rounds, peers in turn."
     )
 
 

@@ -1,34 +1,20 @@
-"""Everything that depends on the platform: which device and type to compute with, and which BLAS MLX binds to."""
+"""Which device and type to compute with, and what a thread or process needs before it does."""
 
-import ctypes
-import ctypes.util
 import importlib
-import importlib.metadata
-import importlib.util
-import logging
 import os
 import platform
 import sys
 import threading
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from mlx_qwen_embeddings._extras import pip_command
+from mlx_qwen_embeddings.blas import bind, cores, measure_bandwidth, measure_gflops, set_threads, warn_if_slow
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.settings import Device, DType
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of freed buffers that MLX may keep: without a limit peers grew from 2 to 24 GB."""
-
-SLOW_GFLOPS = 12.0
-"""Below this a matrix product runs on the reference BLAS of MLX's wheel (about 5), not on a real one (50 and more)."""
-
-BLAS_VARIABLE = "MLX_QWEN_BLAS"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +39,7 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
         MissingExtraError: When MLX has no back end on this machine; the message gives the pip command.
         ModelLoadError: When a GPU is asked for and MLX has none.
     """
-    blas = _bind_blas()
+    blas = bind()
     mx = _import_mlx()
     has_gpu = bool(mx.is_available(mx.gpu))
     if device == "gpu" and not has_gpu:
@@ -81,8 +67,19 @@ def claim_thread(backend: Backend) -> None:
         _limited.set()
         mx.set_cache_limit(CACHE_LIMIT)  # waits for whatever computes, and keeps all of Python waiting meanwhile
     if backend.device == "cpu" and sys.platform == "linux":
-        set_blas_threads(backend, 1)  # on a busy machine several would wait for one another, and look slow
-        _warn_if_slow(mx)
+        set_threads(backend.blas, 1)  # on a busy machine several would wait for one another, and look slow
+        warn_if_slow(mx)
+
+
+def measure(backend: Backend) -> tuple[float, float]:
+    """Measure products of matrices in GFLOP/s and reading of memory in GB/s, in the calling thread, all cores at work."""
+    mx = _import_mlx()
+    join_in(backend)
+    set_threads(backend.blas, cores())
+    try:
+        return measure_gflops(mx, size=1024, repeats=5), measure_bandwidth(mx)
+    finally:
+        release_thread()
 
 
 def join_in(backend: Backend) -> None:
@@ -135,100 +132,3 @@ def _import_mlx() -> Any:
         commands = " or ".join(pip_command(extra) for extra in ("cpu", "cuda13", "cuda12"))
         message = f"MLX has no back end here ({error}). On Linux one extra picks it: {commands}"
         raise MissingExtraError(message) from error
-
-
-def _bind_blas() -> str | None:
-    # The CPU wheel of MLX brings the reference BLAS. A library loaded for all to see before MLX wins over it; later it
-    # would have no effect, since the wheel binds its symbols when it is loaded.
-    if sys.platform != "linux":
-        return None
-    if "mlx.core" in sys.modules:
-        return next(iter(_bound), None)
-    for path in _blas_candidates():
-        try:
-            ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            logger.warning("BLAS %s cannot be loaded: %s", path, error)
-        else:
-            _bound.append(path)
-            return path
-    return None
-
-
-_bound: list[str] = []
-
-
-def cores() -> int:
-    """Count the cores that this process may use; two threads of one core do not multiply faster than one."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _physical_cores() or allowed))
-
-
-def _physical_cores() -> int | None:
-    found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")
-    return len({path.read_text() for path in found}) or None
-
-
-def set_blas_threads(backend: Backend, number: int) -> None:
-    """Let each matrix product use so many threads, where the BLAS is one that this package loaded."""
-    if backend.blas is None or _blas_threads.get(backend.blas) == number:
-        return
-    library = ctypes.CDLL(backend.blas)
-    for name in ("MKL_Set_Num_Threads", "openblas_set_num_threads"):
-        setter = getattr(library, name, None)
-        if setter is not None:
-            setter(ctypes.c_int(number))
-            break
-    _blas_threads[backend.blas] = number
-
-
-_blas_threads: dict[str, int] = {}
-
-
-def _blas_candidates() -> list[str]:
-    wanted = os.environ.get(BLAS_VARIABLE)
-    if wanted:
-        return [] if wanted == "none" else [wanted]
-    found = [_mkl(), ctypes.util.find_library("openblas")]
-    return [path for path in found if path]
-
-
-def _mkl() -> str | None:
-    try:
-        files = importlib.metadata.files("mkl") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = [Path(str(file.locate())) for file in files if file.name.startswith("libmkl_rt.so")]
-    return next((str(path.resolve()) for path in paths if path.exists()), None)
-
-
-_measured: dict[str, float] = {}
-
-
-def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
-    """Time square float32 matrix products and give the best rate in GFLOP/s."""
-    a = mx.random.normal((size, size))
-    mx.eval(a)
-    best = float("inf")
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        mx.eval(a @ a)
-        best = min(best, time.perf_counter() - start)
-    return float(2 * size**3 / best / 1e9)
-
-
-def _warn_if_slow(mx: ModuleType) -> None:
-    if _measured:
-        return
-    rate = measure_gflops(mx)
-    if rate < SLOW_GFLOPS:  # or the processors were busy, with the tokenizer for one: the best of many tells
-        rate = max(rate, measure_gflops(mx, repeats=30))
-    _measured["gflops"] = rate
-    if rate < SLOW_GFLOPS:
-        logger.warning(
-            "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed. "
-            "Install a fast one with %s (or Debian's libopenblas0-pthread), and import mlx_qwen_embeddings' engine before "
-            "anything imports mlx.core.",
-            rate,
-            pip_command("cpu"),
-        )

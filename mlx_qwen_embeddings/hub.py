@@ -196,3 +196,10 @@ def _refusal(wanted: _Wanted, revision: str | None, error: Exception) -> str:
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def cache_state(cache_dir: Path | None, *, offline: bool) -> tuple[Path, bool]:
+    """Give the folder of downloaded models, and whether only what is there is used."""
+    from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
+
+    return Path(cache_dir or constants.HF_HUB_CACHE), bool(offline or constants.HF_HUB_OFFLINE)

@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from mlx_qwen_embeddings import threads
-from mlx_qwen_embeddings.backend import Backend, cores, join_in, set_blas_threads
+from mlx_qwen_embeddings.backend import Backend, join_in
+from mlx_qwen_embeddings.blas import cores, set_threads
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Lanes(Generic[T]):
             Exception: What the first of them raised; the lanes are free again by then.
         """
         lanes = min(self.number, len(jobs))
-        set_blas_threads(self._backend, max(1, cores() // max(1, lanes)))
+        set_threads(self._backend.blas, max(1, cores() // max(1, lanes)))
         if lanes <= 1:
             return [job() for job in jobs]
         shift = _Shift(jobs)

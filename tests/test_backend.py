@@ -12,8 +12,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_qwen_embeddings import backend
-from mlx_qwen_embeddings.backend import choose_backend, measure_gflops
+from mlx_qwen_embeddings import backend, blas
+from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings.blas import measure_bandwidth, measure_gflops
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems bring their BLAS with MLX")
@@ -75,6 +76,7 @@ def test_an_intel_python_on_a_mac_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_product_is_timed() -> None:
     assert measure_gflops(mx, size=32, repeats=1) > 0
+    assert measure_bandwidth(mx, megabytes=1, repeats=1) > 0
 
 
 @pytest.mark.parametrize(("rate", "said"), [(4.0, True), (11.9, True), (50.0, False)])
@@ -84,10 +86,10 @@ def test_a_slow_product_is_a_warning_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(backend, "_measured", {})
-    monkeypatch.setattr(backend, "measure_gflops", lambda mx, **_: rate)
+    monkeypatch.setattr(blas, "_measured", {})
+    monkeypatch.setattr(blas, "measure_gflops", lambda mx, **_: rate)
     for _ in range(2):
-        backend._warn_if_slow(mx)
+        blas.warn_if_slow(mx)
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(messages) == said
     assert all('pip install "mlx-qwen-embeddings[cpu]"' in message for message in messages)
@@ -96,10 +98,10 @@ def test_a_slow_product_is_a_warning_said_once(
 def test_a_product_that_was_slow_once_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backend, "_measured", {})
+    monkeypatch.setattr(blas, "_measured", {})
     rates = iter([3.0, 150.0])
-    monkeypatch.setattr(backend, "measure_gflops", lambda mx, **_: next(rates))
-    backend._warn_if_slow(mx)
+    monkeypatch.setattr(blas, "measure_gflops", lambda mx, **_: next(rates))
+    blas.warn_if_slow(mx)
     assert not caplog.records
 
 
@@ -140,9 +142,9 @@ def test_after_mlx_it_is_too_late() -> None:
 @LINUX
 def test_the_blas_of_the_cpu_extra_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLX_QWEN_BLAS", raising=False)
-    monkeypatch.setattr(backend, "_mkl", lambda: "/mkl")
+    monkeypatch.setattr(blas, "_mkl", lambda: "/mkl")
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"lib{name}.so")
-    assert backend._blas_candidates() == ["/mkl", "libopenblas.so"]
+    assert blas._blas_candidates() == ["/mkl", "libopenblas.so"]
 
 
 # Forks

@@ -140,3 +140,30 @@ def test_evaluate_names_a_missing_file_in_one_line(tmp_path: Path) -> None:
     status, out, err = run("evaluate", "nano", str(tmp_path))
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "corpus.jsonl" in err
+
+
+def test_doctor_says_what_computes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLX_QWEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MLX_QWEN_MODEL", "nano")
+    monkeypatch.setenv("MLX_QWEN_OFFLINE", "1")
+    # In a process of its own: MLX measures in the main thread, whose streams other tests need.
+    command = [sys.executable, "-m", "mlx_qwen_embeddings", "doctor", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    facts = json.loads(ended.stdout)
+    assert ended.stderr == ""
+    assert (facts["default model"], facts["downloaded models"], facts["offline"]) == ("nano", str(tmp_path), True)
+    assert facts["persistent cache"] is None
+    assert facts["device"] in {"cpu", "gpu"}
+    assert float(facts["matrix products"].removesuffix(" GFLOP/s")) > 0
+    assert float(facts["memory reads"].removesuffix(" GB/s")) > 0
+
+
+def test_doctor_prints_a_line_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_qwen_embeddings.cli import doctor
+
+    monkeypatch.setattr(doctor, "_computing", lambda: {"device": "cpu", "BLAS": "/lib/libmkl_rt.so"})
+    monkeypatch.setattr(doctor, "_storage", lambda: {"persistent cache": None})
+    status, out, err = run("doctor")
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert lines[3:6] == ["device               cpu", "BLAS                 /lib/libmkl_rt.so", "persistent cache     none"]

@@ -18,7 +18,7 @@ LAYERS = (
     {"prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"}
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
-    {"backend", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
+    {"backend", "blas", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.convert import convert
+from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.evaluate import evaluate
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
@@ -59,4 +60,5 @@ def options(
 app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)
+app.command()(doctor)
 app.add_typer(cache, name="cache")

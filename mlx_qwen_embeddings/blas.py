@@ -1,0 +1,126 @@
+"""The BLAS that MLX multiplies with on Linux's CPU: bound before MLX is loaded, its threads set, its speed measured."""
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from mlx_qwen_embeddings._extras import pip_command
+
+SLOW_GFLOPS = 12.0
+"""Below this a matrix product runs on the reference BLAS of MLX's wheel (about 5), not on a real one (50 and more)."""
+
+BLAS_VARIABLE = "MLX_QWEN_BLAS"
+
+logger = logging.getLogger(__name__)
+
+_bound: list[str] = []
+_threads: dict[str, int] = {}
+_measured: dict[str, float] = {}
+
+
+def bind() -> str | None:
+    """Load a fast BLAS for MLX, unless MLX is there already; give its path, None where none was loaded."""
+    # The CPU wheel of MLX brings the reference BLAS. A library loaded for all to see before MLX wins over it; later it
+    # would have no effect, since the wheel binds its symbols when it is loaded.
+    if sys.platform != "linux":
+        return None
+    if "mlx.core" in sys.modules:
+        return next(iter(_bound), None)
+    for path in _blas_candidates():
+        try:
+            ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            logger.warning("BLAS %s cannot be loaded: %s", path, error)
+        else:
+            _bound.append(path)
+            return path
+    return None
+
+
+def cores() -> int:
+    """Count the cores that this process may use; two threads of one core do not multiply faster than one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _physical_cores() or allowed))
+
+
+def _physical_cores() -> int | None:
+    found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")
+    return len({path.read_text() for path in found}) or None
+
+
+def set_threads(path: str | None, number: int) -> None:
+    """Let each matrix product use so many threads, where the BLAS is one that ``bind`` loaded."""
+    if path is None or _threads.get(path) == number:
+        return
+    library = ctypes.CDLL(path)
+    for name in ("MKL_Set_Num_Threads", "openblas_set_num_threads"):
+        setter = getattr(library, name, None)
+        if setter is not None:
+            setter(ctypes.c_int(number))
+            break
+    _threads[path] = number
+
+
+def _blas_candidates() -> list[str]:
+    wanted = os.environ.get(BLAS_VARIABLE)
+    if wanted:
+        return [] if wanted == "none" else [wanted]
+    found = [_mkl(), ctypes.util.find_library("openblas")]
+    return [path for path in found if path]
+
+
+def _mkl() -> str | None:
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(str(file.locate())) for file in files if file.name.startswith("libmkl_rt.so")]
+    return next((str(path.resolve()) for path in paths if path.exists()), None)
+
+
+def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
+    """Time square float32 matrix products and give the best rate in GFLOP/s."""
+    a = mx.random.normal((size, size))
+    mx.eval(a)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - start)
+    return float(2 * size**3 / best / 1e9)
+
+
+def measure_bandwidth(mx: ModuleType, megabytes: int = 512, repeats: int = 5) -> float:
+    """Time the product of a row and a matrix that no cache holds, which reads the matrix once; best rate in GB/s."""
+    row, matrix = mx.ones((1, 8192)), mx.ones((8192, megabytes * 2**20 // (4 * 8192)))
+    mx.eval(row, matrix)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        mx.eval(row @ matrix)
+        best = min(best, time.perf_counter() - start)
+    return float(matrix.nbytes / best / 1e9)
+
+
+def warn_if_slow(mx: ModuleType) -> None:
+    """Measure once a process, and warn if matrix products are slow."""
+    if _measured:
+        return
+    rate = measure_gflops(mx)
+    if rate < SLOW_GFLOPS:  # or the processors were busy, with the tokenizer for one: the best of many tells
+        rate = max(rate, measure_gflops(mx, repeats=30))
+    _measured["gflops"] = rate
+    if rate < SLOW_GFLOPS:
+        logger.warning(
+            "matrix products run at %.0f GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed. "
+            "Install a fast one with %s (or Debian's libopenblas0-pthread), and import mlx_qwen_embeddings' engine before "
+            "anything imports mlx.core.",
+            rate,
+            pip_command("cpu"),
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
+from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers, return_memory
 from mlx_qwen_embeddings.batching import pad, shared_prefix
 from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -96,6 +96,7 @@ class Encoder:
         self._prompts.clear()
         del self._model, self._causal
         free_buffers()
+        return_memory()
         mx.clear_streams()
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
+from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers, return_memory
 from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces, shared_prefix
 from mlx_qwen_embeddings.lanes import Lanes
 from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
@@ -119,6 +119,7 @@ class Encoder:
         self._prompts.clear()
         del self._model, self._causal
         free_buffers()
+        return_memory()
 
     @property
     def nbytes(self) -> int:

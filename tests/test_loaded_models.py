@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import threading
 from collections.abc import Iterator
@@ -231,6 +232,21 @@ def test_its_memory_is_really_freed(folders: list[Path]) -> None:
         engine.embed_query("a text")
         assert mx.get_active_memory() < one + size / 4
     assert sum(loaded(engines)) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell the memory of a process")
+def test_the_process_does_not_grow_when_models_take_turns(folders: list[Path]) -> None:
+    engines = [shared.get_engine(folder, cache_bytes=0, max_loaded_models=1) for folder in folders]
+
+    def take_turns() -> int:
+        for engine in engines:
+            engine.embed_query("a text")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = take_turns()
+    after = [take_turns() for _ in range(4)][-1]
+    # A dozen models took their turn: without the freed memory going back, most of them would still be there.
+    assert after - before < 3 * engines[0]._core.worker.last_model_bytes
 
 
 def test_engines_of_ones_own_are_not_counted(folders: list[Path]) -> None:

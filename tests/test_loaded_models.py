@@ -162,9 +162,9 @@ def test_a_bound_in_bytes(models: LoadedModels) -> None:
 def test_a_model_that_turns_out_larger_than_its_files_makes_others_go(models: LoadedModels) -> None:
     with several(models, 2, stored_bytes=1, max_loaded_models=9, max_model_bytes=150) as (a, b):
         assert a.ask().right
-        assert b.ask().right
-        thread = a.worker._retired
+        thread = a.worker._thread
         assert thread is not None
+        assert b.ask().right
         thread.join(PATIENCE)
         assert [model.is_loaded for model in (a, b)] == [False, True]
 

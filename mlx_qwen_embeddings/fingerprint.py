@@ -1,6 +1,7 @@
 """What tells one model's vectors from another's: a hash of the content of its folder."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -15,10 +16,13 @@ _SUFFIXES = {".json", ".safetensors", ".jinja", ".gguf"}
 def fingerprint(files: ModelFiles) -> str:
     """Hash all that shapes a vector: configuration, tokenizer, pooling, prompts, weights.
 
-    Of a large file the size, the time of its last change, and 256 pieces spread over it are taken, since reading 16 GB
-    would take longer than loading them. A Hub snapshot is told by its commit, which names the content already.
+    Prompts that the registry knows count too. Of a large file the size, the time of its last change, and 256 pieces spread
+    over it are taken, since reading 16 GB would take longer than loading them. A Hub snapshot is told by its commit, which
+    names the content already.
     """
     state = hashlib.blake2b(digest_size=16)
+    if files.known_prompts:
+        state.update(json.dumps(files.prompts, sort_keys=True).encode())
     if files.revision is not None:
         state.update(f"{files.path.parent.parent.name}@{files.revision}".encode())
         state.update(files.gguf.name.encode() if files.gguf else b"")

@@ -12,7 +12,7 @@ from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
 
 logger = logging.getLogger(__name__)
 
-Identity = tuple[str, str | None, str, str]
+Identity = tuple[str, tuple[tuple[str, str], ...], str | None, str, str]
 
 _lock = threading.Lock()
 _loaded = LoadedModels()
@@ -44,7 +44,9 @@ def get_engine(
     name = None if model is None else str(model)
     chosen: dict[str, Any] = {"model": name, "revision": revision, "dtype": dtype, "device": device}
     wanted = EngineSettings.from_env(**chosen, **settings)
-    identity = (resolve(wanted.model).source, wanted.revision, wanted.dtype, wanted.device)
+    spec = resolve(wanted.model)
+    # Two registered rows may ask for different prompts in front of one model's texts.
+    identity = (spec.source, tuple(sorted(spec.prompts.items())), wanted.revision, wanted.dtype, wanted.device)
     with _lock:
         engine = _engines.get(identity)
         if engine is None or engine.closed:

@@ -133,3 +133,12 @@ def test_adapters_share_it_whatever_their_instructions_and_dimensions() -> None:
     ]
     assert {id(adapter.engine) for adapter in adapters} == {id(get_engine("nano"))}
     assert len(shared._engines) == 1
+
+
+def test_prompts_of_a_registered_row_are_part_of_the_model() -> None:
+    plain, vector = get_engine("nano"), get_engine("nano").embed_query("ask: what is the tide?")
+    register(ModelSpec(name="asking", source=str(NANO_FOLDER), local=True, prompts={"query": "ask: "}))
+    asking = get_engine("asking")
+    np.testing.assert_allclose(asking.embed_query("what is the tide?"), vector, rtol=0, atol=1e-6)
+    assert asking.fingerprint != plain.fingerprint
+    assert get_engine("nano") is plain

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cached_vectors import Array, is_right, key, make, row, there, vector
+from pydantic import ValidationError
 
-from mlx_qwen_embeddings import EmbeddingEngine, sqlite_cache
+from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, get_engine, shared, sqlite_cache
 from mlx_qwen_embeddings.cache_file import CacheFile
+from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
+from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 from mlx_qwen_embeddings.sqlite_cache import SqliteCache
+from mlx_qwen_embeddings.verification import verify
 
 
 @pytest.fixture
@@ -282,6 +286,57 @@ def test_the_environment_turns_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "vectors.sqlite").exists()
 
 
+def test_it_serves_both_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_engines", {})
+    monkeypatch.setenv("MLX_QWEN_CACHE_PATH", str(tmp_path))
+    with get_engine("nano"):
+        first = MLXQwenEmbeddings("nano").embed_query("a")
+    with get_engine("nano") as engine:
+        assert MLXQwenEmbedding("nano").get_query_embedding("a") == first
+        assert (engine.stats().persistent_hits, engine.stats().batches) == (1, 0)
+
+
 def test_an_engine_that_is_collected_leaves_a_whole_file(tmp_path: Path) -> None:
     EmbeddingEngine("nano", cache_path=tmp_path).embed_query("a")
     assert [file.name for file in tmp_path.iterdir()] == ["vectors.sqlite"]
+
+
+def test_verify_checks_the_model_and_not_what_it_once_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_QWEN_CACHE_PATH", str(tmp_path))
+    assert verify("nano").ok
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("{folder}", "{folder}/vectors.sqlite"),
+        ("{folder}/new", "{folder}/new/vectors.sqlite"),
+        ("{folder}/my.db", "{folder}/my.db"),
+        ("{folder}/dotted.d", "{folder}/dotted.d/vectors.sqlite"),
+        ("~/vectors.db", "{folder}/vectors.db"),
+        ("~", "{folder}/vectors.sqlite"),
+    ],
+)
+def test_a_path_is_a_file_or_a_folder_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "dotted.d").mkdir()
+    settings = EngineSettings(cache_path=Path(given.format(folder=tmp_path)))
+    assert str(settings.cache_path) == expected.format(folder=tmp_path)
+    assert EngineSettings(**settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cache_path_bytes", 1000),
+        ("cache_precision", "float64"),
+        ("max_loaded_models", 0),
+        ("max_model_bytes", 0),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        EngineSettings.model_validate({field: value})

@@ -11,10 +11,13 @@ from cached_vectors import Array, is_right, key, make, row, there, vector
 from pydantic import ValidationError
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, get_engine, shared, sqlite_cache
+from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.cache_file import CacheFile
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 from mlx_qwen_embeddings.sqlite_cache import SqliteCache
+from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.tiered_cache import TieredCache
 from mlx_qwen_embeddings.verification import verify
 
 
@@ -200,6 +203,17 @@ def test_uses_are_noted_after_a_while_and_at_the_end(path: Path, monkeypatch: py
     cache.touch([key(1)])
     cache.close()
     assert last_use() == 3
+
+
+def test_what_memory_serves_counts_as_used_in_the_file(path: Path) -> None:
+    now = 1.0
+    file = make(path, clock=lambda: now)
+    with closing(TieredCache(MemoryCache(10**6), file, StatsCounter(), promote=True)) as both:
+        both.put_many([row(1)])
+        now = 2.0
+        both.get_many([key(1), key(2)])
+    with closing(CacheFile(path, seconds=1)) as later:
+        assert later.info().newest == 2
 
 
 # Time to live

@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Recipe, steps
 from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
 from mlx_qwen_embeddings.lifecycle import Core
@@ -154,9 +156,17 @@ class EmbeddingEngine:
             for ahead in underway:
                 ahead.give_up()
 
-    def count_tokens(self, texts: Sequence[str], *, role: Role = "document", instruction: str | None = None) -> list[int]:
-        """Count the tokens that the model reads for each text, prompt and special tokens included, before any cut."""
-        recipe = self._recipe(self._core.open(), role, EmbedOptions(instruction=instruction), 0)
+    def count_tokens(
+        self,
+        texts: Sequence[str],
+        *,
+        role: Role = "document",
+        instruction: str | None = None,
+        chat_template: bool | str | None = None,
+    ) -> list[int]:
+        """Count the tokens that the model reads for each text before any cut: with prompt, template and special tokens."""
+        options = EmbedOptions(instruction=instruction, chat_template=chat_template)
+        recipe = self._recipe(self._core.open(), role, options, 0)
         return recipe.tokenizer.count([recipe.render(text) for text in check_texts(texts)])
 
     def stats(self) -> EngineStats:
@@ -174,7 +184,10 @@ class EmbeddingEngine:
 
     def warmup(self) -> Self:
         """Load the model and run a text through it, so that the first real call is as fast as the others."""
-        self._embed(["warm up"], "document", EmbedOptions())
+        recipe = self._recipe(self._core.open(), "document", EmbedOptions(), 0)
+        recipe = replace(recipe, cache=MemoryCache(0))  # a vector that is known already would load nothing
+        out: Vectors = np.empty((1, recipe.dimensions), dtype=np.float32)
+        drive(steps(["warm up"], recipe, out), self._core.worker, Deadline(None), Progress(1, show=False))
         return self
 
     def close(self) -> None:

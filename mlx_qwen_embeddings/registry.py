@@ -26,7 +26,7 @@ class ModelSpec:
             ``.gguf`` file.
         aliases: Other names for it.
         dimensions: Width of its vectors; None when only the checkpoint tells.
-        max_length: Most tokens of a text; None when only the checkpoint tells.
+        max_length: Most tokens that a text may have, however few are the default; None when only the checkpoint tells.
         weights: How the weights are stored: "4-bit DWQ", "bf16".
         download_bytes: Rough size on disk, in bytes; None when not known.
         local: Whether ``source`` is a folder on this machine.
@@ -81,13 +81,10 @@ def _bert(
     megabytes: int,
     *,
     aliases: tuple[str, ...] = (),
-    max_length: int = 512,
     weights: str = "fp32",
     prompts: Mapping[str, str] | None = None,
 ) -> ModelSpec:
-    return ModelSpec(
-        name, source, aliases, dimensions, max_length, weights, megabytes * 1_000_000, prompts=dict(prompts or {})
-    )
+    return ModelSpec(name, source, aliases, dimensions, 512, weights, megabytes * 1_000_000, prompts=dict(prompts or {}))
 
 
 _BUILT_IN = [
@@ -112,7 +109,7 @@ _BUILT_IN = [
         download_bytes=0,
         local=True,
     ),
-    _bert("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, 91, aliases=("all-minilm-l6-v2",), max_length=256),
+    _bert("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, 91, aliases=("all-minilm-l6-v2",)),
     _bert("bge-small", "BAAI/bge-small-en-v1.5", 384, 133, prompts=PASSAGES_PROMPTS),
     _bert("bge-base", "BAAI/bge-base-en-v1.5", 768, 438, prompts=PASSAGES_PROMPTS),
     _bert("bge-large", "BAAI/bge-large-en-v1.5", 1024, 1340, prompts=PASSAGES_PROMPTS),

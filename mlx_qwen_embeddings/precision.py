@@ -61,10 +61,12 @@ def unit_ranges(dimensions: int) -> NDArray[np.float32]:
     """Give ranges for vectors of unit length that depend on nothing else, (2, d), so that all calls can be compared.
 
     A component of a random unit vector has the standard deviation 1 / sqrt(d): six of them to either side are covered.
-    Ranges from one's own texts resolve more.
+    "int8" then holds the components rounded to steps of that range / 127, so it can be compared as it is, by cosine or
+    dot product; "uint8" holds 128 more. Ranges from one's own texts resolve more.
     """
-    bound = min(1.0, _SPREAD / float(np.sqrt(dimensions)))
-    return np.array([[-bound] * dimensions, [bound] * dimensions], dtype=np.float32)
+    step = min(1.0, _SPREAD / float(np.sqrt(dimensions))) / 127
+    # quantize() rounds down: half a step below -128 makes that rounding to the nearest.
+    return np.array([[-128.5 * step] * dimensions, [126.5 * step] * dimensions], dtype=np.float32)
 
 
 def _read(vectors: ArrayLike) -> NDArray[np.float32]:

@@ -70,10 +70,12 @@ def test_fixed_ranges_keep_the_angles_of_unit_vectors() -> None:
     unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     ranges = unit_ranges(384)
     assert np.abs(unit).max() < ranges[1, 0] <= 1
-    back = quantize(unit, "int8", ranges) + 0.5  # the middle of each step
-    cosines = (back * unit).sum(axis=1) / np.linalg.norm(back, axis=1)
+    signed, unsigned = quantize(unit, "int8", ranges).astype(np.int64), quantize(unit, "uint8", ranges)
+    cosines = (signed * unit).sum(axis=1) / np.linalg.norm(signed, axis=1)
     assert cosines.min() > 0.9998
-    assert unit_ranges(4)[1].tolist() == [1.0] * 4
+    assert abs(signed.mean()) < 0.2
+    np.testing.assert_array_equal(unsigned, signed + 128)
+    assert quantize(np.eye(4), "int8", unit_ranges(4)).tolist() == (np.eye(4) * 127).tolist()
 
 
 @pytest.mark.parametrize(

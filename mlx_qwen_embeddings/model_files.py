@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase, Sequence
 
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.gguf.config import config_of, pooling_of
@@ -181,6 +182,9 @@ class ModelFiles:
             ModelLoadError: When it is missing, broken, or has more ids than the model has embeddings.
         """
         raw = self.raw_tokenizer()
+        if self.json("sentence_bert_config.json").get("do_lower_case") is True:
+            before = [raw.normalizer] if raw.normalizer else []
+            raw.normalizer = Sequence([Lowercase(), *before])  # where sentence-transformers puts it
         end = self._end_token_id(raw.token_to_id) if self.family.needs_end_token else None
         tokenizer = TextTokenizer(raw, end_token_id=end)
         if tokenizer.repaired:

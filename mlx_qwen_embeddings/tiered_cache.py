@@ -1,20 +1,23 @@
 """Two caches behind one front: memory first, then the persistent file."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.cache import CachedVector, MemoryCache, VectorCache
 from mlx_qwen_embeddings.settings import EngineSettings
-from mlx_qwen_embeddings.sqlite_cache import SqliteCache
 from mlx_qwen_embeddings.statistics import StatsCounter
+
+if TYPE_CHECKING:
+    from mlx_qwen_embeddings.sqlite_cache import SqliteCache
 
 
 class TieredCache:
     """Memory in front of a file: everything is written to both."""
 
-    def __init__(self, memory: MemoryCache, file: SqliteCache, stats: StatsCounter, *, promote: bool) -> None:
+    def __init__(self, memory: MemoryCache, file: "SqliteCache", stats: StatsCounter, *, promote: bool) -> None:
         """Put one in front of the other.
 
         Args:
@@ -75,6 +78,8 @@ def make_cache(settings: EngineSettings, stats: StatsCounter) -> VectorCache:
     memory = MemoryCache(settings.cache_bytes, ttl=settings.cache_ttl)
     if settings.cache_path is None:
         return memory
+    from mlx_qwen_embeddings.sqlite_cache import SqliteCache  # noqa: PLC0415 - some builds of Python lack sqlite3
+
     file = SqliteCache(
         settings.cache_path,
         max_bytes=settings.cache_path_bytes,

@@ -84,6 +84,14 @@ def test_truncation_and_padding_in_the_file_are_ignored(
     assert not [record for record in caplog.records if record.name.startswith("mlx_qwen_embeddings.m")]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_letters_are_lowered_where_sentence_transformers_is_told_to(*, asked: bool, tmp_path: Path) -> None:
+    rewritten(tmp_path, lambda tokenizer: tokenizer.update(normalizer=None))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": asked}))
+    upper, lower = ModelFiles(tmp_path).tokenizer().encode(["Über THE Tide", "über the tide"], max_length=512)
+    assert (upper.ids.tolist() == lower.ids.tolist()) is asked
+
+
 @pytest.mark.parametrize("max_length", [2, 3, 7, 30])
 def test_a_cut_keeps_the_end_token(max_length: int, nano: EmbeddingEngine) -> None:
     tokenizer = ModelFiles(NANO_FOLDER).tokenizer()

@@ -1,6 +1,8 @@
 """The persistent cache: what it keeps, for how long, how much of it, and in which precision."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -308,6 +310,15 @@ def test_it_serves_both_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with get_engine("nano") as engine:
         assert MLXQwenEmbedding("nano").get_query_embedding("a") == first
         assert (engine.stats().persistent_hits, engine.stats().batches) == (1, 0)
+
+
+def test_who_does_not_ask_for_it_needs_no_sqlite() -> None:
+    program = (
+        "import sys\nsys.modules['sqlite3'] = None\nfrom mlx_qwen_embeddings import EmbeddingEngine\n"
+        "with EmbeddingEngine('nano') as engine:\n    print(engine.embed_query('a').shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "(384,)\n"
 
 
 def test_an_engine_that_is_collected_leaves_a_whole_file(tmp_path: Path) -> None:

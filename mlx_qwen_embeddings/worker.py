@@ -172,6 +172,8 @@ class Worker:
     def retire(self) -> bool:
         """Free the model and end the thread, unless it has work; the next request loads it again.
 
+        Only for a worker with a place: there its next thread waits until this one has freed the model.
+
         Returns:
             Whether it is about to: work that comes first still keeps it.
         """
@@ -264,8 +266,7 @@ class Worker:
                     self._serve(encoder, batch)
         finally:
             with self._computing:
-                if self._encoder is encoder:
-                    self._encoder = None
+                self._encoder = None
                 encoder.release()
 
     def _next(self, batch_tokens: int) -> Batch | None:

@@ -15,7 +15,7 @@ ROOT = Path(mlx_qwen_embeddings.__file__).parent
 
 LAYERS = (
     {"__init__", "_extras", "errors", "fork"},
-    {"prompts", "registry", "settings", "similarity"},
+    {"precision", "prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"}
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
     {"backend", "blas", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}

@@ -101,6 +101,20 @@ def test_one_in_use_is_waited_for(models: LoadedModels) -> None:
         assert (a.loads, b.loads, a.is_loaded) == (1, 1, False)
 
 
+def test_one_in_use_is_not_to_be_had(models: LoadedModels) -> None:
+    with several(models, 1) as (a,):
+        assert not a.worker.retire()  # nothing is loaded
+        with a.encoder.held():
+            caller = a.ask()
+            a.encoder.begun()
+            assert not a.worker.retire()
+        assert caller.right
+        with a.worker._changed:
+            while a.worker.queue[0]:
+                a.worker._changed.wait(PATIENCE)
+        assert a.worker.retire()
+
+
 def test_one_that_waits_can_be_closed(models: LoadedModels) -> None:
     with several(models, 2, max_loaded_models=1) as (a, b):
         with a.encoder.held():

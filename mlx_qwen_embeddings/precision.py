@@ -1,0 +1,116 @@
+"""Vectors in fewer bits, with numpy alone: float16, whole numbers of 8 bits, or one bit a component.
+
+The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so either library reads what the other wrote.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Precision: TypeAlias = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+_STEPS = 255
+_SPREAD = 6.0
+"""Standard deviations of a component that `unit_ranges` covers to either side."""
+
+
+def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None = None) -> NDArray[Any]:
+    """Convert vectors.
+
+    Args:
+        vectors: Real numbers, shape (d,) or (n, d).
+        precision: "float32" and "float16" round; "int8" and "uint8" cut each dimension's range into 256 steps; "binary"
+            (int8) and "ubinary" (uint8) keep the sign, eight components a byte, the first in the highest bit.
+        ranges: Lowest and highest value of each dimension, shape (2, d), for "int8" and "uint8"; what lies outside is
+            clipped. None takes them from ``vectors``, so that only vectors of the same call can be compared.
+
+    Returns:
+        Shape (d,) or (n, d); (d + 7) // 8 columns for "binary" and "ubinary".
+
+    Raises:
+        ValueError: For an unknown precision, vectors that hold NaN or infinity, are quantised already or too large for
+            float16, or for ranges that do not fit or that a single vector cannot give.
+    """
+    if precision not in PRECISIONS:
+        message = f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
+        raise ValueError(message)
+    values = _read(vectors)
+    if precision in {"int8", "uint8"}:
+        bounds = value_ranges(values) if ranges is None and values.size else ranges
+        return _KINDS[precision](values if bounds is None else _buckets(values, bounds))
+    return _KINDS[precision](values)
+
+
+def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
+    """Give the lowest and the highest value of each dimension, (2, d): calibrate on a few thousand of your own texts.
+
+    Raises:
+        ValueError: For fewer than two vectors, which span no range.
+    """
+    values = _read(vectors)
+    if values.ndim == 1 or len(values) < 2:  # noqa: PLR2004 - a range has two ends
+        message = "int8 and uint8 need the range of each dimension, which one vector does not have: pass ranges="
+        raise ValueError(message)
+    return np.stack([values.min(axis=0), values.max(axis=0)])
+
+
+def unit_ranges(dimensions: int) -> NDArray[np.float32]:
+    """Give ranges for vectors of unit length that depend on nothing else, (2, d), so that all calls can be compared.
+
+    A component of a random unit vector has the standard deviation 1 / sqrt(d): six of them to either side are covered.
+    Ranges from one's own texts resolve more.
+    """
+    bound = min(1.0, _SPREAD / float(np.sqrt(dimensions)))
+    return np.array([[-bound] * dimensions, [bound] * dimensions], dtype=np.float32)
+
+
+def _read(vectors: ArrayLike) -> NDArray[np.float32]:
+    array = np.asarray(vectors)
+    if array.dtype.kind != "f":
+        message = f"vectors must hold floating-point numbers, not {array.dtype}: are they quantised already?"
+        raise ValueError(message)
+    if array.ndim not in {1, 2}:
+        message = f"vectors must have the shape (d,) or (n, d), not {array.shape}"
+        raise ValueError(message)
+    if not np.isfinite(array).all():
+        message = "vectors hold NaN or infinity: embed those texts again"
+        raise ValueError(message)
+    return array.astype(np.float32, copy=False)
+
+
+def _buckets(values: NDArray[np.float32], ranges: ArrayLike) -> NDArray[np.float32]:
+    bounds = np.asarray(ranges, dtype=np.float32)
+    if bounds.shape != (2, values.shape[-1]) or not np.all(bounds[0] <= bounds[1]):
+        message = (
+            f"ranges must be the lowest and the highest value of each of the {values.shape[-1]} dimensions, shape "
+            f"(2, {values.shape[-1]}), got shape {bounds.shape}"
+        )
+        raise ValueError(message)
+    steps = (bounds[1] - bounds[0]) / _STEPS
+    steps = np.where(steps == 0, 1, steps)
+    buckets: NDArray[np.float32] = np.clip(np.floor((values - bounds[0]) / steps), 0, _STEPS)
+    return buckets
+
+
+def _float16(values: NDArray[np.float32]) -> NDArray[Any]:
+    if np.any(np.abs(values) > np.finfo(np.float16).max):
+        message = f"float16 ends at {np.finfo(np.float16).max}, and a component is larger: normalise the vectors first"
+        raise ValueError(message)
+    return values.astype(np.float16)
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.packbits(values > 0, axis=-1)
+
+
+_KINDS: Mapping[Precision, Callable[[NDArray[np.float32]], NDArray[Any]]] = {
+    "float32": lambda values: values,
+    "float16": _float16,
+    "int8": lambda buckets: (buckets - 128).astype(np.int8),
+    "uint8": lambda buckets: buckets.astype(np.uint8),
+    "binary": lambda values: (_bits(values).astype(np.int16) - 128).astype(np.int8),
+    "ubinary": _bits,
+}

@@ -68,7 +68,7 @@ class Core:
         from mlx_qwen_embeddings.encoder import Encoder  # noqa: PLC0415 - as said above
 
         with self.stats.timed("load_seconds"):
-            return Encoder(*self._located)
+            return Encoder(*self._located, lanes=self.settings.lanes)
 
     def warn_truncated(self, texts: int, longest: int, max_length: int) -> None:
         """Count texts that were cut, and say so once."""

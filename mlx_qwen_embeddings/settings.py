@@ -38,8 +38,12 @@ class EngineSettings(BaseModel):
     dtype: DType = "auto"
     """Compute type; "auto" is float32 on CPU and bfloat16 on a GPU. Never float16, which overflows on the 8B."""
 
-    batch_tokens: int = Field(default=8192, ge=1)
-    """Most tokens, padding counted, that one batch holds; a longer text is a batch of its own."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens, padding counted, that one batch holds; a longer text is a batch of its own. None is 2,048 on a CPU and
+    16,384 on a GPU."""
+
+    lanes: int | None = Field(default=None, ge=1)
+    """Streams that compute a batch side by side on a CPU; None is one a core, at most 4."""
 
     queue_tokens: int = Field(default=1_048_576, ge=1)
     """Tokens that may wait in the queue before callers have to wait."""

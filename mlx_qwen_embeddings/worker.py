@@ -45,6 +45,11 @@ class BatchEncoder(Protocol):
         ...
 
     @property
+    def batch_tokens(self) -> int:
+        """Most tokens of a batch that suits the device: more would only keep others waiting."""
+        ...
+
+    @property
     def padding(self) -> int:
         """Tokens that the last batch was padded with."""
         ...
@@ -84,13 +89,13 @@ class Worker:
     """A thread with an encoder, and the queue in front of it."""
 
     def __init__(
-        self, open_encoder: Callable[[], BatchEncoder], *, batch_tokens: int, queue_tokens: int, stats: StatsCounter
+        self, open_encoder: Callable[[], BatchEncoder], *, batch_tokens: int | None, queue_tokens: int, stats: StatsCounter
     ) -> None:
         """Prepare; the thread starts with the first request.
 
         Args:
             open_encoder: Makes the encoder, on the worker's thread.
-            batch_tokens: Most tokens of a batch, padding counted.
+            batch_tokens: Most tokens of a batch, padding counted; None leaves it to the encoder.
             queue_tokens: Tokens that may wait before ``submit`` blocks.
             stats: Where to count.
         """
@@ -256,7 +261,7 @@ class Worker:
             if self.place is not None:
                 self.last_model_bytes = encoder.nbytes
                 self.place.loaded(self)
-            while batch := self._next():
+            while batch := self._next(self._batch_tokens or encoder.batch_tokens):
                 with self._computing:
                     self._serve(encoder, batch)
         finally:
@@ -264,7 +269,7 @@ class Worker:
                 self._encoder = None
                 encoder.release()
 
-    def _next(self) -> Batch | None:
+    def _next(self, batch_tokens: int) -> Batch | None:
         with self._changed:
             while self._pausing or not (self.closed or self._unfinished() or self._retiring):
                 self._note_change()
@@ -280,7 +285,7 @@ class Worker:
             # Those that the last batch served go behind all that came while it ran. None of them has run out of rows:
             # such a one was settled, and taken off the list.
             self._requests.sort(key=lambda request: request in self._served)
-            batch = next_batch(self._requests, self._batch_tokens)
+            batch = next_batch(self._requests, batch_tokens)
             take(batch)
             self._served = {request for request, _ in batch}
             return batch

@@ -32,6 +32,7 @@ class FakeEncoder:
         self.survives_fork = True
         self.memory = (10, 20)
         self.padding = 0
+        self.batch_tokens = 100
         self._begun = threading.Semaphore(0)
         self._let_go = threading.Semaphore(0)
         self._held = False
@@ -94,6 +95,7 @@ class WatchedEncoder(FakeEncoder):
     def _open(self) -> "WatchedEncoder":
         self._real = self._open_real()
         self.survives_fork = self._real.survives_fork
+        self.batch_tokens = self._real.batch_tokens
         return self
 
     def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:

@@ -77,13 +77,17 @@ def test_an_error_of_the_engine_comes_through(embeddings: MLXQwenEmbeddings) -> 
 
 
 @pytest.mark.parametrize("show", [True, False])
-def test_progress_is_shown_for_documents_alone(
+async def test_progress_is_shown_for_documents_alone(
     embeddings: MLXQwenEmbeddings, *, show: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shown = embeddings.model_copy(update={"show_progress": show})
     shown.embed_query(QUERY)
     assert "Embedding" not in capfd.readouterr().err
     shown.embed_documents(DOCUMENTS)
+    assert ("4/4" in capfd.readouterr().err) is show
+    await shown.aembed_query(QUERY)
+    assert "Embedding" not in capfd.readouterr().err
+    await shown.aembed_documents(DOCUMENTS)
     assert ("4/4" in capfd.readouterr().err) is show
 
 

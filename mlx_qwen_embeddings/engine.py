@@ -3,7 +3,7 @@
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.cache import MemoryCache
-from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Recipe, steps
+from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Details, Embedded, Recipe, steps
 from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.recipes import finish, make_recipe
+from mlx_qwen_embeddings.recipes import finish, make_recipe, recipe_for_ids
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import EngineStats
+from mlx_qwen_embeddings.token_ids import spell
 from mlx_qwen_embeddings.tokenization import check_iterable, check_texts
 
 Vectors = NDArray[np.float32]
@@ -34,14 +35,14 @@ class EmbeddingEngine:
     Safe to use from any thread and any event loop, and in a forked child. Calls that arrive together share batches. The
     model is loaded by the first call. Every embedding method takes the keyword arguments that ``EmbedOptions`` documents:
     ``instruction``, ``dimensions``, ``normalize``, ``pooling``, ``max_length``, ``truncate``, ``chat_template``,
-    ``timeout``, ``show_progress``. All of them raise
+    ``timeout``, ``wait``, ``show_progress``. All of them raise
 
     - ``TypeError`` for what is no list of strings, naming the position;
     - ``InputTooLongError`` under ``truncate="error"``, ``InvalidTextError`` for a lone surrogate;
     - ``ModelLoadError``, ``UnknownModelError`` or ``MissingExtraError`` when the model cannot be opened;
     - ``EmbeddingFailedError`` when texts could not be embedded (``NonFiniteEmbeddingError`` for NaN); ``.failures`` says
       which, and the others are cached;
-    - ``EmbeddingTimeoutError`` and ``EngineClosedError``.
+    - ``EmbeddingTimeoutError``, ``EngineClosedError``, and ``EngineBusyError`` under ``wait=False``.
     """
 
     def __init__(self, model: str | None = None, *, settings: EngineSettings | None = None, **overrides: Any) -> None:
@@ -121,6 +122,25 @@ class EmbeddingEngine:
         vector: Vectors = (await self.aembed_queries([text], **options))[0]
         return vector
 
+    async def aembed(
+        self, texts: Collection[Any], role: Role = "document", *, token_ids: bool = False, **options: Unpack[CallOptions]
+    ) -> Embedded:
+        """Embed without holding up the event loop, and tell what a server has to account for.
+
+        Args:
+            texts: Strings; with ``token_ids``, lists of ids of the model's own tokenizer instead. What that puts around a
+                text is added where it is missing.
+            role: Whether they are queries or documents.
+            token_ids: Whether ``texts`` are ids.
+            **options: See ``EmbedOptions``.
+
+        Raises:
+            ValueError: Beside what every method raises: for an id that is none of the model's.
+        """
+        details = Details.of(len(texts))
+        vectors = await self._aembed(texts, role, EmbedOptions(**options), details, ids=token_ids)
+        return Embedded(vectors, details.tokens, details.cached)
+
     def stream_documents(
         self, texts: Iterable[str], *, block_size: int = WINDOW_TEXTS, **options: Unpack[CallOptions]
     ) -> Iterator[Vectors]:
@@ -168,6 +188,11 @@ class EmbeddingEngine:
         options = EmbedOptions(instruction=instruction, chat_template=chat_template)
         recipe = self._recipe(self._core.open(), role, options, 0)
         return recipe.tokenizer.count([recipe.render(text) for text in check_texts(texts)])
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory now."""
+        return self._core.worker.model_bytes > 0
 
     def stats(self) -> EngineStats:
         """Give the counters as they are now."""
@@ -223,7 +248,7 @@ class EmbeddingEngine:
     def _embed(
         self, texts: Iterable[str], role: Role, options: EmbedOptions, start: int = 0, deadline: Deadline | None = None
     ) -> Vectors:
-        deadline = deadline or Deadline(options.timeout)
+        deadline = deadline or Deadline(options.timeout, wait=options.wait)
         checked = check_texts(texts, start=start)
         recipe = self._recipe(self._core.open(), role, options, start)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
@@ -231,16 +256,20 @@ class EmbeddingEngine:
             drive(steps(checked, recipe, out), self._core.worker, deadline, progress)
         return finish(out, options)
 
-    async def _aembed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
-        deadline = Deadline(options.timeout)
-        checked = check_texts(texts)
+    async def _aembed(
+        self, texts: Iterable[Any], role: Role, options: EmbedOptions, details: Details | None = None, *, ids: bool = False
+    ) -> Vectors:
+        deadline = Deadline(options.timeout, wait=options.wait)
+        checked: list[Any] = list(texts) if ids else list(check_texts(texts))
         self._core.worker.check_open()
         opened = self._core.opened
         if opened is None:
             opened = await asyncio.to_thread(self._core.open)
         recipe = self._recipe(opened, role, options, 0)
+        if ids:
+            checked, recipe = spell(checked, opened.tokenizer.vocabulary_size), recipe_for_ids(recipe, opened, options)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
         inline = sum(map(len, checked)) <= INLINE_CHARACTERS
         with Progress(len(checked), show=options.show_progress) as progress:
-            await adrive(steps(checked, recipe, out), self._core.worker, deadline, progress, inline=inline)
+            await adrive(steps(checked, recipe, out, details), self._core.worker, deadline, progress, inline=inline)
         return finish(out, options)

@@ -26,6 +26,7 @@ class EmbedOptions:
         chat_template: True renders each text as a user's turn with the model's own chat template, a string with that
             Jinja source; None or False leaves texts as they are.
         timeout: Seconds after which the call gives up; None waits.
+        wait: Whether to wait while the queue is full; False raises ``EngineBusyError``. A stream always waits.
         show_progress: Whether to draw a progress bar.
     """
 
@@ -37,6 +38,7 @@ class EmbedOptions:
     truncate: Truncate = "end"
     chat_template: bool | str | None = None
     timeout: float | None = None
+    wait: bool = True
     show_progress: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class CallOptions(TypedDict, total=False):
     truncate: Truncate
     chat_template: bool | str | None
     timeout: float | None
+    wait: bool
     show_progress: bool
 
 

@@ -1,6 +1,7 @@
 """From a call's options and a model to what is done with each text, and with each vector."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.prompts import Role, prompt_for
 from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.token_ids import TokenIds, keys_for_ids
 from mlx_qwen_embeddings.tokenization import Ids
 
 
@@ -72,6 +74,19 @@ def make_recipe(
         on_truncated=on_truncated,
         start=start,
     )
+
+
+def recipe_for_ids(recipe: Recipe, opened: Opened, options: EmbedOptions) -> Recipe:
+    """Give the recipe for texts that come as token ids.
+
+    Raises:
+        ValueError: When a chat template is asked for, which is made of text.
+    """
+    if options.chat_template:
+        message = "a chat template is written around text, not around token ids: send text, or leave it out"
+        raise ValueError(message)
+    reader = TokenIds(opened.tokenizer, recipe.prompt)
+    return replace(recipe, tokenizer=reader, render=lambda text: text, keys=keys_for_ids(recipe.keys))
 
 
 def _check_prompt(prompt: str, pooling: Pooling, opened: Opened) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(mlx_qwen_embeddings.__file__).parent
 LAYERS = (
     {"__init__", "_extras", "errors", "fork"},
     {"precision", "prompts", "registry", "settings", "similarity"},
-    {"batching", "cache", "chat", "models", "options", "statistics", "tokenization"}
+    {"batching", "cache", "chat", "models", "options", "statistics", "token_ids", "tokenization"}
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
     {"backend", "blas", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},

@@ -41,7 +41,7 @@ parity-large: $(VENV)/.reference
 
 test-lowest:
 	@mkdir -p build
-	python3 scripts/lowest.py pyproject.toml > build/lowest.txt
+	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest test
 
 lint: $(VENV)/.lint

@@ -27,8 +27,8 @@ INLINE_CHARACTERS = 20_000
 class Progress:
     """A progress bar over texts, or nothing."""
 
-    def __init__(self, total: int, *, show: bool) -> None:
-        """Draw the bar, as a widget in a notebook."""
+    def __init__(self, total: int | None, *, show: bool) -> None:
+        """Draw the bar, as a widget in a notebook; a total of None is not known yet."""
         self._bar: Any = None
         if show:
             from tqdm.auto import tqdm  # noqa: PLC0415 - only those who ask for a bar pay for its import
@@ -48,12 +48,18 @@ class Progress:
         if finished:
             self._finished += window.done
 
+    def counted(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Show that the texts of these are done, and hand them on."""
+        if self._bar is not None:
+            self._bar.update(len(vectors))
+        return vectors
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
-            if error is None:
+            if error is None and self._bar.total is not None:
                 self._bar.update(self._bar.total - self._bar.n)  # repeated texts are not computed, but are done
             self._bar.close()
 

@@ -3,7 +3,7 @@
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -158,23 +158,28 @@ class EmbeddingEngine:
             message = f"block_size must be at least 1, got {block_size}"
             raise ValueError(message)
         checked = EmbedOptions(**options)
-        return self._stream(iter(check_iterable(texts)), block_size, checked)
+        # One bar over all blocks, not one a block.
+        progress = partial(Progress, len(texts) if isinstance(texts, Sized) else None, show=checked.show_progress)
+        return self._stream(iter(check_iterable(texts)), block_size, replace(checked, show_progress=False), progress)
 
-    def _stream(self, texts: Iterator[str], block_size: int, options: EmbedOptions) -> Iterator[Vectors]:
+    def _stream(
+        self, texts: Iterator[str], block_size: int, options: EmbedOptions, make_progress: Callable[[], Progress]
+    ) -> Iterator[Vectors]:
         start, underway = 0, deque[Ahead]()
-        try:
-            while block := list(islice(texts, block_size)):
-                underway.append(Ahead(partial(self._embed, block, "document", options, start), options.timeout))
-                start += len(block)
-                if len(underway) > 1:
-                    yield underway[0].result()
+        with make_progress() as progress:
+            try:
+                while block := list(islice(texts, block_size)):
+                    underway.append(Ahead(partial(self._embed, block, "document", options, start), options.timeout))
+                    start += len(block)
+                    if len(underway) > 1:
+                        yield progress.counted(underway[0].result())
+                        underway.popleft()
+                while underway:
+                    yield progress.counted(underway[0].result())
                     underway.popleft()
-            while underway:
-                yield underway[0].result()
-                underway.popleft()
-        finally:
-            for ahead in underway:
-                ahead.give_up()
+            finally:
+                for ahead in underway:
+                    ahead.give_up()
 
     def count_tokens(
         self,

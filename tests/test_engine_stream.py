@@ -1,7 +1,7 @@
 """``stream_documents``: any number of texts in bounded memory, in order, and nothing left behind when it is abandoned."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -58,6 +58,16 @@ def test_blocks_come_in_order(size: int, engine: EmbeddingEngine) -> None:
     wanted = engine.embed_documents(TEXTS, dimensions=64)
     np.testing.assert_allclose(np.concatenate(blocks), wanted, rtol=0, atol=1e-5)
     assert_nothing_runs(engine)
+
+
+@pytest.mark.parametrize(("source", "shown"), [(list, "11/11"), (iter, "11text")], ids=["list", "iterator"])
+def test_progress_is_one_bar_over_all_blocks(
+    source: Callable[[list[str]], Iterable[str]], shown: str, engine: EmbeddingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(list(engine.stream_documents(source(TEXTS), block_size=4, show_progress=True))) == 3
+    bar = capsys.readouterr().err
+    assert bar.count("\n") == 1
+    assert shown in bar
 
 
 def test_no_texts_give_no_block(engine: EmbeddingEngine) -> None:

@@ -19,6 +19,7 @@ from mlx_qwen_embeddings.adapter_options import AdapterFields
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.llama_index import LlamaIndexFields, MLXQwenEmbedding
+from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 Adapter = type[MLXQwenEmbeddings] | type[MLXQwenEmbedding]
@@ -108,6 +109,13 @@ def test_every_field_is_documented_and_typed_for_callers(adapter: Adapter) -> No
     assert [name for name in adapter.model_fields if not adapter.model_fields[name].description] == [
         name for name in adapter.model_fields if name in inherited
     ]
+
+
+@both
+def test_the_options_of_a_call_are_fields(adapter: Adapter) -> None:
+    of_a_role, of_servers = {"instruction"}, {"wait"}
+    assert set(CallOptions.__annotations__) - of_a_role - of_servers <= set(adapter.model_fields)
+    assert {"query_instruction", "document_instruction"} <= set(adapter.model_fields)
 
 
 @both

@@ -22,8 +22,8 @@ LAYERS = (
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
-    {"adapter_options", "conversion", "evaluation", "langchain", "llama_index", "verification"},
-    {"cli", "demo"},
+    {"adapter_options", "bulk", "conversion", "evaluation", "langchain", "llama_index", "verification"},
+    {"cli", "demo", "server"},
     {"__main__"},
 )
 """By name below the package. A module may import from its own layer and from those before it."""
@@ -37,6 +37,11 @@ HOMES = {
     "tokenizers": {"gguf", "model_files", "tokenization", "verification"},
     "huggingface_hub": {"hub"},
     "jinja2": {"chat"},
+    "pyarrow": {"bulk"},
+    "fastapi": {"server"},
+    "prometheus_client": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
     "rich": {"cli"},
     "typer": {"cli"},
     "langchain_core": {"demo", "langchain"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from mlx_qwen_embeddings.bulk.beginning import begin, identity, refuse_existing
-from mlx_qwen_embeddings.bulk.computing import compute, quantized
+from mlx_qwen_embeddings.bulk.computing import check_precision, compute, quantized
 from mlx_qwen_embeddings.bulk.opening import open_source
 from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, locked, move, remove, sync, write_manifest
 from mlx_qwen_embeddings.bulk.sources import Source
@@ -117,9 +117,7 @@ def _check(target: Path, options: EmbedOptions, precision: Precision, part_rows:
     if part_rows < 1:
         message = f"part_rows must be at least 1, got {part_rows}"
         raise ValueError(message)
-    if precision in {"int8", "uint8"} and not options.normalize:
-        message = f"precision {precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
-        raise ValueError(message)
+    check_precision(precision, normalize=options.normalize)
     if not (_folder(target) / MANIFEST).exists():
         with suppress(OSError):
             _folder(target).rmdir()  # it is empty where a run was killed at its very last step

@@ -1,0 +1,25 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# Written out, since the modules that define them import numpy and pydantic, which --help need not pay for.
+Role = Literal["document", "query"]
+Pooling = Literal["native", "last", "mean", "first", "max"]
+Truncate = Literal["end", "error"]
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Alias, Hub name or local folder; else MLX_QWEN_MODEL, else small."),
+]
+ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; else the Hugging Face cache.")]
+RoleOption = Annotated[Role, typer.Option(help="What the texts are: a query gets the model's prompt for queries.")]
+InstructionOption = Annotated[
+    str | None, typer.Option(help="The task in words, written before each text; '' for none; else the model's own.")
+]
+DimensionsOption = Annotated[int | None, typer.Option(help="Keep so many leading dimensions.", min=1)]
+MaxLengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text; else the model's default.", min=1)]

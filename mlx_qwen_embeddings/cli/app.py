@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.convert import convert
 from mlx_qwen_embeddings.cli.doctor import doctor
+from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.evaluate import evaluate
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
@@ -22,6 +23,8 @@ class Commands(TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # who reads has had enough, which is no error; click ends quietly
         except (MLXQwenEmbeddingsError, OSError, ValueError) as error:
             if ctx.params["debug"]:
                 raise
@@ -57,6 +60,7 @@ def options(
     """Local text embeddings with Qwen3-Embedding on MLX."""
 
 
+app.command()(embed)
 app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)

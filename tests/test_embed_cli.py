@@ -113,12 +113,11 @@ def test_a_column_into_parquet(tmp_path: Path, wanted: Any) -> None:
 def test_the_options_reach_the_engine(tmp_path: Path, engine: EmbeddingEngine) -> None:
     target = tmp_path / "out.npy"
     shape = ("--role", "query", "--instruction", "Find it", "--dimensions", 64, "--pooling", "mean", "--max-length", 11)
-    status, _, err = run(*TEXTS, "-o", target, *shape, "--no-normalize", "--precision", "float16")
+    status, _, _ = run(*TEXTS, "-o", target, *shape, "--no-normalize", "--precision", "float16")
     vectors = engine.embed_queries(
         TEXTS, instruction="Find it", dimensions=64, pooling="mean", max_length=11, normalize=False
     )
     assert status == 0
-    assert "cut at max_length=11" in err
     np.testing.assert_array_equal(np.load(target), vectors.astype(np.float16))
     status, _, err = run(*TEXTS, *shape, "--truncate", "error")
     assert (status, err.count("\n")) == (1, 1)

@@ -18,7 +18,8 @@ LAYERS = (
     {"precision", "prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "token_ids", "tokenization"}
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
-    {"backend", "blas", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening", "safetensors_check"}
+    {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
+    | {"safetensors_check"}
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
@@ -35,7 +36,7 @@ HOMES = {
     "mlx": {"backend", "conversion", "encoder", "foreign", "gguf", "loading", "models", "quantization", "weights"},
     "mlx_lm": {"conversion", "foreign"},
     "tokenizers": {"gguf", "model_files", "tokenization", "verification"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"downloads", "hub"},
     "jinja2": {"chat"},
     "pyarrow": {"bulk"},
     "fastapi": {"server"},

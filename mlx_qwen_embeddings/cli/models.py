@@ -1,0 +1,132 @@
+"""``mlx-qwen models``: which there are, what they take, and which of them are here."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_qwen_embeddings.cli.common import ModelDirOption
+from mlx_qwen_embeddings.cli.tables import aligned, size
+
+if TYPE_CHECKING:
+    from mlx_qwen_embeddings.downloads import Download
+    from mlx_qwen_embeddings.registry import ModelSpec
+
+_SIZES = ("download", "on_disk", "memory_cpu", "memory_gpu")
+
+Name = Annotated[str, typer.Argument(help="Alias, Hub name or local folder.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, download and remove models.")
+
+
+@models.command("list")
+def list_(*, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
+    """List the models that have a name, and what they take on disk and in memory."""
+    from mlx_qwen_embeddings.downloads import downloads  # noqa: PLC0415 - huggingface_hub, which --help need not pay
+    from mlx_qwen_embeddings.registry import list_models  # noqa: PLC0415 - as above
+
+    here = downloads(model_dir)
+    facts = [_facts(spec, here.get(spec.source.partition(":")[0])) for spec in list_models()]
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    head = ["name", "weights", "dimensions", "tokens", "download", "here", "memory, CPU", "GPU"]
+    typer.echo(aligned([head, *map(_row, facts)], left=2))
+
+
+def _row(facts: dict[str, Any]) -> list[str]:
+    numbers = [f"{facts[name]:,}" if facts[name] else "" for name in ("dimensions", "max_length")]
+    return [facts["name"], facts["weights"], *numbers, *(size(facts[name]) for name in _SIZES)]
+
+
+@models.command()
+def info(name: Name, *, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
+    """Say what is known of a model; what only its files tell, once it is downloaded."""
+    from mlx_qwen_embeddings.downloads import downloads  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+
+    spec = resolve(name)
+    found = downloads(model_dir).get(spec.source.partition(":")[0])
+    facts = _facts(spec, found) | (_from_files(spec, model_dir) if spec.local or found else {})
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    typer.echo(aligned([[name.replace("_", " "), _words(name, value)] for name, value in facts.items()], left=2))
+
+
+def _words(name: str, value: Any) -> str:
+    if name in _SIZES:
+        return size(value) or "none"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value in {None, ""} else str(value)
+
+
+@models.command()
+def download(name: Name, *, revision: Revision = None, model_dir: ModelDirOption = None) -> None:
+    """Download a model, if it is not here, and say where it lies."""
+    from mlx_qwen_embeddings.hub import open_folder  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+
+    typer.echo(open_folder(resolve(name), revision=revision, cache_dir=model_dir).path)
+
+
+@models.command()
+def remove(
+    name: Name, *, model_dir: ModelDirOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+) -> None:
+    """Delete a downloaded model, all revisions of it."""
+    from mlx_qwen_embeddings import downloads  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+
+    spec = resolve(name)
+    if spec.local:
+        message = f"{spec.source} is a folder of yours, or in the package, not a download: delete it yourself"
+        raise ValueError(message)
+    source = spec.source.partition(":")[0]
+    found = downloads.downloads(model_dir).get(source)
+    if found and not yes:
+        typer.confirm(f"Delete {source} ({size(found.size)}) in {found.path}?", abort=True)
+    typer.echo(f"removed {source}: {size(downloads.remove(source, model_dir))} are free again")
+
+
+def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
+    from mlx_qwen_embeddings.downloads import memory_estimate, stored_bytes  # noqa: PLC0415 - as above
+
+    return {
+        "name": spec.name,
+        "aliases": list(spec.aliases),
+        "source": spec.source,
+        "weights": spec.weights,
+        "dimensions": spec.dimensions,
+        "max_length": spec.max_length,
+        "download": spec.download_bytes,
+        "on_disk": found.size if found else stored_bytes(spec) if spec.local else None,
+        "folder": str(found.path) if found else spec.source if spec.local else None,
+        "memory_cpu": memory_estimate(spec, "cpu"),
+        "memory_gpu": memory_estimate(spec, "gpu"),
+    }
+
+
+def _from_files(spec: "ModelSpec", model_dir: Path | None) -> dict[str, Any]:
+    from mlx_qwen_embeddings.hub import open_folder  # noqa: PLC0415 - as above
+
+    files = replace(open_folder(spec, offline=True, cache_dir=model_dir), known_prompts=spec.prompts)
+    return {
+        "dimensions": files.dimensions,
+        "max_length": files.limit,
+        "cut_at": files.max_length,
+        "type": files.config["model_type"],
+        "pooling": files.pooling,
+        "query_prompt": files.prompts["query"],
+        "document_prompt": files.prompts["document"],
+        "chat_template": files.chat_template is not None,
+    }

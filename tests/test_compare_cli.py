@@ -1,0 +1,81 @@
+"""``mlx-qwen compare``: the matrix as a table, in colour, and as JSON."""
+
+import json
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.cli import compare as module
+from mlx_qwen_embeddings.cli.app import app
+
+TEXTS = ["a cat", "kitten,\nasleep", "[red] the bank"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddingEngine]:
+    with EmbeddingEngine("nano") as engine:
+        yield engine
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["compare", "-m", "nano", *map(str, arguments)], prog_name="mlx-qwen")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_table_in_a_pipe(engine: EmbeddingEngine) -> None:
+    vectors = engine.embed_documents(TEXTS).astype(np.float64)
+    cosines = vectors @ vectors.T
+    names = ["1 a cat", "2 kitten, asleep", "3 [red] the bank"]
+    lines = ["                       1       2       3"]
+    for name, row in zip(names, cosines, strict=True):
+        lines.append(f"{name:<16}  " + "  ".join(f"{value:.4f}" for value in row))
+    assert run(*TEXTS) == (0, "\n".join(lines) + "\n", "")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean", "manhattan"])
+def test_metrics_and_options_as_json(metric: str, engine: EmbeddingEngine) -> None:
+    status, out, err = run(
+        *TEXTS, "--json", "--metric", metric, "--role", "query", "--instruction", "Go", "--dimensions", 64
+    )
+    data = json.loads(out)
+    assert (status, err, data["metric"], data["texts"]) == (0, "", metric, TEXTS)
+    vectors = engine.embed_queries(TEXTS, instruction="Go", dimensions=64).astype(np.float64)
+    differences = vectors[:, None] - vectors
+    expected: Any = {
+        "cosine": vectors @ vectors.T,
+        "dot": vectors @ vectors.T,
+        "euclidean": np.sqrt((differences**2).sum(-1)),
+        "manhattan": np.abs(differences).sum(-1),
+    }[metric]
+    np.testing.assert_allclose(data["scores"], expected, rtol=0, atol=2e-6)
+
+
+def test_a_terminal_shows_it_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setattr(sys, "stdout", screen := StringIO())
+    scores = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.5], [0.1, 0.5, 1.0]])
+    module._print_table(TEXTS, scores, "cosine")
+    shown = screen.getvalue()
+    assert "3 [red] the bank" in shown
+    assert "\x1b[38;2;0;200;60m0.9000" in shown  # the nearest pair is green
+    assert "\x1b[38;2;255;0;60m0.1000" in shown  # the farthest is red
+
+
+def test_small_distances_are_near() -> None:
+    near = module._nearness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
+    np.testing.assert_allclose(near, [[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]])
+
+
+@pytest.mark.parametrize("arguments", [(), ("a",), ("a", "b", "--metric", "hamming")])
+def test_wrong_usage_exits_2(arguments: tuple[object, ...]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage: mlx-qwen compare" in err

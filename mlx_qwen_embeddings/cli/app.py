@@ -8,10 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 from mlx_qwen_embeddings.cli.cache import cache
+from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.convert import convert
 from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.evaluate import evaluate
+from mlx_qwen_embeddings.cli.models import models
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
@@ -61,8 +63,10 @@ def options(
 
 
 app.command()(embed)
+app.command()(compare)
 app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(doctor)
+app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

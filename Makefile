@@ -81,7 +81,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
-	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,parquet]" --group test
+	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,parquet,server]" --group test
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/.made

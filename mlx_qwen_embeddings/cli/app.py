@@ -14,6 +14,7 @@ from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.evaluate import evaluate
 from mlx_qwen_embeddings.cli.models import models
+from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
@@ -68,5 +69,6 @@ app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(doctor)
+app.command()(serve)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

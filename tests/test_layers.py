@@ -23,7 +23,7 @@ LAYERS = (
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
-    {"adapter_options", "bulk", "conversion", "evaluation", "langchain", "llama_index", "verification"},
+    {"adapter_options", "bench", "bulk", "conversion", "evaluation", "langchain", "llama_index", "plot", "verification"},
     {"cli", "demo", "server"},
     {"__main__"},
 )
@@ -38,6 +38,7 @@ HOMES = {
     "tokenizers": {"gguf", "model_files", "tokenization", "verification"},
     "huggingface_hub": {"downloads", "hub"},
     "jinja2": {"chat"},
+    "matplotlib": {"cli", "plot"},
     "pyarrow": {"bulk"},
     "fastapi": {"server"},
     "prometheus_client": {"server"},

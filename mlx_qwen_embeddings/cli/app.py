@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mlx_qwen_embeddings.cli.bench import bench
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.convert import convert
@@ -69,6 +70,7 @@ app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(doctor)
+app.command()(bench)
 app.command()(serve)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

@@ -14,7 +14,9 @@ from mlx_qwen_embeddings.cli.convert import convert
 from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.evaluate import evaluate
+from mlx_qwen_embeddings.cli.index import index
 from mlx_qwen_embeddings.cli.models import models
+from mlx_qwen_embeddings.cli.search import search
 from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
@@ -66,6 +68,8 @@ def options(
 
 app.command()(embed)
 app.command()(compare)
+app.command()(index)
+app.command()(search)
 app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_qwen_embeddings.server.errors import ApiError
+from mlx_qwen_embeddings.server.errors import ApiError, refuse
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Who starts and stops servers asks here, and holds no key."""
@@ -31,7 +31,7 @@ class ApiKeys:
             await self._app(scope, receive, send)
             return
         error = ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key")
-        await error.response()(scope, receive, send)
+        await refuse(error, scope, receive, send)
 
     def _knows(self, headers: Headers) -> bool:
         kind, _, key = headers.get("authorization", "").partition(" ")

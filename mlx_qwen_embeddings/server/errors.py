@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from mlx_qwen_embeddings.errors import (
     EmbeddingFailedError,
@@ -14,6 +15,7 @@ from mlx_qwen_embeddings.errors import (
     EngineBusyError,
     EngineClosedError,
     InputTooLongError,
+    InvalidTextError,
     MissingExtraError,
     MLXQwenEmbeddingsError,
     ModelLoadError,
@@ -27,6 +29,7 @@ BUSY_SECONDS, LOADING_SECONDS = 1, 5
 _STATUSES: dict[type[Exception], tuple[int, str, int | None]] = {
     UnknownModelError: (404, "model_not_found", None),
     InputTooLongError: (400, "context_length_exceeded", None),
+    InvalidTextError: (400, "invalid_text", None),
     EngineBusyError: (429, "queue_full", BUSY_SECONDS),
     EmbeddingTimeoutError: (503, "timeout", BUSY_SECONDS),
     EngineClosedError: (503, "engine_closed", BUSY_SECONDS),
@@ -62,13 +65,22 @@ class ApiError(Exception):
         """Give the answer in OpenAI's shape."""
         kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")  # noqa: PLR2004
-        # A lone surrogate of the request has no place in an answer.
-        message = self.message.encode("utf-8", "replace").decode()
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:  # noqa: PLR2004 - what the status asks for
             headers["WWW-Authenticate"] = "Bearer"
-        body = {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+        body = {"error": {"message": _text(self.message), "type": kind, "param": _text(self.param), "code": self.code}}
         return JSONResponse(body, self.status, headers)
+
+
+def _text(words: str | None) -> str | None:
+    # A lone surrogate of the request has no place in an answer.
+    return words and words.encode("utf-8", "replace").decode()
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer in a layer around the routes, and leave the code for log and metrics."""
+    scope.setdefault("state", {})["error"] = error.code
+    await error.response()(scope, receive, send)
 
 
 def handle_errors(app: FastAPI) -> None:

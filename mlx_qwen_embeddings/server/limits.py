@@ -5,7 +5,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, ApiError
+from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, ApiError, refuse
 
 
 class Traffic:
@@ -62,13 +62,13 @@ class Limits:
             return
         refusal = self._traffic.refusal()
         if refusal is not None:
-            await refusal.response()(scope, receive, send)
+            await refuse(refusal, scope, receive, send)
             return
         self._traffic.began()
         try:
             body = await self._read(scope, receive)
             if body is None:
-                await self._too_large().response()(scope, receive, send)
+                await refuse(self._too_large(), scope, receive, send)
             else:
                 await self._app(scope, _replay(body, receive), send)
         finally:

@@ -8,7 +8,7 @@ import uuid
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_qwen_embeddings.server.errors import ApiError
+from mlx_qwen_embeddings.server.errors import ApiError, refuse
 from mlx_qwen_embeddings.server.logs import set_header
 from mlx_qwen_embeddings.server.metrics import Metrics
 
@@ -48,16 +48,15 @@ class Observe:
             logger.exception("defect", extra={"request_id": request_id, "path": scope["path"]})
             if status:
                 raise
-            state["error"] = "internal_error"
             message = f"a defect of the server; its log says more beside the request id {request_id}"
-            await ApiError(500, message, "internal_error").response()(scope, receive, sending)
+            await refuse(ApiError(500, message, "internal_error"), scope, receive, sending)
         finally:
             self._tell(scope, status, time.perf_counter() - start)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
         # What no route knows has one name together, so that scanners cannot fill the memory.
-        endpoint = getattr(scope.get("route"), "path", "other")
+        endpoint = scope["path"] if scope["path"] in scope["app"].openapi()["paths"] else "other"
         self._metrics.ended(endpoint, status, state.get("error"), seconds)
         facts = {name: state[name] for name in ("request_id", "error", "model", "texts", "tokens") if name in state}
         quiet = endpoint in {"/health", "/ready", "/metrics"}

@@ -13,6 +13,10 @@ EXTRAS = {
     "llama-index": "llama-index-core",
     "chat-template": "jinja2",
     "convert": "mlx-lm",
+    "parquet": "pyarrow",
+    "plot": "matplotlib",
+    "search": "lancedb",
+    "server": "fastapi",
 }
 
 

@@ -1,0 +1,84 @@
+"""The command in a process of its own: what it costs to start, and what it shows on a terminal and in a pipe."""
+
+import os
+import pty
+import resource
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mlx_qwen_embeddings", *map(str, arguments)]
+
+
+def cpu_seconds(*arguments: object) -> float:
+    """Give the least of three: other work on the machine makes a process wait, which is not counted, and misses caches."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command(*arguments), check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent)
+
+
+def test_help_is_quick() -> None:
+    assert cpu_seconds("--help") < 0.3
+
+
+def test_a_first_vector_is_quick() -> None:
+    # Of all cores together, of which it uses two.
+    assert cpu_seconds("embed", "--model", "nano", "hello") < 2
+
+
+@pytest.mark.parametrize("name", ["embed", "compare", "index", "search", "models", "bench"])
+def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+    program = (
+        "import sys\n"
+        "from mlx_qwen_embeddings.cli import main\n"
+        f"try:\n    main(['{name}', '--help'])\n"
+        "except SystemExit:\n"
+        "    print(sorted({'numpy', 'mlx', 'rich', 'pyarrow', 'lancedb', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def on_a_terminal(*arguments: object) -> tuple[str, str]:
+    """Run with the errors on a terminal; give the output and what the terminal showed."""
+    own, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 80))
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=its, text=True)
+    os.close(its)
+    out, _ = process.communicate()
+    shown = b""
+    try:
+        while piece := os.read(own, 65536):
+            shown += piece
+    except OSError:
+        pass  # Linux's way to say that the other side has closed
+    os.close(own)
+    assert process.returncode == 0
+    return out, shown.decode()
+
+
+def test_a_terminal_shows_progress_and_a_pipe_none(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"line {number}\n" for number in range(120)), "utf-8")
+    arguments = ("embed", "-m", "nano", "-i", tmp_path / "in.txt")
+    out, shown = on_a_terminal(*arguments, "-o", tmp_path / "out.npy")
+    assert "120/120" in shown
+    assert "text/s" in shown
+    assert out == f"{tmp_path / 'out.npy'}: 120 vectors of 384 dimensions\n"
+    out, shown = on_a_terminal(*arguments)
+    assert "120/120" in shown
+    assert len(out.splitlines()) == 360
+    done = subprocess.run(command(*arguments, "-o", tmp_path / "piped.npy"), capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_single_text_draws_no_bar() -> None:
+    assert on_a_terminal("embed", "-m", "nano", "hello")[1] == ""

@@ -1,11 +1,15 @@
 """Settings of the server: who wins, what is refused, which models are served."""
 
+import asyncio
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from mlx_qwen_embeddings import EngineSettings
 from mlx_qwen_embeddings.errors import UnknownModelError
+from mlx_qwen_embeddings.server import models as served
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
@@ -94,3 +98,31 @@ def test_a_model_that_is_warmed_has_to_be_served() -> None:
         Models(ServerSettings(models="nano", warm="small"), EngineSettings())
     with pytest.raises(UnknownModelError, match="Did you mean 'nano'"):
         Models(ServerSettings(models="nanoo"), EngineSettings())
+
+
+def test_a_model_that_never_comes_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, never = threading.Event(), threading.Event()
+
+    class Stuck:
+        loaded = False
+
+        def warmup(self) -> None:
+            begun.set()
+            never.wait(20)
+
+        def close(self) -> None:
+            pass
+
+    async def run() -> bool:
+        models = Models(ServerSettings(models="nano"), EngineSettings())
+        warming = asyncio.create_task(models.warm_up())
+        await asyncio.to_thread(begun.wait, 20)
+        warming.cancel()
+        await models.close()
+        return models.ready
+
+    monkeypatch.setattr(served, "get_engine", lambda *_, **__: Stuck())
+    start = time.monotonic()
+    assert not asyncio.run(run())
+    assert time.monotonic() - start < 10
+    never.set()

@@ -1,7 +1,10 @@
 """Which models are served, and their engines: opened and loaded when they are first asked for."""
 
 import asyncio
+import contextlib
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlx_qwen_embeddings.engine import EmbeddingEngine
@@ -16,6 +19,25 @@ from mlx_qwen_embeddings.shared import get_engine
 ROLES: dict[str, Role] = {"query": "query", "document": "document"}
 
 logger = logging.getLogger(__name__)
+
+
+async def _in_background(call: Callable[[], object]) -> None:
+    """Wait for a call on a thread that holds up no exit: a download can take an hour."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            errors.append(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="mlx-qwen-loading", daemon=True).start()
+    await done.wait()
+    if errors:
+        raise errors[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +124,7 @@ class Models:
         engine = get_engine(name, **self._settings)
         self.engines[name] = engine
         logger.info("loading", extra={"model": name})
-        await asyncio.to_thread(engine.warmup)
+        await _in_background(engine.warmup)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
         return engine
 
@@ -118,7 +140,7 @@ class Models:
     def ready(self) -> bool:
         """Whether every model of ``warm`` was loaded; one that made room for another since then counts."""
         tasks = [self._loading.get(self.find(name).name) for name in self.warm]
-        return all(task is not None and task.done() and task.exception() is None for task in tasks)
+        return all(task and task.done() and not task.cancelled() and not task.exception() for task in tasks)
 
     async def close(self) -> None:
         """Stop the engines."""

@@ -61,7 +61,8 @@ def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> No
         fast.encode(rows[:1], "last", start)
     finally:
         object.__delattr__(inner, "last_hidden")
-    assert shape[0][1] <= len(rows[0]) - len(start) + 1
+    assert shape[0][1] <= len(rows[0]) - len(start) + 1 + 15, "up to a multiple of 16"
+    assert shape[0][1] < len(rows[0])
 
 
 def test_a_prompt_of_another_text_is_left_alone() -> None:

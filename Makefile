@@ -16,11 +16,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest parity parity-large lint format typecheck build clean
+.PHONY: help demo serve test test-server test-lowest parity parity-large lint format typecheck build clean
 
 help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
+	@echo "make serve        the HTTP server, with nano (MODEL=small for another model)"
 	@echo "make test         the tests"
+	@echo "make test-server  schemathesis against the server"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
 	@echo "make test-lowest  the tests on the oldest supported dependencies"
@@ -29,8 +31,15 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python -m mlx_qwen_embeddings.demo
 
+MODEL ?= nano
+serve: $(VENV)/.serve
+	@$(BIN)/mlx-qwen serve --model $(MODEL)
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q --ignore=tests/parity
+
+test-server: $(VENV)/.fuzz
+	$(BIN)/python scripts/fuzz_server.py
 
 parity: $(VENV)/.reference
 	$(BIN)/python -m pytest -q tests/parity
@@ -81,7 +90,15 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
-	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,parquet]" --group test
+	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,parquet,plot,search,server]" --group test
+	@touch $@
+
+$(VENV)/.serve: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e ".[cli,server$(addprefix $(comma),$(BACKEND))]"
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.serve
+	$(PIP) install --group fuzz
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/.made

@@ -17,7 +17,7 @@ from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Details, Embedded, Recipe, steps
 from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
 from mlx_qwen_embeddings.lifecycle import Core
-from mlx_qwen_embeddings.opening import Opened
+from mlx_qwen_embeddings.opening import ModelFacts, Opened
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.recipes import finish, make_recipe, recipe_for_ids
@@ -193,6 +193,11 @@ class EmbeddingEngine:
         options = EmbedOptions(instruction=instruction, chat_template=chat_template)
         recipe = self._recipe(self._core.open(), role, options, 0)
         return recipe.tokenizer.count([recipe.render(text) for text in check_texts(texts)])
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Dimensions, length, pooling, prompts, compute type and device of the model."""
+        return self._core.known().facts
 
     @property
     def loaded(self) -> bool:

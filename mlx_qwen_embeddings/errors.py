@@ -60,5 +60,9 @@ class CacheFileError(MLXQwenEmbeddingsError):
     """The file of ``cache_path`` is no cache of this package, or of a newer version; engines go on without it."""
 
 
+class IndexMismatchError(MLXQwenEmbeddingsError, ValueError):
+    """A search database whose vectors were made otherwise than those that are asked for."""
+
+
 class MissingExtraError(MLXQwenEmbeddingsError, ImportError):
     """An optional package is needed; the message gives the pip command."""

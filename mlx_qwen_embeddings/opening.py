@@ -1,15 +1,28 @@
 """From settings to a model that is ready to be loaded: files, tokenizer, back end, identity."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from mlx_qwen_embeddings.backend import Backend, choose_backend
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.fingerprint import fingerprint
 from mlx_qwen_embeddings.hub import open_folder
 from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.tokenization import TextTokenizer
+
+
+class ModelFacts(NamedTuple):
+    """What a model's files say, and what it is computed with."""
+
+    dimensions: int
+    max_length: int
+    pooling: Pooling
+    prompts: dict[str, str]
+    dtype: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,14 @@ class Opened:
     backend: Backend
     tokenizer: TextTokenizer
     identity: str
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Give what is worth telling others."""
+        files, backend = self.files, self.backend
+        return ModelFacts(
+            files.dimensions, files.max_length, files.pooling, dict(files.prompts), backend.dtype, backend.device
+        )
 
 
 def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:

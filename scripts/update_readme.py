@@ -1,4 +1,4 @@
-"""Write the README's tables from their sources: the registry, the settings, the options of a call, and nano's card.
+"""Write the README's tables from their sources: the registry, the settings, the options of a call, nano's card.
 
 Usage: ``python scripts/update_readme.py``
 """
@@ -7,12 +7,20 @@ import ast
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from typer import Typer
+from typer.models import OptionInfo
 
 from mlx_qwen_embeddings import settings
+from mlx_qwen_embeddings.cli.app import app
+from mlx_qwen_embeddings.cli.embed import embed
+from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
+from mlx_qwen_embeddings.server import settings as server
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -58,6 +66,18 @@ def engine_settings() -> str:
     return table(("setting", "variable", "default", "meaning"), rows)
 
 
+def server_settings() -> str:
+    """Give the table of the server's settings, from the strings under its fields."""
+    meanings = field_docstrings(Path(server.__file__).read_text("utf-8"), "ServerSettings")
+    flags = inspect.signature(serve).parameters
+    rows = []
+    for name, field in server.ServerSettings.model_fields.items():
+        default = f"{field.default!r}".replace("'", '"')
+        flag = f"`--{name.replace('_', '-')}`" if name in flags else ""
+        rows.append((f"`{name}`", flag, f"`{settings.PREFIX}{name.upper()}`", f"`{default}`", one_line(meanings[name])))
+    return table(("setting", "flag", "variable", "default", "meaning"), rows)
+
+
 def field_docstrings(source: str, name: str) -> dict[str, str]:
     """Give the string that follows each annotated field of a class."""
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name).body
@@ -82,10 +102,51 @@ def one_line(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
+def commands() -> str:
+    """Give the table of commands, from the docstrings that their help shows."""
+    return table(("command", "does"), [(f"`mlx-qwen {name}`", meaning) for name, meaning in every_command(app)])
+
+
+def every_command(group: Typer, before: str = "") -> Iterator[tuple[str, str]]:
+    """Give name and meaning of each command, those of groups after the group's name."""
+    for command in group.registered_commands:
+        name = command.name or getattr(command.callback, "__name__", "")
+        yield f"{before}{name}", one_line((inspect.getdoc(command.callback) or "").split("\n\n")[0])
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            yield from every_command(inner.typer_instance, f"{before}{inner.name} ")
+
+
+def embed_options() -> str:
+    """Give the table of what ``mlx-qwen embed`` takes, from what its help says."""
+    rows = []
+    for name, parameter in inspect.signature(embed).parameters.items():
+        kind, said = get_args(parameter.annotation)
+        if isinstance(said, OptionInfo):
+            flag = name.replace("_", "-")
+            # In an annotation the first name stands where the default would.
+            given = [said.default, *(said.param_decls or ())] if isinstance(said.default, str) else []
+            names = given or ([f"--{flag}", f"--no-{flag}"] if kind is bool else [f"--{flag}"])
+            choices = sorted(
+                (f"`{choice}`" for choice in literals(kind)), key=lambda text: text != f"`{parameter.default}`"
+            )
+            rows.append((" ".join(f"`{option}`" for option in names), ", ".join(choices), said.help or ""))
+    return table(("option", "choices", "meaning"), rows)
+
+
+def literals(kind: Any) -> tuple[Any, ...]:
+    """Give the choices of a Literal, which may be optional."""
+    found = [kind, *get_args(kind)]
+    return next((get_args(part) for part in found if get_origin(part) is Literal), ())
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "embed": embed_options,
     "models": models,
     "options": options,
     "scores": scores,
+    "server": server_settings,
     "settings": engine_settings,
 }
 

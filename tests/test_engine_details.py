@@ -106,3 +106,9 @@ def test_loaded_says_whether_the_model_is_in_memory() -> None:
         engine.warmup()
         assert engine.loaded
     assert not engine.loaded
+
+
+def test_facts_are_those_of_the_files(engine: EmbeddingEngine) -> None:
+    facts = engine.facts
+    assert facts[:3] == (384, 2048, "last")
+    assert (facts.prompts.get("query", ""), facts.dtype) == ("", "float32")

@@ -7,13 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mlx_qwen_embeddings.cli.bench import bench
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.convert import convert
 from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.evaluate import evaluate
+from mlx_qwen_embeddings.cli.index import index
 from mlx_qwen_embeddings.cli.models import models
+from mlx_qwen_embeddings.cli.search import search
+from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
@@ -64,9 +68,13 @@ def options(
 
 app.command()(embed)
 app.command()(compare)
+app.command()(index)
+app.command()(search)
 app.command()(verify)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(doctor)
+app.command()(bench)
+app.command()(serve)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

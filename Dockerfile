@@ -1,0 +1,37 @@
+# The server. BACKEND is cpu, cuda12 or cuda13; the CUDA libraries come with the Python packages, the driver from the host:
+#   docker build --build-arg BACKEND=cuda13 -t mlx-qwen-embeddings . && docker run --gpus all -p 127.0.0.1:8000:8000 ...
+FROM python:3.12-slim-bookworm
+
+ARG BACKEND=cpu
+
+# On arm64 MLX computes with the system's OpenBLAS; x86_64 gets MKL from the cpu extra.
+# hadolint ignore=DL3008
+RUN if [ "$BACKEND" = cpu ] && [ "$(uname -m)" = aarch64 ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends libopenblas0-pthread \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY mlx_qwen_embeddings ./mlx_qwen_embeddings
+# What is installed is this very folder: its own dependencies have their bounds in pyproject.toml.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir ".[cli,server,chat-template,${BACKEND}]"
+
+RUN useradd --create-home --uid 10001 server \
+    && install --directory --owner=server /models
+USER 10001
+WORKDIR /home/server
+
+# Downloaded models outlive the container. Inside it has to listen on every address: publish the port with care.
+VOLUME /models
+ENV HF_HOME=/models \
+    MLX_QWEN_HOST=0.0.0.0 \
+    MLX_QWEN_PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["mlx-qwen"]
+CMD ["serve"]

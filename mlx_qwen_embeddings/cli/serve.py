@@ -1,0 +1,41 @@
+"""``mlx-qwen serve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_qwen_embeddings._extras import require
+
+
+def serve(
+    *,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with any of the server's and the engines' settings.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless you say so.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000.")] = None,
+    model: Annotated[str | None, typer.Option(help="The default model; small.")] = None,
+    models: Annotated[str | None, typer.Option(help="Models that may be asked for, comma-separated; all aliases.")] = None,
+    warm: Annotated[str | None, typer.Option(help="Models loaded at the start, comma-separated; the default one.")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="File with API keys, one a line.")] = None,
+    cors_origins: Annotated[str | None, typer.Option(help="Web origins whose pages may ask, comma-separated.")] = None,
+    allow_token_ids: Annotated[
+        bool | None, typer.Option("--allow-token-ids", help="Take ids of the model's own tokenizer as input.")
+    ] = None,
+    max_texts: Annotated[int | None, typer.Option(help="Most texts of a request; 2048.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Most bytes of a body; 16 MiB.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Most requests in hand; 512.")] = None,
+    load_wait: Annotated[float | None, typer.Option(help="Seconds a request waits for a model to load; 30.")] = None,
+    request_timeout: Annotated[float | None, typer.Option(help="Seconds a request may take; 300.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Seconds to finish in after SIGTERM; 30.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve embeddings over HTTP, as OpenAI's API does."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        require(package, "server", "The server")
+    from mlx_qwen_embeddings.server.run import serve as run  # noqa: PLC0415 - it needs an extra
+    from mlx_qwen_embeddings.server.settings import ServerSettings  # noqa: PLC0415 - as above
+
+    run(*ServerSettings.load(config, **flags))

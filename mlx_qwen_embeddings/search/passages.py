@@ -1,0 +1,125 @@
+"""Files cut into passages, by a splitter that knows the file's language."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen_embeddings._extras import require
+
+LANGUAGES = {
+    ".c": "c",
+    ".cc": "cpp",
+    ".cpp": "cpp",
+    ".cs": "csharp",
+    ".ex": "elixir",
+    ".go": "go",
+    ".h": "c",
+    ".hpp": "cpp",
+    ".hs": "haskell",
+    ".html": "html",
+    ".java": "java",
+    ".js": "js",
+    ".jsx": "js",
+    ".kt": "kotlin",
+    ".lua": "lua",
+    ".md": "markdown",
+    ".php": "php",
+    ".pl": "perl",
+    ".proto": "proto",
+    ".ps1": "powershell",
+    ".py": "python",
+    ".pyi": "python",
+    ".rb": "ruby",
+    ".rs": "rust",
+    ".rst": "rst",
+    ".scala": "scala",
+    ".sol": "sol",
+    ".swift": "swift",
+    ".tex": "latex",
+    ".ts": "ts",
+    ".tsx": "ts",
+}
+"""What the splitter knows, by the end of a file's name."""
+
+PLAIN = {".cfg", ".css", ".ini", ".json", ".pdf", ".sh", ".sql", ".toml", ".txt", ".yaml", ".yml"}
+"""What is read besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a file.
+
+    Attributes:
+        text: As it stands in the file.
+        start_line: Its first line, from 1; in a PDF of the page.
+        end_line: Its last line.
+        page: Of a PDF, from 1; 0 in other files.
+    """
+
+    text: str
+    start_line: int
+    end_line: int
+    page: int = 0
+
+
+class Splitter:
+    """Cuts texts at the joints of their language into passages of at most so many tokens."""
+
+    def __init__(self, count: Callable[[str], int], tokens: int, overlap: int) -> None:
+        """Prepare.
+
+        Args:
+            count: Gives the tokens of a text.
+            tokens: Most tokens of a passage.
+            overlap: Tokens that a passage repeats of the one before it, at most.
+        """
+        self._count, self._tokens, self._overlap = count, tokens, overlap
+
+    def split(self, path: Path) -> list[Passage]:
+        """Cut a file.
+
+        Raises:
+            ValueError: When it is no text, or no PDF that can be read.
+        """
+        pages = enumerate(_pdf_pages(path), 1) if path.suffix.lower() == ".pdf" else [(0, _text(path))]
+        return [passage for page, text in pages for passage in self._pieces(text, path.suffix.lower(), page)]
+
+    def _pieces(self, text: str, suffix: str, page: int) -> Iterator[Passage]:
+        start = -1
+        for piece in self._splitter(suffix).split_text(text):
+            # Two passages never begin at one place, so one that repeats an earlier one is told from it.
+            start = max(text.find(piece, start + 1), 0)
+            first = text.count("\n", 0, start) + 1
+            yield Passage(piece, first, first + piece.count("\n"), page)
+
+    def _splitter(self, suffix: str) -> Any:
+        kind = require("langchain_text_splitters", "search", "mlx-qwen index").RecursiveCharacterTextSplitter
+        options = {"chunk_size": self._tokens, "chunk_overlap": self._overlap, "length_function": self._count}
+        if suffix in LANGUAGES:
+            return kind.from_language(LANGUAGES[suffix], **options)
+        return kind(**options)
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    if b"\0" in content:
+        message = f"{path} is no text: it holds a zero byte"
+        raise ValueError(message)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"{path} is not UTF-8 ({error.reason} at byte {error.start})"
+        raise ValueError(message) from error
+
+
+def _pdf_pages(path: Path) -> Iterator[str]:
+    pypdf = require("pypdf", "search", "A PDF file")
+    errors = require("pypdf.errors", "search", "A PDF file")
+    try:
+        for page in pypdf.PdfReader(path).pages:
+            # What is no letter has no code, and comes as half of a surrogate pair.
+            yield page.extract_text().encode("utf-8", "replace").decode()
+    except errors.PyPdfError as error:
+        message = f"{path} cannot be read as PDF: {error}"
+        raise ValueError(message) from error

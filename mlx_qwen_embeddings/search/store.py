@@ -1,0 +1,137 @@
+"""The database of an index: passages and vectors in LanceDB, and a record of how the vectors were made."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.errors import IndexMismatchError
+
+RECORD, TABLE = "mlx-qwen-index.json", "passages"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How the vectors of a database were made; one database holds vectors of one kind.
+
+    Attributes:
+        model: As it was named.
+        revision: As it was named; None is the main branch.
+        fingerprint: Of the model's content.
+        dimensions: Width of the vectors.
+        instruction: Before each question; None is the model's own.
+        chunk_tokens: Most tokens of a passage.
+        overlap: Tokens that passages share.
+    """
+
+    model: str
+    revision: str | None
+    fingerprint: str
+    dimensions: int
+    instruction: str | None
+    chunk_tokens: int
+    overlap: int
+
+
+def read_record(folder: Path) -> Made | None:
+    """Give how a database was made; None when there is none.
+
+    Raises:
+        IndexMismatchError: When it is of another version of this package.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text("utf-8"))
+    if record.pop("version", None) != VERSION:
+        message = f"{folder} was made by another version of this package: delete it and index again"
+        raise IndexMismatchError(message)
+    return Made(**record)
+
+
+def write_record(folder: Path, made: Made) -> None:
+    """Say how a database is made, in one step."""
+    temporary = folder / f"{RECORD}.tmp"
+    temporary.write_text(json.dumps({"version": VERSION, **asdict(made)}, indent=2), "utf-8")
+    os.replace(temporary, folder / RECORD)  # noqa: PTH105 - as Path.replace
+
+
+def check(folder: Path, stored: Made, wanted: dict[str, Any]) -> None:
+    """Refuse what does not go with the vectors that are there.
+
+    Args:
+        folder: Of the database.
+        stored: How it was made.
+        wanted: Fields that were asked for.
+
+    Raises:
+        IndexMismatchError: When one differs; the message says which was used.
+    """
+    differing = {name: value for name, value in wanted.items() if getattr(stored, name) != value}
+    if not differing:
+        return
+    used = "; ".join(
+        f"the model {stored.model!r} of another content"
+        if name == "fingerprint"
+        else f"{name} {getattr(stored, name)!r}, not {value!r}"
+        for name, value in differing.items()
+    )
+    message = f"{folder} was made with {used}: use the same, or another --db"
+    raise IndexMismatchError(message)
+
+
+class Store:
+    """The table of passages."""
+
+    def __init__(self, folder: Path, dimensions: int) -> None:
+        """Open it, or make it."""
+        arrow = require("pyarrow", "search", "mlx-qwen index")
+        fields = [(name, arrow.string()) for name in ("file", "digest", "text")]
+        fields += [(name, arrow.int32()) for name in ("start_line", "end_line", "page")]
+        schema = arrow.schema([*fields, ("vector", arrow.list_(arrow.float32(), dimensions))])
+        database = require("lancedb", "search", "mlx-qwen index").connect(folder)
+        self._table = database.create_table(TABLE, schema=schema, exist_ok=True)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    def digests(self) -> dict[str, str]:
+        """Give the hash of every file's content as it was indexed."""
+        rows = self._table.search().select(["file", "digest"]).to_list()
+        return {row["file"]: row["digest"] for row in rows}
+
+    def vectors(self, files: Sequence[str]) -> dict[str, Any]:
+        """Give the vectors of all passages of some files, by text."""
+        if not files:
+            return {}
+        rows = self._table.search().where(_among(files)).select(["text", "vector"]).to_list()
+        return {row["text"]: row["vector"] for row in rows}
+
+    def replace(self, files: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        """Put rows in the place of all that was there of some files."""
+        if files:
+            self._table.delete(_among(files))
+        if rows:
+            self._table.add(rows)
+
+    def tidy(self) -> None:
+        """Join small pieces, and give back the room of what was replaced long enough ago that nobody reads it still."""
+        self._table.optimize(cleanup_older_than=timedelta(hours=1))
+
+    def nearest(self, vector: Any, count: int) -> list[dict[str, Any]]:
+        """Give the nearest passages, each with its cosine as ``score``."""
+        found = self._table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count).to_list()
+        return [row | {"score": 1 - row["_distance"]} for row in found]
+
+
+def _among(files: Iterable[str]) -> str:
+    return f"file IN ({', '.join(_quoted(file) for file in files)})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,41 @@
+"""API keys, compared in constant time."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlx_qwen_embeddings.server.errors import ApiError, refuse
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""Who starts and stops servers asks here, and holds no key."""
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+class ApiKeys:
+    """Lets in who sends one of the keys as ``Authorization: Bearer``."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        """Keep digests: equally long, so that a comparison tells nothing of a key's length."""
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or hand it on."""
+        if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS or self._knows(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key")
+        await refuse(error, scope, receive, send)
+
+    def _knows(self, headers: Headers) -> bool:
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip())
+        # All are compared, whichever fits.
+        fits = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return kind.lower() == "bearer" and any(fits)

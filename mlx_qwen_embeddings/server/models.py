@@ -1,0 +1,128 @@
+"""Which models are served, and their engines: opened and loaded when they are first asked for."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.errors import UnknownModelError
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import ModelSpec, list_models, resolve
+from mlx_qwen_embeddings.server.errors import LOADING_SECONDS, ApiError
+from mlx_qwen_embeddings.server.settings import ServerSettings
+from mlx_qwen_embeddings.settings import EngineSettings
+from mlx_qwen_embeddings.shared import get_engine
+
+ROLES: dict[str, Role] = {"query": "query", "document": "document"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model's name in a request, understood: what to open, and the role that ends the name, if one does."""
+
+    name: str
+    role: Role | None
+
+
+class Models:
+    """The models of a server. Used on its event loop alone."""
+
+    def __init__(self, settings: ServerSettings, engines: EngineSettings) -> None:
+        """Resolve the names.
+
+        Raises:
+            UnknownModelError: When one means nothing.
+        """
+        self._load_wait = settings.load_wait
+        self._settings = engines.model_dump(exclude={"model"}, exclude_unset=True)
+        first = settings.models[0] if settings.models and "model" not in engines.model_fields_set else engines.model
+        self.default = first
+        self.warm = (first,) if settings.warm is None else settings.warm
+        # Beside the aliases, what the operator names may be a folder or any name of the Hub.
+        named = settings.models or (*(spec.name for spec in list_models()), first, *self.warm)
+        self.specs: dict[str, ModelSpec] = {}
+        self._names: dict[str, str] = {}
+        for name in named:
+            self._add(name)
+        for name in (first, *self.warm):
+            self.find(name)
+        self.engines: dict[str, EmbeddingEngine] = {}
+        self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
+
+    def _add(self, name: str) -> None:
+        if name.lower() in self._names:
+            return
+        spec = resolve(name)
+        self.specs[name] = spec
+        for other in (name, spec.name, *spec.aliases, *(() if spec.local else (spec.source,))):
+            self._names.setdefault(other.lower(), name)
+
+    def find(self, name: str) -> Asked:
+        """Understand a name, which may end in ``:query`` or ``:document``.
+
+        Raises:
+            UnknownModelError: When it is none of those that are served.
+        """
+        known = self._names.get(name.strip().lower())
+        if known is not None:
+            return Asked(known, None)
+        stem, _, ending = name.rpartition(":")
+        known = self._names.get(stem.strip().lower())
+        if known is None or ending not in ROLES:
+            message = f"the model {name!r} is not served here: {', '.join(self.specs)} are, also with :query or :document"
+            raise UnknownModelError(message)
+        return Asked(known, ROLES[ending])
+
+    async def engine(self, asked: Asked) -> EmbeddingEngine:
+        """Give a model's engine, with the model in memory.
+
+        Raises:
+            ApiError: With status 503 when it is still being loaded after ``load_wait`` seconds; loading goes on.
+            ModelLoadError: When it cannot be loaded.
+        """
+        engine = self.engines.get(asked.name)
+        if engine is not None and engine.loaded:
+            return engine
+        task = self._task(asked.name)
+        await asyncio.wait([task], timeout=self._load_wait)
+        if not task.done():
+            message = f"the model {asked.name!r} is being loaded: try again in a while"
+            raise ApiError(503, message, "model_loading", retry_after=LOADING_SECONDS)
+        return task.result()
+
+    def _task(self, name: str) -> "asyncio.Task[EmbeddingEngine]":
+        task = self._loading.get(name)
+        if task is None or task.done():
+            task = self._loading[name] = asyncio.create_task(self._load(name))
+        return task
+
+    async def _load(self, name: str) -> EmbeddingEngine:
+        engine = get_engine(name, **self._settings)
+        self.engines[name] = engine
+        logger.info("loading", extra={"model": name})
+        await asyncio.to_thread(engine.warmup)
+        logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
+        return engine
+
+    async def warm_up(self) -> None:
+        """Load the models of ``warm``, one after the other; one that fails is logged, and tried again when asked for."""
+        for name in self.warm:
+            task = self._task(self.find(name).name)
+            await asyncio.wait([task])
+            if error := task.exception():
+                logger.error("cannot load: %s", error, extra={"model": name})
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model of ``warm`` was loaded; one that made room for another since then counts."""
+        tasks = [self._loading.get(self.find(name).name) for name in self.warm]
+        return all(task is not None and task.done() and task.exception() is None for task in tasks)
+
+    async def close(self) -> None:
+        """Stop the engines."""
+        for task in self._loading.values():
+            task.cancel()
+        for engine in self.engines.values():
+            await asyncio.to_thread(engine.close)

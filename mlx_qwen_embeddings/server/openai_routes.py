@@ -1,0 +1,70 @@
+"""OpenAI's endpoints."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mlx_qwen_embeddings.calls import Embedded
+from mlx_qwen_embeddings.options import CallOptions
+from mlx_qwen_embeddings.precision import quantize, unit_ranges
+from mlx_qwen_embeddings.server.answers import answer, encoded
+from mlx_qwen_embeddings.server.models import Models
+from mlx_qwen_embeddings.server.openai_schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelList
+from mlx_qwen_embeddings.server.schemas import refusals
+from mlx_qwen_embeddings.server.service import Service
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """Make the endpoints."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=refusals())
+    async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """Embed one text or several, as OpenAI's clients ask for it."""
+        texts = _texts(body.input)
+        options = CallOptions(instruction=body.instruction, dimensions=body.dimensions, truncate=body.truncate)
+        found = await service.embed(texts, body.model, body.role, options, param="input")
+        tokens = int(found.tokens.sum())
+        service.note(request, body.model, len(texts), tokens)
+        return await answer(lambda: _body(body, found, tokens), found.vectors.size)
+
+    @router.get("/v1/models", responses=refusals(401))
+    @router.get("/models", responses=refusals(401))
+    async def list_models() -> ModelList:
+        """List what is served."""
+        return ModelList(data=[_entry(service.models, name) for name in service.models.specs])
+
+    return router
+
+
+def _texts(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return [given]
+    return [given] if isinstance(given[0], int) else list(given)
+
+
+def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, Any]:
+    vectors = quantize(found.vectors, body.precision, unit_ranges(found.vectors.shape[1]))
+    rows = encoded(vectors, body.encoding_format)
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _entry(models: Models, name: str) -> ModelEntry:
+    spec, engine = models.specs[name], models.engines.get(name)
+    facts = engine.facts if engine is not None and engine.loaded else None
+    return ModelEntry(
+        id=name,
+        owned_by=spec.source.split("/")[0] if not spec.local else "local",
+        aliases=[*spec.aliases, *([] if spec.local else [spec.source])],
+        dimensions=facts.dimensions if facts else spec.dimensions,
+        max_length=facts.max_length if facts else spec.max_length,
+        pooling=facts.pooling if facts else None,
+        prompts=facts.prompts if facts else None,
+        dtype=facts.dtype if facts else None,
+        loaded=facts is not None,
+    )

@@ -1,0 +1,38 @@
+"""How the server is, for those who start, stop and watch it."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from mlx_qwen_embeddings.server.limits import Traffic
+from mlx_qwen_embeddings.server.metrics import Metrics
+from mlx_qwen_embeddings.server.models import Models
+from mlx_qwen_embeddings.server.schemas import State, refusals
+
+
+def state_routes(models: Models, traffic: Traffic, metrics: Metrics) -> APIRouter:
+    """Make the endpoints."""
+    router = APIRouter(tags=["state"])
+
+    @router.get("/health")
+    async def health() -> State:
+        """Say that the server lives."""
+        return State(status="ok")
+
+    @router.get("/ready", response_model=State, responses={503: {"model": State, "description": "Not now."}})
+    async def ready() -> Response:
+        """Say whether the models are loaded and requests are taken."""
+        ok = models.ready and not traffic.draining
+        state = State(status="draining" if traffic.draining else "ok" if ok else "loading")
+        return JSONResponse(state.model_dump(), 200 if ok else 503)
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}, **refusals(401)},
+    )
+    async def show_metrics() -> Response:
+        """Give the counters for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

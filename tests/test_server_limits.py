@@ -1,0 +1,236 @@
+"""The server's bounds and errors, in this process: what is refused, with which status, and in which form."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fake_encoder import PATIENCE, WatchedEncoder
+from fastapi.testclient import TestClient
+
+from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
+from mlx_qwen_embeddings.server import models as served
+from mlx_qwen_embeddings.server.app import create_app
+from mlx_qwen_embeddings.server.settings import ServerSettings
+
+NANO = EngineSettings(model="nano")
+ASK = {"model": "nano", "input": "a"}
+
+Serve = Callable[..., TestClient]
+
+
+class Encoder(WatchedEncoder):
+    nbytes = 1
+    spoilt = False
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        super().__init__(engine)
+        self.may_load = threading.Event()
+        self.may_load.set()
+
+    def _open(self) -> WatchedEncoder:
+        assert self.may_load.wait(PATIENCE), "no test let the model load"
+        return super()._open()
+
+    def compute(self, *arguments: Any) -> Any:
+        vectors = super().compute(*arguments)
+        return vectors * np.nan if self.spoilt else vectors
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
+    """The encoder of the engine that a server in this test opens."""
+    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=64) as engine:
+        monkeypatch.setattr(served, "get_engine", lambda name, **settings: engine)
+        yield Encoder(engine)
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[TestClient]:
+    with TestClient(create_app(ServerSettings(**{"models": ("nano",)} | settings), NANO)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with serving(max_texts=5, max_body_bytes=2000) as client:
+        yield client
+
+
+def code(answer: httpx.Response) -> tuple[int, str, str | None]:
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return answer.status_code, error["code"], error["param"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"input": []}, (422, "invalid_request", "input")),
+        ({"input": None}, (422, "invalid_request", "input")),
+        ({"input": [True]}, (422, "invalid_request", "input")),
+        ({"input": ["a", 1]}, (422, "invalid_request", "input")),
+        ({"input": [1.5]}, (422, "invalid_request", "input")),
+        ({"input": ["a"] * 6}, (400, "too_many_texts", "input")),
+        ({"input": [[1], []]}, (400, "token_ids_refused", "input")),
+        ({"model": 3}, (422, "invalid_request", "model")),
+        ({"model": "small"}, (404, "model_not_found", None)),
+        ({"model": "../../etc"}, (404, "model_not_found", None)),
+        ({"dimensions": 0}, (422, "invalid_request", "dimensions")),
+        ({"dimensions": 385}, (400, "invalid_value", None)),
+        ({"dimensions": "8"}, (422, "invalid_request", "dimensions")),
+        ({"encoding_format": "hex"}, (422, "invalid_request", "encoding_format")),
+        ({"precision": "int4"}, (422, "invalid_request", "precision")),
+        ({"role": "passage"}, (422, "invalid_request", "role")),
+        ({"role": "document", "model": "nano:query"}, (400, "role_conflict", "role")),
+        ({"instrction": "Find it"}, (422, "invalid_request", "instrction")),
+    ],
+)
+def test_what_does_not_fit_is_refused(client: TestClient, change: dict[str, Any], expected: tuple[int, str, str]) -> None:
+    assert code(client.post("/v1/embeddings", json=ASK | change)) == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b"\xff", b'{"model": "nano", "input": "\xc3\x28"}', b"[" * 1900])
+def test_what_is_no_json(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+    assert code(answer)[0] in {400, 422}
+
+
+def test_a_lone_surrogate_is_refused_and_its_answer_can_be_read(client: TestClient) -> None:
+    for field in ("input", "model", "instruction", "\\ud800"):
+        body = '{"model": "nano", "input": "a", "%s": "\\ud800"}' % field  # noqa: UP031 - braces are JSON's
+        answer = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+        assert code(answer)[0] in {400, 404, 422}
+
+
+def test_errors_of_the_http_layer_have_the_same_form(client: TestClient) -> None:
+    assert code(client.get("/nothing"))[0] == 404
+    answer = client.get("/v1/embeddings")
+    assert (code(answer)[0], answer.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_too_large_is_refused_however_it_comes(client: TestClient, *, chunked: bool) -> None:
+    parts = [b"a" * 1000, b"a" * 1001]
+    content = iter(parts) if chunked else b"".join(parts)
+    assert code(client.post("/v1/embeddings", content=content)) == (413, "body_too_large", None)  # type: ignore[arg-type]
+    fits = b'{"model": "nano", "input": "%s"}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/embeddings", content=fits % (b"a" * 1900), headers=headers).status_code == 200
+
+
+def test_the_simple_endpoints(client: TestClient) -> None:
+    first = client.post("/embed", json={"text": "a tide", "dimensions": 3}).json()
+    assert (len(first["embedding"]), first["dimensions"], first["model"], first["cached"]) == (3, 3, "nano", False)
+    assert first["seconds"] > 0
+    batch = client.post("/embed_batch", json={"texts": ["a tide", "new"], "normalize": False, "role": "document"}).json()
+    assert batch["cached"] == [True, False]
+    with EmbeddingEngine("nano") as engine:
+        np.testing.assert_allclose(
+            batch["embeddings"], engine.embed_documents(["a tide", "new"], normalize=False), atol=1e-4
+        )
+        wanted = engine.embed_documents(["a tide", "new"]) @ engine.embed_query("sea")
+    assert client.post("/embed_batch", json={"texts": []}).json()["embeddings"] == []
+    body = {"texts_a": ["a tide", "new"], "texts_b": ["sea"], "role_b": "query", "metric": "dot"}
+    np.testing.assert_allclose(client.post("/similarity", json=body).json()["scores"], wanted[:, None], atol=1e-5)
+    square = client.post("/similarity", json={"texts_a": ["a tide", "new"]}).json()["scores"]
+    np.testing.assert_allclose(np.diag(square), 1, atol=1e-6)
+    assert code(client.post("/similarity", json={"texts_a": ["a"] * 6})) == (400, "too_many_texts", "texts_a")
+
+
+def test_more_requests_than_allowed_get_429_and_then_it_is_as_before(encoder: Encoder) -> None:
+    with serving(max_requests=1) as client:
+        client.post("/v1/embeddings", json=ASK)
+        with encoder.held():
+            first = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": ASK})
+            first.start()
+            encoder.begun()
+            refused = client.post("/v1/embeddings", json=ASK)
+            assert client.get("/ready").status_code == 200
+        first.join(PATIENCE)
+        assert (code(refused), refused.headers["retry-after"]) == ((429, "too_many_requests", None), "1")
+        assert client.post("/v1/embeddings", json=ASK).status_code == 200
+        metrics = client.get("/metrics").text
+    assert 'mlx_qwen_request_failures_total{code="too_many_requests"} 1.0' in metrics
+    assert 'mlx_qwen_requests_total{endpoint="/v1/embeddings",status="429"} 1.0' in metrics
+
+
+def test_a_full_queue_is_429(encoder: Encoder) -> None:
+    with serving() as client:
+        client.post("/v1/embeddings", json=ASK)
+        with encoder.held():
+            long = ASK | {"input": "tide " * 100}
+            first = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": long})
+            first.start()
+            encoder.begun()
+            assert code(client.post("/v1/embeddings", json=ASK)) == (429, "queue_full", None)
+        first.join(PATIENCE)
+        assert client.post("/v1/embeddings", json=ASK).status_code == 200
+
+
+def test_a_vector_with_nan_is_a_500_that_says_so(encoder: Encoder) -> None:
+    with serving() as client:
+        client.post("/v1/embeddings", json=ASK)
+        encoder.spoilt = True
+        answer = client.post("/v1/embeddings", json=ASK)
+        assert code(answer) == (500, "non_finite_embedding", None)
+        assert "NaN or infinity" in answer.json()["error"]["message"]
+        assert 'mlx_qwen_failures_total{kind="NonFiniteEmbeddingError",model="nano"} 1.0' in client.get("/metrics").text
+
+
+def test_a_model_that_is_still_loading_is_503_and_comes(encoder: Encoder) -> None:
+    encoder.may_load.clear()
+    with serving(load_wait=0) as client:
+        answer = client.post("/v1/embeddings", json=ASK)
+        assert (code(answer), answer.headers["retry-after"]) == ((503, "model_loading", None), "5")
+        assert (client.get("/ready").status_code, client.get("/ready").json()) == (503, {"status": "loading"})
+        assert client.get("/health").status_code == 200
+        encoder.may_load.set()
+        while client.get("/ready").status_code == 503:
+            pass
+        assert client.post("/v1/embeddings", json=ASK).status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_is_503_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with serving(models=("nano", "small"), warm=(), load_wait=PATIENCE) as client:
+        monkeypatch.setattr(served, "get_engine", lambda name, **_: EmbeddingEngine(name, cache_dir=tmp_path))
+        answer = client.post("/v1/embeddings", json=ASK | {"model": "small"})
+        assert code(answer) == (503, "model_unavailable", None)
+        assert "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ" in answer.json()["error"]["message"]
+
+
+def test_a_defect_is_a_500_without_its_words(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        message = "a text of the user"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(EmbeddingEngine, "aembed", broken)
+    with serving() as client:
+        answer = client.post("/v1/embeddings", json=ASK, headers={"X-Request-ID": "mine"})
+    assert code(answer) == (500, "internal_error", None)
+    assert "request id mine" in answer.json()["error"]["message"]
+    assert "a text of the user" not in answer.text
+
+
+def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:
+    headers = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    with serving() as client:
+        assert "access-control-allow-origin" not in client.post("/v1/embeddings", json=ASK, headers=headers).headers
+        assert client.options("/v1/embeddings", headers=headers).status_code == 405
+    with serving(cors_origins="https://a.example", api_keys="secret") as client:
+        allowed = client.options("/v1/embeddings", headers=headers)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        assert client.options("/v1/embeddings", headers=headers | {"Origin": "https://b.example"}).status_code == 400
+
+
+def test_the_openapi_page_has_an_example_of_each_body(client: TestClient) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("EmbeddingsRequest", "EmbedRequest", "EmbedBatchRequest", "SimilarityRequest"):
+        for example in schemas[name]["examples"]:
+            path = {"EmbeddingsRequest": "/v1/embeddings", "EmbedRequest": "/embed", "EmbedBatchRequest": "/embed_batch"}
+            assert client.post(path.get(name, "/similarity"), json=example).status_code == 200

@@ -1,0 +1,96 @@
+"""Settings of the server: who wins, what is refused, which models are served."""
+
+from pathlib import Path
+
+import pytest
+
+from mlx_qwen_embeddings import EngineSettings
+from mlx_qwen_embeddings.errors import UnknownModelError
+from mlx_qwen_embeddings.server.models import Models
+from mlx_qwen_embeddings.server.settings import ServerSettings
+
+EMPTY: dict[str, str] = {}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "server.toml"
+    path.write_text('port = 9000\nmodels = ["nano", "small"]\nmodel = "nano"\nbatch_tokens = 99\nmax_texts = 7\n', "utf-8")
+    return path
+
+
+def test_defaults_are_safe() -> None:
+    server, engines = ServerSettings.load(environ=EMPTY)
+    assert (server.host, server.port, server.cors_origins, server.keys(), server.allow_token_ids) == (
+        ("127.0.0.1", 8000, (), [], False)
+    )
+    assert engines == EngineSettings()
+
+
+def test_a_flag_wins_over_a_variable_and_that_over_the_file(config: Path) -> None:
+    environ = {"MLX_QWEN_PORT": "9001", "MLX_QWEN_MAX_TEXTS": "8", "MLX_QWEN_BATCH_TOKENS": "100"}
+    server, engines = ServerSettings.load(config, environ, port=9002, host=None)
+    assert (server.port, server.max_texts, server.models, server.host) == (9002, 8, ("nano", "small"), "127.0.0.1")
+    assert (engines.model, engines.batch_tokens) == ("nano", 100)
+
+
+def test_a_variable_names_the_file(config: Path) -> None:
+    assert ServerSettings.load(environ={"MLX_QWEN_CONFIG": str(config)})[0].port == 9000
+
+
+def test_lists_come_with_commas() -> None:
+    environ = {"MLX_QWEN_MODELS": "nano, small,", "MLX_QWEN_API_KEYS": "a,b"}
+    server, _ = ServerSettings.load(environ=environ)
+    assert (server.models, server.keys()) == (("nano", "small"), ["a", "b"])
+    assert "a" not in repr(server.api_keys).replace("SecretStr", "").replace("api", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1", "there is no setting 'prot'; known are allow_token_ids"),
+        ("port =", "is no TOML file"),
+        ("port = 99999", "port: Input should be less than or equal to 65535"),
+        ("max_texts = 0", "max_texts: "),
+        ('dtype = "float16"', "overflows to NaN"),
+        ('log_level = "loud"', "log_level: "),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=message):
+        ServerSettings.load(path, EMPTY)
+
+
+def test_a_file_without_keys_never_opens_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n\n", "utf-8")
+    with pytest.raises(ValueError, match="holds no API key"):
+        ServerSettings(api_keys_file=path).keys()
+    with pytest.raises(FileNotFoundError):
+        ServerSettings(api_keys_file=tmp_path / "absent").keys()
+
+
+def test_every_alias_is_served_unless_some_are_named(tmp_path: Path) -> None:
+    models = Models(ServerSettings(), EngineSettings())
+    assert (models.default, models.warm) == ("small", ("small",))
+    assert {"small", "large-bf16", "nano", "e5-base"} <= set(models.specs)
+    for name in ("0.6B", "Qwen/Qwen3-Embedding-0.6B", "small:query", "SMALL"):
+        assert models.find(name).name in {"small", "small-bf16"}
+    for name in ("some/other", str(tmp_path), ".", "nano:passage", ":query", ""):
+        with pytest.raises(UnknownModelError, match="is not served here"):
+            models.find(name)
+
+
+def test_the_first_of_the_named_is_the_default() -> None:
+    models = Models(ServerSettings(models="nano,owner/name"), EngineSettings())
+    assert (models.default, models.warm, list(models.specs)) == ("nano", ("nano",), ["nano", "owner/name"])
+    assert (models.find("owner/name:document").role, models.find("nano").role) == ("document", None)
+
+
+def test_a_model_that_is_warmed_has_to_be_served() -> None:
+    with pytest.raises(UnknownModelError, match="'small' is not served here: nano are"):
+        Models(ServerSettings(models="nano", warm="small"), EngineSettings())
+    with pytest.raises(UnknownModelError, match="Did you mean 'nano'"):
+        Models(ServerSettings(models="nanoo"), EngineSettings())

@@ -12,7 +12,7 @@ QUERIES = {"texts": "queries", "query": True}
 FEW = {"texts": "documents", "with": {"number": 6, "longest": 40}}
 """What stock MLX, on its reference BLAS, does in a minute."""
 
-SHORTCUTS = ("lanes", "pieces", "attention", "silu", "prompt", "last_token")
+SHORTCUTS = ("lanes", "pieces", "attention", "silu", "order", "prompt", "last_token")
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:

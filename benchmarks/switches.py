@@ -13,7 +13,7 @@ def _lanes() -> None:
 def _pieces() -> None:
     from mlx_qwen_embeddings import encoder
 
-    encoder.pieces = lambda lengths, budget: [range(len(lengths))]  # noqa: ARG005 - the signature of what it replaces
+    encoder.pieces = lambda lengths, *_: [range(len(lengths))]
 
 
 def _attention() -> None:
@@ -28,6 +28,12 @@ def _silu() -> None:
     from mlx_qwen_embeddings.models import qwen3
 
     qwen3.silu = lambda x: x * mx.sigmoid(x)
+
+
+def _order() -> None:
+    from mlx_qwen_embeddings.models import linear
+
+    linear.FEW_TOKENS = 0
 
 
 def _prompt() -> None:
@@ -48,11 +54,13 @@ SWITCHES: dict[str, Callable[[], None]] = {
     "pieces": _pieces,
     "attention": _attention,
     "silu": _silu,
+    "order": _order,
     "prompt": _prompt,
     "last_token": _last_token,
 }
 """What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
-SwiGLU; prompts computed once; all of the shortcuts that rest on the last token, and the lanes."""
+SwiGLU; weights first where tokens are few; prompts computed once; all of the shortcuts that rest on the last token, and the
+lanes."""
 
 
 def switch_off(names: Iterable[str]) -> None:

@@ -39,31 +39,44 @@ def cut(lengths: Sequence[int], budget: int) -> list[range]:
     return batches
 
 
-PIECE_PADDING = 24
-"""Padding tokens, and a part in 32 of a piece, that are cheaper than one piece more."""
+PIECE_COST = 60
+"""Tokens that could be computed in the time that one piece more costs."""
 
 
-def pieces(lengths: Sequence[int], budget: int) -> list[range]:
-    """Cut length-sorted rows into pieces that are padded together and run one after the other.
+def pieces(lengths: Sequence[int], lanes: int, smallest: int, largest: int) -> list[range]:
+    """Cut length-sorted rows into pieces that are padded by themselves, so that lanes side by side end soonest.
 
     Args:
-        lengths: Ascending number of tokens of each row.
-        budget: Most tokens of a piece, padding counted; a longer row is a piece of its own.
+        lengths: Ascending number of tokens of each row, at least one.
+        lanes: How many pieces run at once.
+        smallest: Fewest tokens that are worth a piece of their own.
+        largest: Most tokens of a piece, padding counted; a longer row is a piece of its own.
 
     Returns:
         Ranges of positions that follow one another.
     """
-    cuts, start, real = [], 0, 0
+    total = sum(lengths)
+    shares = [total * slack / (lanes * turns) for turns in range(1, 5) for slack in (1.0, 1.08, 1.25)]
+    budgets = {max(smallest, min(largest, round(share))) for share in [*shares, largest]}
+    cuts = [_cut_evenly(lengths, budget) for budget in sorted(budgets, reverse=True)]
+    return min(cuts, key=lambda parts: _time([len(part) * lengths[part[-1]] for part in parts], lanes))
+
+
+def _cut_evenly(lengths: Sequence[int], budget: int) -> list[range]:
+    parts, start = [], 0
     for position, length in enumerate(lengths):
-        padded = (position + 1 - start) * length
-        waste = padded - real - length
-        if position > start and (padded > budget or waste > PIECE_PADDING + padded // 32):
-            cuts.append(range(start, position))
-            start, real = position, 0
-        real += length
-    if start < len(lengths):
-        cuts.append(range(start, len(lengths)))
-    return cuts
+        if position > start and (position + 1 - start) * length > budget:
+            parts.append(range(start, position))
+            start = position
+    return [*parts, range(start, len(lengths))]
+
+
+def _time(tokens: Sequence[int], lanes: int) -> int:
+    """Give the time, in tokens, until the last lane ends when each takes the longest piece that is left."""
+    ends = [0] * lanes
+    for count in sorted(tokens, reverse=True):
+        ends[ends.index(min(ends))] += count + PIECE_COST
+    return max(ends)
 
 
 def shared_prefix(rows: Sequence[Ids], prompt: Ids) -> int:
@@ -76,16 +89,22 @@ def shared_prefix(rows: Sequence[Ids], prompt: Ids) -> int:
     return shared
 
 
-def pad(ids: Sequence[Ids], *, pad_id: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def pad(ids: Sequence[Ids], *, pad_id: int = 0, multiple: int = 1) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Put rows of ids into one array, padded on the right.
 
     Attention is causal or masked by length, so the value of the padding never reaches a vector.
+
+    Args:
+        ids: Token ids of each row.
+        pad_id: What to fill up with.
+        multiple: Of what the width is.
 
     Returns:
         The padded ids, shape (rows, longest), and the number of real tokens of each row, shape (rows,).
     """
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int32, count=len(ids))
-    padded = np.full((len(ids), int(lengths.max(initial=0))), pad_id, dtype=np.int32)
+    width = -(-int(lengths.max(initial=0)) // multiple) * multiple
+    padded = np.full((len(ids), width), pad_id, dtype=np.int32)
     for row, values in zip(padded, ids, strict=True):
         row[: len(values)] = values
     return padded, lengths

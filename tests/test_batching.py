@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_qwen_embeddings.batching import PIECE_PADDING, cut, length_order, pad, pieces
+from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
@@ -43,23 +43,30 @@ def test_a_cut_by_hand() -> None:
     assert cut([], 10) == []
 
 
-@given(LENGTHS, st.integers(1, 1000))
-def test_pieces_cover_everything_once_and_waste_little(lengths: list[int], budget: int) -> None:
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 4), st.integers(1, 600))
+def test_pieces_cover_everything_once_within_their_bound(lengths: list[int], lanes: int, largest: int) -> None:
     lengths.sort()
-    parts = pieces(lengths, budget)
+    parts = pieces(lengths, lanes, min(50, largest), largest)
     assert [position for part in parts for position in part] == list(range(len(lengths)))
-    for part in parts:
-        padded = len(part) * lengths[part[-1]]
-        assert len(part) == 1 or padded <= budget
-        assert padded - sum(lengths[place] for place in part) <= PIECE_PADDING + padded // 32
+    assert all(len(part) == 1 or len(part) * lengths[part[-1]] <= largest for part in parts)
 
 
 def test_pieces_by_hand() -> None:
-    assert pieces([5, 5, 5, 10], 1000) == [range(4)]
-    assert pieces([5, 5, 5, 40], 1000) == [range(3), range(3, 4)]
-    assert pieces([5, 5, 5, 5], 10) == [range(2), range(2, 4)]
-    assert pieces([500], 10) == [range(1)]
-    assert pieces([], 10) == []
+    assert pieces([10] * 8, 1, 10, 1000) == [range(8)], "one lane needs no second piece"
+    assert pieces([10] * 80, 2, 10, 1000) == [range(40), range(40, 80)], "half each"
+    assert pieces([10] * 8, 2, 100, 1000) == [range(8)], "too few tokens to part"
+    assert pieces([10] * 40 + [100] * 4, 2, 10, 1000) == [range(40), range(40, 44)], "no padding where it can be had"
+    assert pieces([500], 2, 10, 100) == [range(1)]
+
+
+@given(st.lists(st.integers(1, 64), min_size=40, max_size=80))
+def test_two_lanes_end_at_nearly_the_same_time(lengths: list[int]) -> None:
+    lengths.sort()
+    padded = [len(part) * lengths[part[-1]] for part in pieces(lengths, 2, 50, 512)]
+    ends = [0, 0]
+    for count in sorted(padded, reverse=True):
+        ends[ends.index(min(ends))] += count
+    assert max(ends) <= 0.7 * sum(lengths) + 64
 
 
 def test_padding_is_on_the_right() -> None:

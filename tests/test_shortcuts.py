@@ -61,7 +61,8 @@ def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> No
         fast.encode(rows[:1], "last", start)
     finally:
         object.__delattr__(inner, "last_hidden")
-    assert shape[0][1] <= len(rows[0]) - len(start) + 1
+    assert shape[0][1] <= len(rows[0]) - len(start) + 1 + 15, "up to a multiple of 16"
+    assert shape[0][1] < len(rows[0])
 
 
 def test_a_prompt_of_another_text_is_left_alone() -> None:
@@ -82,3 +83,48 @@ def test_the_cheap_silu_is_the_plain_one() -> None:
     x = np.linspace(-100, 100, 20_001, dtype=np.float32)
     wide = x.astype(np.float64)
     assert np.abs(np.array(silu(mx.array(x))) - wide / (1 + np.exp(-wide))).max() < 2e-6
+
+
+def exact_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> np.ndarray:
+    groups = q.shape[1] // k.shape[1]
+    q64 = np.array(q, np.float64)
+    k64, v64 = (np.repeat(np.array(x, np.float64), groups, axis=1) for x in (k, v))
+    length, keys = q.shape[2], k.shape[2]
+    scores = q64 @ k64.swapaxes(-1, -2) * scale
+    scores[..., np.triu(np.ones((length, keys), dtype=bool), keys - length + 1)] = -np.inf
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ v64
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize("length", [1, 30, 128, 129, 300])
+def test_attention_by_powers_of_two_is_as_exact_as_the_fused_one(length: int, before: int, size: int) -> None:
+    q, k, v = (
+        size * mx.random.normal((2, heads, tokens, 16), key=mx.random.key(heads + tokens))
+        for heads, tokens in ((6, length), (2, length + before), (2, length + before))
+    )
+    exact = exact_attention(q, k, v, 0.25)
+    fused = np.abs(np.array(attention._fused_causal(q, k, v, 0.25)) - exact).max()
+    assert np.abs(np.array(attention.causal_attention(q, k, v, scale=0.25)) - exact).max() < 3 * fused + 1e-6
+
+
+def test_pieces_and_lanes_change_nothing(encoders: tuple[Encoder, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, plain = encoders
+    rows = ids_of([f"{'word ' * (place * 7 % 40)}{place}" for place in range(60)])
+    expected = unit(plain.encode(rows, "last"))
+    for largest, lanes in ((16, 1), (64, 2), (512, 3), (10**6, 2)):
+        monkeypatch.setattr("mlx_qwen_embeddings.encoder.SMALLEST_PIECE", 16)
+        monkeypatch.setattr("mlx_qwen_embeddings.encoder.LARGEST_PIECE", largest)
+        monkeypatch.setattr(fast._lanes, "number", lanes)
+        assert np.abs(unit(fast.encode(rows, "last")) - expected).max() < 1e-6
+        assert np.abs(unit(fast.encode(rows, "mean")) - unit(plain.encode(rows, "mean"))).max() < 1e-6
+
+
+def test_a_text_by_itself_is_padded_and_the_padding_is_counted(encoders: tuple[Encoder, Encoder]) -> None:
+    fast, plain = encoders
+    for length in (1, 15, 16, 17):
+        row = np.arange(5, 5 + length, dtype=np.int32)
+        found = fast.encode([row], "last")
+        assert fast.padding == -length % 16
+        assert np.abs(unit(found) - unit(plain.encode([row], "last"))).max() < 1e-6

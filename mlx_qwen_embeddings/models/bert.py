@@ -14,6 +14,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh
 from mlx_qwen_embeddings.models.attention import padded_attention
+from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
 """Known extras of checkpoints: the heads of pretraining, the pooler, and a buffer that old exports saved."""
@@ -90,9 +91,9 @@ class SelfAttention(nn.Module):
     def __init__(self, args: Args) -> None:
         super().__init__()
         self.heads, self.head_dim = args.num_attention_heads, args.hidden_size // args.num_attention_heads
-        self.query = nn.Linear(args.hidden_size, args.hidden_size)
-        self.key = nn.Linear(args.hidden_size, args.hidden_size)
-        self.value = nn.Linear(args.hidden_size, args.hidden_size)
+        self.query = Linear(args.hidden_size, args.hidden_size)
+        self.key = Linear(args.hidden_size, args.hidden_size)
+        self.value = Linear(args.hidden_size, args.hidden_size)
 
     def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
         q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))  # (B, H, L, d)
@@ -108,7 +109,7 @@ class Output(nn.Module):
 
     def __init__(self, inputs: int, args: Args) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, args.hidden_size)
+        self.dense = Linear(inputs, args.hidden_size)
         self.LayerNorm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
@@ -133,7 +134,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, args: Args) -> None:
         super().__init__()
-        self.dense = nn.Linear(args.hidden_size, args.intermediate_size)
+        self.dense = Linear(args.hidden_size, args.intermediate_size)
         self.activation = ACTIVATIONS[args.hidden_act]
 
     def __call__(self, x: mx.array) -> mx.array:

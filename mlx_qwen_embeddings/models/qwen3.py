@@ -13,6 +13,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import silu
 from mlx_qwen_embeddings.models.attention import causal_attention
+from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")
 """Known extras of checkpoints: the head of the language model, and a buffer that old exports saved."""
@@ -81,10 +82,10 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = args.num_attention_heads, args.num_key_value_heads, args.head_dim
         self.rope_theta = args.rope_theta
         query, key_value, bias = self.heads * self.head_dim, self.kv_heads * self.head_dim, args.attention_bias
-        self.q_proj = nn.Linear(args.hidden_size, query, bias=bias)
-        self.k_proj = nn.Linear(args.hidden_size, key_value, bias=bias)
-        self.v_proj = nn.Linear(args.hidden_size, key_value, bias=bias)
-        self.o_proj = nn.Linear(query, args.hidden_size, bias=bias)
+        self.q_proj = Linear(args.hidden_size, query, bias=bias)
+        self.k_proj = Linear(args.hidden_size, key_value, bias=bias)
+        self.v_proj = Linear(args.hidden_size, key_value, bias=bias)
+        self.o_proj = Linear(query, args.hidden_size, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=args.rms_norm_eps)
         self.k_norm = nn.RMSNorm(self.head_dim, eps=args.rms_norm_eps)
 
@@ -139,9 +140,9 @@ class MLP(nn.Module):
 
     def __init__(self, args: Args) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(args.hidden_size, args.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(args.hidden_size, args.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(args.intermediate_size, args.hidden_size, bias=False)
+        self.gate_proj = Linear(args.hidden_size, args.intermediate_size, bias=False)
+        self.up_proj = Linear(args.hidden_size, args.intermediate_size, bias=False)
+        self.down_proj = Linear(args.intermediate_size, args.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,23 @@
+"""A linear layer that multiplies in the order that is fast for a few tokens on the CPU."""
+
+import mlx.core as mx
+from mlx import nn
+
+FEW_TOKENS = 256
+"""Up to so many, the weight stands first. MKL packs its second matrix anew for every product, and shares the first one out
+among its threads: with 16 tokens 11 GB of weights a second against 6, with 64 tokens 138 GFLOP/s against 105, with 512
+alike (two Zen 4 cores)."""
+
+
+class Linear(nn.Linear):
+    """``x @ weight.T + bias``, like its parent."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        tokens = x.size // x.shape[-1]
+        if tokens > FEW_TOKENS or x.dtype != mx.float32 or mx.default_device().type == mx.DeviceType.gpu:
+            plain: mx.array = super().__call__(x)
+            return plain
+        product = (self.weight @ x.reshape(tokens, -1).T).T
+        if "bias" in self:
+            product = product + self.bias
+        return product.reshape(*x.shape[:-1], -1)

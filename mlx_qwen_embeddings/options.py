@@ -1,6 +1,7 @@
 """What shapes one call: checked once, before anything is computed."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, TypedDict, get_args
 
 from mlx_qwen_embeddings.errors import InvalidTextError
@@ -43,12 +44,19 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         """Refuse what no model could serve; what depends on the model is checked by the engine."""
-        _check_choice("pooling", self.pooling, ("native", *get_args(Pooling)))
-        _check_choice("truncate", self.truncate, get_args(Truncate))
+        check_choice("pooling", self.pooling, ("native", *get_args(Pooling)))
+        check_choice("truncate", self.truncate, get_args(Truncate))
         for name, value in (("dimensions", self.dimensions), ("max_length", self.max_length)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 message = f"{name} must be a whole number from 1, or None, got {value!r}"
                 raise ValueError(message)
+            object.__setattr__(self, name, int(value))  # numpy's integers are no JSON, and end up in cache keys
+        for name in ("normalize", "wait", "show_progress"):
+            if not isinstance(getattr(self, name), bool):
+                message = f"{name} must be True or False, got {getattr(self, name)!r}"
+                raise TypeError(message)
         if self.instruction is not None and not isinstance(self.instruction, str):
             message = f"instruction must be a string or None, got {self.instruction!r}"
             raise TypeError(message)
@@ -85,7 +93,8 @@ def _check_unicode(name: str, words: object) -> None:
         raise InvalidTextError(message) from error
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices, with a ``ValueError`` that names them."""
     if value not in choices:
         message = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
         raise ValueError(message)

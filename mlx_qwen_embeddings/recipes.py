@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from mlx_qwen_embeddings.chat import chat_renderer
 from mlx_qwen_embeddings.errors import InputTooLongError, ModelLoadError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.opening import Opened
-from mlx_qwen_embeddings.options import EmbedOptions
+from mlx_qwen_embeddings.options import EmbedOptions, check_choice
 from mlx_qwen_embeddings.prompts import Role, prompt_for
 from mlx_qwen_embeddings.statistics import StatsCounter
 from mlx_qwen_embeddings.token_ids import TokenIds, keys_for_ids
@@ -44,6 +45,7 @@ def make_recipe(
         ValueError: When an option does not suit the model; the message gives the limits.
         ModelLoadError: When the model pools a prompt's text apart from the prompt, which is not served.
     """
+    check_choice("role", role, get_args(Role))
     files = opened.files
     max_length = _max_length(opened, options.max_length)
     _check_dimensions(options.dimensions, files.dimensions)

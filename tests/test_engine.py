@@ -152,6 +152,23 @@ def test_what_the_model_cannot_do_is_refused(options: dict[str, Any], message: s
         engine.embed_documents(TEXTS, **options)
 
 
+@pytest.mark.parametrize("name", ["normalize", "wait", "show_progress"])
+def test_words_for_yes_and_no_are_refused(name: str, engine: EmbeddingEngine) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+        engine.embed_documents(TEXTS, **{name: "no"})
+
+
+def test_numpys_whole_numbers_are_whole_numbers(engine: EmbeddingEngine, vectors: Vectors) -> None:
+    found = engine.embed_documents(TEXTS, dimensions=np.int64(64), max_length=np.int32(100))
+    assert found.shape == (len(TEXTS), 64)
+    assert_same(found, engine.embed_documents(TEXTS, dimensions=64, max_length=100))
+
+
+def test_an_unknown_role_is_refused(engine: EmbeddingEngine) -> None:
+    with pytest.raises(ValueError, match="role must be one of 'query', 'document', got 'doc'"):
+        engine.count_tokens(TEXTS, role="doc")  # type: ignore[arg-type]
+
+
 # Long texts
 
 

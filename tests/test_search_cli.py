@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from mlx_qwen_embeddings.cli import search as module
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.registry import NANO_FOLDER
+from mlx_qwen_embeddings.search import Hit
 from mlx_qwen_embeddings.search.passages import Splitter
 from mlx_qwen_embeddings.search.store import RECORD
 
@@ -93,6 +95,21 @@ def test_what_is_found_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (status, err) == (0, "")
     assert head.split()[1] == "tool.py:1-6"
     assert passage_lines[3] == "    def read_password(path):"
+
+
+def test_a_piece_of_code_is_shown_as_it_is_indented(folder: Path) -> None:
+    methods = "\n\n".join(f"    def stew_{number}(self):\n\tpot = self.pot\n\treturn pot" for number in range(4))
+    (folder / "tool.py").write_text(f"class Kitchen:\n{methods}\n", "utf-8")
+    index(folder, "--glob", "*.py", "--chunk-tokens", 28, "--overlap", 0)
+    hits = search("how to make a stew", folder, "-k", 9)
+    lines = (folder / "tool.py").read_text("utf-8").splitlines()
+    assert {hit["indent"] for hit in hits} == {0, 4}
+    for hit in hits:
+        first = lines[hit["start_line"] - 1].expandtabs(4)
+        assert first == " " * hit["indent"] + hit["text"].splitlines()[0].expandtabs(4)
+    shown = Hit(0.5, "/a.py", 2, 4, 0, 4, "def stew(self):\n\tpot = 1\n        return pot")
+    lines = ["0.500  /a.py:2-4", "    def stew(self):", "    pot = 1", "        return pot"]
+    assert module._shown(shown).splitlines() == lines
 
 
 def test_only_what_changed_is_embedded_again(folder: Path) -> None:

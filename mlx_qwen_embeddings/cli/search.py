@@ -44,7 +44,7 @@ def search(
 def _shown(hit: "Hit") -> str:
     lines = f"{hit.start_line}-{hit.end_line}" if hit.end_line > hit.start_line else f"{hit.start_line}"
     place = f"{_short(hit.file)}{f', page {hit.page}, line ' if hit.page else ':'}{lines}"
-    passage = textwrap.dedent(hit.text.expandtabs(4)).splitlines()
+    passage = textwrap.dedent(" " * hit.indent + hit.text.expandtabs(4)).splitlines()
     more = ["…"] if len(passage) > SHOWN_LINES else []
     return f"{hit.score:.3f}  {place}\n" + textwrap.indent("\n".join([*passage[:SHOWN_LINES], *more]), "    ")
 

@@ -141,6 +141,7 @@ def _store(block: Block, digests: dict[str, str], store: Store, embeddings: MLXQ
             "start_line": passage.start_line,
             "end_line": passage.end_line,
             "page": passage.page,
+            "indent": passage.indent,
             "vector": known[passage.text],
         }
         for file, passages in block

@@ -55,12 +55,14 @@ class Passage:
         start_line: Its first line, from 1; in a PDF of the page.
         end_line: Its last line.
         page: Of a PDF, from 1; 0 in other files.
+        indent: Columns before it on its first line, which is stripped.
     """
 
     text: str
     start_line: int
     end_line: int
     page: int = 0
+    indent: int = 0
 
 
 class Splitter:
@@ -91,7 +93,8 @@ class Splitter:
             # Two passages never begin at one place, so one that repeats an earlier one is told from it.
             start = max(text.find(piece, start + 1), 0)
             first = text.count("\n", 0, start) + 1
-            yield Passage(piece, first, first + piece.count("\n"), page)
+            before = text[text.rfind("\n", 0, start) + 1 : start].expandtabs(4)
+            yield Passage(piece, first, first + piece.count("\n"), page, 0 if before.strip() else len(before))
 
     def _splitter(self, suffix: str) -> Any:
         kind = require("langchain_text_splitters", "search", "mlx-qwen index").RecursiveCharacterTextSplitter

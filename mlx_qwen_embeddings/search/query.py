@@ -17,6 +17,7 @@ class Hit:
         start_line: Its first line, in a PDF of the page.
         end_line: Its last line.
         page: Of a PDF, from 1; 0 in other files.
+        indent: Columns before the passage on its first line.
         text: The passage.
     """
 
@@ -25,6 +26,7 @@ class Hit:
     start_line: int
     end_line: int
     page: int
+    indent: int
     text: str
 
 

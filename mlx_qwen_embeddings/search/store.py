@@ -92,7 +92,7 @@ class Store:
         """Open it, or make it."""
         arrow = require("pyarrow", "search", "mlx-qwen index")
         fields = [(name, arrow.string()) for name in ("file", "digest", "text")]
-        fields += [(name, arrow.int32()) for name in ("start_line", "end_line", "page")]
+        fields += [(name, arrow.int32()) for name in ("start_line", "end_line", "page", "indent")]
         schema = arrow.schema([*fields, ("vector", arrow.list_(arrow.float32(), dimensions))])
         database = require("lancedb", "search", "mlx-qwen index").connect(folder)
         self._table = database.create_table(TABLE, schema=schema, exist_ok=True)

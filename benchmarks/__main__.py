@@ -1,6 +1,6 @@
 """Run the benchmarks and write what they found.
 
-python -m benchmarks [--work FOLDER] [--rounds 3] [large] [small] [engine] [growth]
+python -m benchmarks [--work FOLDER] [--rounds 3] [small] [engine] [presets] [large] [growth]
 """
 
 import argparse
@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, growth, large, small
+from benchmarks import engine, growth, large, presets, small
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "small": small.run,
     "engine": engine.run,
+    "presets": presets.run,
     "large": large.run,
     "growth": growth.run,
 }

@@ -106,3 +106,19 @@ class EngineSettings(BaseModel):
         source = os.environ if environ is None else environ
         found = {name: source[PREFIX + name.upper()] for name in cls.model_fields if source.get(PREFIX + name.upper())}
         return cls.model_validate(found | {name: value for name, value in overrides.items() if value is not None})
+
+    @classmethod
+    def high_throughput(cls, **overrides: Any) -> Self:
+        """Give settings for much text: large batches of like length, a long queue. A query waits longer for its turn."""
+        return cls.from_env(**{"batch_tokens": 16_384, "queue_tokens": 2**22} | overrides)
+
+    @classmethod
+    def low_latency(cls, **overrides: Any) -> Self:
+        """Give settings for queries beside other work: small batches, so that the next one begins soon."""
+        return cls.from_env(**{"batch_tokens": 256} | overrides)
+
+    @classmethod
+    def low_memory(cls, **overrides: Any) -> Self:
+        """Give settings for little memory: small batches, one at a time, small cache and queue, one model."""
+        small: dict[str, Any] = {"batch_tokens": 512, "lanes": 1, "queue_tokens": 2**17, "cache_bytes": 2**24}
+        return cls.from_env(**small | {"max_loaded_models": 1} | overrides)

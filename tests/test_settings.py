@@ -96,3 +96,18 @@ def test_float16_is_refused_with_the_reason(dtype: str) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         EngineSettings().model = "nano"  # type: ignore[misc]
+
+
+def test_presets_differ_as_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_QWEN_MODEL", "nano")
+    fast, soon, small = EngineSettings.high_throughput(), EngineSettings.low_latency(), EngineSettings.low_memory()
+    assert {fast.model, soon.model, small.model} == {"nano"}
+    assert soon.batch_tokens is not None
+    assert fast.batch_tokens is not None
+    assert soon.batch_tokens < 2048 < fast.batch_tokens
+    assert small.cache_bytes < EngineSettings().cache_bytes
+    assert (small.lanes, small.max_loaded_models) == (1, 1)
+    assert EngineSettings.low_memory(model="small", lanes=2).model_dump(include={"model", "lanes"}) == {
+        "model": "small",
+        "lanes": 2,
+    }

@@ -133,6 +133,16 @@ def test_the_model_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"looked in {tmp_path}/models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ" in result.stderr
 
 
+def test_the_models_own_chat_template(tmp_path: Path) -> None:
+    folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("user: {{ messages[0].content }}", "utf-8")
+    with EmbeddingEngine(str(folder)) as engine:
+        wanted = engine.embed_documents(["user: a"])
+    rows = [json.loads(run("a", "-m", folder, "--format", "jsonl", *option)[1]) for option in ((), ("--chat-template",))]
+    same(rows[1]["embedding"], wanted[0])
+    assert np.abs(np.array(rows[0]["embedding"]) - wanted[0]).max() > 0.01
+
+
 def test_a_model_without_a_chat_template_says_so() -> None:
     status, out, err = run("a", "--chat-template")
     assert (status, out, err.count("\n")) == (1, "", 1)

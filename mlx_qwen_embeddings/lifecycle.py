@@ -3,12 +3,13 @@
 import logging
 import threading
 
+from mlx_qwen_embeddings.delivery import BatchEncoder
 from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.opening import Opened, describe, locate
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import StatsCounter
 from mlx_qwen_embeddings.tiered_cache import make_cache
-from mlx_qwen_embeddings.worker import BatchEncoder, Worker
+from mlx_qwen_embeddings.worker import Worker
 
 OPEN_SECONDS = 10.0
 """Longest wait for the model to be opened when a process forks: after that it can only be a download."""

@@ -1,68 +1,24 @@
 """The thread that owns MLX: it merges waiting requests into batches, runs them and settles their futures."""
 
 import atexit
-import contextlib
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlx_qwen_embeddings import threads
-from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, NonFiniteEmbeddingError
+from mlx_qwen_embeddings.delivery import BatchEncoder, Delivery, try_settle
+from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
 from mlx_qwen_embeddings.fork import Stage, protect
-from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Batch, Request, next_batch, take
 from mlx_qwen_embeddings.statistics import StatsCounter
-from mlx_qwen_embeddings.tokenization import Ids
 
 JOIN_SECONDS = 30.0
 """Longest wait for the batch in hand when a process forks or exits."""
 
 logger = logging.getLogger(__name__)
-
-
-class BatchEncoder(Protocol):
-    """What the worker drives."""
-
-    def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
-        """Token ids of each text, which may start with a prompt, to pooled vectors (texts, d)."""
-        ...
-
-    def release(self) -> None:
-        """Give back what belongs to the calling thread; nothing is encoded after that."""
-        ...
-
-    @property
-    def memory(self) -> tuple[int, int]:
-        """Bytes of live arrays, now and at most."""
-        ...
-
-    @property
-    def batch_tokens(self) -> int:
-        """Most tokens of a batch that suits the device: more would only keep others waiting."""
-        ...
-
-    @property
-    def padding(self) -> int:
-        """Tokens that the last batch was padded with."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights in memory."""
-        ...
-
-    @property
-    def survives_fork(self) -> bool:
-        """Whether a thread of a forked child may go on with it."""
-        ...
 
 
 class Place(Protocol):
@@ -103,6 +59,7 @@ class Worker:
         self._batch_tokens = batch_tokens
         self._queue_tokens = queue_tokens
         self._stats = stats
+        self._delivery = Delivery(stats)
         self.closed = False
         self.place: Place | None = None
         self.used_at = time.monotonic()
@@ -261,9 +218,9 @@ class Worker:
             if self.place is not None:
                 self.last_model_bytes = encoder.nbytes
                 self.place.loaded(self)
-            while batch := self._next(self._batch_tokens or encoder.batch_tokens):
+            while batch := self._next(self._delivery.at_most(self._batch_tokens or encoder.batch_tokens)):
                 with self._computing:
-                    self._serve(encoder, batch)
+                    self._delivery.serve(encoder, batch)
         finally:
             with self._computing:
                 self._encoder = None
@@ -296,59 +253,6 @@ class Worker:
             self._forget(request)
         return self._requests
 
-    def _serve(self, encoder: BatchEncoder, batch: Batch) -> None:
-        try:
-            with self._stats.timed("compute_seconds"):
-                first = batch[0][0]
-                vectors = encoder.encode([request.rows[row] for request, row in batch], first.pooling, first.prompt)
-        except Exception as error:  # noqa: BLE001 - any failure belongs to the rows of this batch alone
-            self._split(encoder, batch, error)
-            return
-        tokens = sum(len(request.rows[row]) for request, row in batch)
-        self._stats.add(batches=1, tokens=tokens, padding_tokens=encoder.padding)
-        self._deliver(batch, vectors)
-
-    def _split(self, encoder: BatchEncoder, batch: Batch, error: Exception) -> None:
-        """Run the halves of a failed batch, so that only the guilty text fails."""
-        if len(batch) == 1:
-            request, row = batch[0]
-            self._fail_row(request, row, error)
-            return
-        logger.info("a batch of %d texts failed (%s); its halves are run", len(batch), error)
-        middle = len(batch) // 2
-        self._serve(encoder, batch[:middle])
-        self._serve(encoder, batch[middle:])
-
-    def _deliver(self, batch: Batch, vectors: NDArray[np.float32]) -> None:
-        finite = np.all(np.isfinite(vectors), axis=1).tolist()
-        for request, group in itertools.groupby(
-            sorted(range(len(batch)), key=lambda place: id(batch[place][0])), key=lambda place: batch[place][0]
-        ):
-            places = list(group)
-            good = [place for place in places if finite[place]]
-            for place in set(places) - set(good):
-                self._fail_row(request, batch[place][1], NonFiniteEmbeddingError("the model gave NaN or infinity"))
-            self._hand_over(request, [batch[place][1] for place in good], vectors[good])
-
-    def _hand_over(self, request: Request, rows: list[int], vectors: NDArray[np.float32]) -> None:
-        try:
-            request.on_vectors(rows, vectors)
-        except Exception as error:  # noqa: BLE001 - what one caller does with its vectors is no matter of the others
-            for row in rows:
-                self._fail_row(request, row, error)
-        else:
-            self._settle(request, len(rows))
-
-    def _fail_row(self, request: Request, row: int, error: BaseException) -> None:
-        request.failures[row] = error
-        self._stats.failed(error)
-        self._settle(request, 1)
-
-    def _settle(self, request: Request, rows: int) -> None:
-        request.done += rows
-        if request.done == len(request.rows):
-            _try_settle(request.future, None)
-
     def _fail_all(self, error: BaseException, *, ended: bool = False) -> None:
         with self._changed:
             requests, self._requests, self._queued = self._requests, [], 0
@@ -357,7 +261,7 @@ class Worker:
             self._changed.notify_all()
         for request in requests:
             self._stats.failed(error, len(request.rows) - request.done)
-            _try_settle(request.future, error)
+            try_settle(request.future, error)
 
     def before_fork(self) -> None:
         """Wait for the batch in hand and hold the next one back."""
@@ -402,14 +306,6 @@ def _reason(error: BaseException | None) -> BaseException:
     died = EngineClosedError(f"the engine's worker died of {type(error).__name__}; the next call starts a new one")
     died.__cause__ = error
     return died
-
-
-def _try_settle(future: "Future[None]", error: BaseException | None) -> None:
-    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime: nobody waits for it
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
 
 
 _workers: "WeakSet[Worker]" = WeakSet()

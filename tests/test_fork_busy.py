@@ -13,8 +13,8 @@ from forking import Child
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, worker
+from mlx_qwen_embeddings.delivery import BatchEncoder
 from mlx_qwen_embeddings.errors import EngineClosedError
-from mlx_qwen_embeddings.worker import BatchEncoder
 
 if not hasattr(os, "fork") or mx.is_available(mx.gpu):
     pytest.skip("this system does not fork, or MLX holds a GPU context, which does not survive it", allow_module_level=True)

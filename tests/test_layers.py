@@ -21,7 +21,7 @@ LAYERS = (
     {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
     | {"safetensors_check"}
     | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
-    {"schedule", "worker"},
+    {"delivery", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
     {"adapter_options", "bench", "bulk", "conversion", "evaluation", "langchain", "llama_index", "plot", "verification"},
     {"cli", "demo", "search", "server"},

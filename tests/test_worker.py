@@ -3,17 +3,20 @@
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker
+from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, ModelLoadError, NonFiniteEmbeddingError
+from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.statistics import StatsCounter
+from mlx_qwen_embeddings.tokenization import Ids
 from mlx_qwen_embeddings.worker import Worker
 
 
@@ -210,6 +213,34 @@ def test_a_caller_that_cannot_take_its_vectors_fails_alone(worker: Worker, encod
     assert other.right
     assert picky.future.result(PATIENCE) is None
     assert [type(error) for error in picky.failures.values()] == [MemoryError, MemoryError]
+
+
+def test_out_of_memory_halves_the_batches_once_for_all_and_says_so(
+    encoder: FakeEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = encoder.compute
+
+    def small_memory(rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
+        if sum(map(len, rows)) > 30:
+            message = "[malloc] Unable to allocate 99 bytes."
+            raise RuntimeError(message)
+        return compute(rows, pooling, prompt)
+
+    monkeypatch.setattr(encoder, "compute", small_memory)
+    worker = make_worker(encoder)
+    assert Caller([(number, 10) for number in range(40)]).submit(worker).right
+    sizes = [sum(length for _, length in batch) for batch in encoder.batches]
+    assert sizes[0] == 100
+    assert sizes.count(100) == 1, "no batch after the first is as large"
+    assert max(sizes[5:]) <= 30
+    assert [record.getMessage()[:52] for record in caplog.records] == [
+        "memory ran out in a batch of 100 tokens: batches are"
+    ]
+    encoder.batches.clear()
+    too_large = Caller([(1, 31)]).submit(worker)
+    assert too_large.result() == [None], "one text that cannot be had fails alone"
+    assert Caller([(2, 10)]).submit(worker).right
+    worker.close()
 
 
 def test_the_counters_add_up(encoder: FakeEncoder) -> None:

@@ -140,6 +140,31 @@ def test_it_ends_at_once_when_nothing_is_in_hand_and_starts_anew(tmp_path: Path)
             assert server.wait() == 0
 
 
+def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(tmp_path: Path) -> None:
+    variables = {"MLX_QWEN_CACHE_PATH": str(tmp_path)}
+    ended: list[Exception] = []
+    with serving(**variables) as server, server.client() as client, server.client() as other:
+        assert client.post("/embed", json={"text": "kept"}).json()["cached"] is False
+
+        def ask() -> None:
+            try:
+                client.post("/embed_batch", json={"texts": [f"number {number} " * 100 for number in range(200)]})
+            except httpx.HTTPError as error:
+                ended.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not samples(other).get(("mlx_qwen_requests_in_hand",)):
+            assert asking.is_alive(), "it was answered before anybody could look"
+        server.process.kill()
+        asking.join(PATIENCE)
+        assert server.wait() == -signal.SIGKILL
+    assert len(ended) == 1
+    with serving("--port", server.url.rpartition(":")[2], **variables) as again, again.client() as client:
+        assert again.url == server.url
+        assert client.post("/embed", json={"text": "kept"}).json()["cached"] is True
+
+
 def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
     import socket
     import subprocess

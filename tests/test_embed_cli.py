@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.options import PoolingOption
 from mlx_qwen_embeddings.precision import Precision, quantize
 from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.similarity import Metric
 from mlx_qwen_embeddings.tokenization import Truncate
 

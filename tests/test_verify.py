@@ -291,9 +291,13 @@ SMALL = {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28}
         ("mlx-community/Qwen3-Embedding-0.6B-mxfp8", SMALL, "Qwen3-Embedding-0.6B"),
         ("/models/qwen3-embedding-0.6b", SMALL, "Qwen3-Embedding-0.6B"),
         ("/hub/models--Qwen--Qwen3-Embedding-0.6B/snapshots/c0ffee", SMALL, "Qwen3-Embedding-0.6B"),
+        ("Qwen/Qwen3-Embedding-0.6B-GGUF:Q8_0", SMALL, "Qwen3-Embedding-0.6B"),
+        ("/models/Qwen3-Embedding-0.6B-f16.gguf", SMALL, "Qwen3-Embedding-0.6B"),
+        ("/hub/models--Qwen--Qwen3-Embedding-0.6B-GGUF/snapshots/c0ffee", SMALL, "Qwen3-Embedding-0.6B"),
         ("Qwen/Qwen3-Embedding-8B", {**SMALL, "hidden_size": 4096, "num_hidden_layers": 36}, "Qwen3-Embedding-8B"),
         ("Qwen/Qwen3-Embedding-4B", SMALL, None),  # of another size
         ("someone/Qwen3-Embedding-0.6B", SMALL, None),  # another owner
+        ("someone/Qwen3-Embedding-0.6B-GGUF:Q8_0", SMALL, None),
         ("Qwen/Qwen3-Embedding-0.6B-legal", SMALL, None),  # a fine-tune
         ("/models/my-model", SMALL, None),
     ],
@@ -310,7 +314,10 @@ def test_the_published_values_are_those_of_the_design() -> None:
     assert known("Qwen3-Embedding-0.6B").scores == [[0.76456, 0.14143], [0.13550, 0.59995]]
     assert known("Qwen3-Embedding-4B").scores == [[0.7534, 0.1147], [0.0320, 0.6258]]
     assert known("Qwen3-Embedding-8B").scores == [[0.74930, 0.07506], [0.08796, 0.63184]]
-    assert [row[2][0] for row in known("Qwen3-Embedding-0.6B").coordinates] == [-0.01476, -0.01909]
+    assert known("Qwen3-Embedding-0.6B").coordinates == [
+        ("document", "hello world", [-0.01476, 0.01723, -0.01195, -0.07275, 0.00281]),
+        ("query", "hello world", [-0.01909, 0.01636, -0.00357, -0.03947, -0.01387]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -322,11 +329,18 @@ def test_the_published_values_are_those_of_the_design() -> None:
         ({"mode": "mxfp8", "bits": 8, "group_size": 32}, "bfloat16", 0.02),
         ({"bits": 4, "group_size": 64}, "float32", 0.05),
         ({"bits": 3, "group_size": 64}, "float32", 0.12),
+        ({"bits": 8, "group_size": 64, "layers.3.mlp.up_proj": {"bits": 4, "group_size": 64}}, "float32", 0.05),
+        ({"layers.0.mlp.up_proj": {"bits": 8, "group_size": 32}}, "float32", 0.01),  # as a GGUF's Q8_0
     ],
 )
 def test_the_tolerance_grows_as_bits_are_lost(quantization: Any, dtype: str, allowed: float) -> None:
     config = {"quantization": quantization} if quantization else {}
     assert known("Qwen3-Embedding-0.6B").tolerance(config, dtype) == allowed
+
+
+def test_the_types_of_a_gguf_that_mlx_unpacks_count_too() -> None:
+    assert known("Qwen3-Embedding-0.6B").tolerance({"quantization": {}}, "float32", {"Q6_K", "F32"}) == 0.015
+    assert known("Qwen3-Embedding-0.6B").tolerance({"quantization": {}}, "float32", {"F16", "F32"}) == 1e-3
 
 
 def test_quantisation_is_no_excuse_where_the_values_are_of_the_same_weights() -> None:

@@ -65,4 +65,5 @@ def _checks(
     engine: EmbeddingEngine, files: ModelFiles, weights: list[Path], known: Known | None, dtype: str
 ) -> Iterator[Check]:
     yield from folder_checks(files, weights, known, dtype)
-    yield from vector_checks(engine, dtype, known, known.tolerance(files.config, dtype) if known else 0.0)
+    kinds = {tensor.kind for tensor in files.header.tensors.values()} if files.header else set()
+    yield from vector_checks(engine, dtype, known, known.tolerance(files.config, dtype, kinds) if known else 0.0)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from mlx_qwen_embeddings.prompts import Role
 
 PUBLISHED = Path(__file__).parent / "published"
 _OWNERS = ("qwen", "mlx-community")
-_FORM = r"(-([2-8]bit|bf16|fp16|mxfp[48]|nvfp4|gguf))?(-dwq)?"
+_FORM = r"(-([2-8]bit|bf16|fp16|mxfp[48]|nvfp4|gguf))?(-dwq)?([-.:](bf16|f16|f32|q4_0|q4_1|q6_k|q8_0))?"
 """What may follow a model's name; anything else may be a fine-tune, which has values of its own."""
 
 
@@ -61,32 +61,34 @@ class Known:
             shape=said.get("shape", {}),
         )
 
-    def tolerance(self, config: dict[str, Any], dtype: str) -> float:
+    def tolerance(self, config: dict[str, Any], dtype: str, kinds: Collection[str] = ()) -> float:
         """Give the largest difference that a score may show.
 
         Args:
             config: The model's configuration.
             dtype: Compute type.
+            kinds: Types of a GGUF's tensors.
         """
         # Eight bits of mantissa through 28 layers: the card's own numbers moved by 0.003 in vLLM's bfloat16.
         allowed = [self.precision, 5e-3 if dtype == "bfloat16" else 0.0]
         if self.weights is None:
-            allowed.append(_QUANTISED.get(_form(config), _QUANTISED["4"]))
+            allowed += [_QUANTISED.get(form, _QUANTISED["4"]) for form in _forms(config)]
+            allowed += [_QUANTISED["6"]] if "Q6_K" in kinds else []  # unpacked by MLX, so the configuration has none of it
         return max(allowed)
 
 
-_QUANTISED = {"16": 0.0, "8": 0.01, "mxfp8": 0.02, "6": 0.015, "5": 0.025, "4": 0.05, "3": 0.12, "2": 0.4}
+_QUANTISED = {"8": 0.01, "mxfp8": 0.02, "6": 0.015, "5": 0.025, "4": 0.05, "3": 0.12, "2": 0.4}
 """By bits a weight. If quantisation turns a vector by a cosine c, its error is sqrt(2 (1 - c)) long, and counts in a score
 with about that over sqrt(d / 2): at c = 0.98 and d = 1024 that is 0.01. Real errors lean one way, so several times as
 much is allowed. A wrong pooling, prompt or end token moves scores by 0.1 and more."""
 
 
-def _form(config: dict[str, Any]) -> str:
-    said = config.get("quantization") or config.get("quantization_config")
-    if not said:
-        return "16"
-    mode = str(said.get("mode", "affine"))
-    return mode if mode == "mxfp8" else str(said.get("bits", 4))
+def _forms(config: dict[str, Any]) -> list[str]:
+    said = config.get("quantization") or config.get("quantization_config") or {}
+    layers = [entry for entry in said.values() if isinstance(entry, dict)]
+    # A GGUF has an entry for each layer and none for all.
+    entries = layers if layers and not {"bits", "mode"} & said.keys() else [said, *layers] if said else []
+    return ["mxfp8" if entry.get("mode") == "mxfp8" else str(entry.get("bits", 4)) for entry in entries]
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +125,7 @@ def _named(name: str, source: str) -> bool:
 
 
 def _names(source: str) -> Iterator[str]:
-    path = Path(source)
+    path = Path(source.removesuffix(".gguf"))
     if not path.is_absolute():
         if path.parent.name.lower() in _OWNERS:
             yield path.name

@@ -48,7 +48,7 @@ def vector_checks(engine: EmbeddingEngine, dtype: str, known: Known | None, tole
         return
     except EmbeddingFailedError as error:
         yield _loads(engine, dtype)
-        yield _not_finite(error)
+        yield _not_finite(engine, error)
         return
     yield _loads(engine, dtype)
     yield Check("finite values", ok=True, expected="no NaN, no infinity", found=f"{len(vectors)} texts, all finite")
@@ -66,11 +66,13 @@ def _loads(engine: EmbeddingEngine, dtype: str) -> Check:
     return Check("loads", ok=True, expected="a whole model", found=f"{engine.dimensions} dimensions, {dtype}")
 
 
-def _not_finite(error: EmbeddingFailedError) -> Check:
+def _not_finite(engine: EmbeddingEngine, error: EmbeddingFailedError) -> Check:
     found = f"{len(error.failures)} of {len(PROBES)} texts failed, first {PROBES[min(error.failures)]!r}"
     remedy = "the weights are broken: download or convert them again; with float16 in its past, from the original"
     if not isinstance(error, NonFiniteEmbeddingError):
         remedy = str(error)
+    elif not any(engine.count_tokens([PROBES[place] for place in error.failures])):
+        remedy = "a text without any token has no vector: mend the end token, as said above"
     return Check("finite values", ok=False, expected="no NaN, no infinity", found=found, remedy=remedy)
 
 

@@ -161,8 +161,11 @@ def _fetch(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Pat
     endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
     # Asked first, since snapshot_download hides most refusals behind "not found on the local disk".
     info = HfApi(endpoint=endpoint).model_info(wanted.source, revision=revision, timeout=_ANSWER_SECONDS)
+    names = [file.rfilename for file in info.siblings or ()]
     if wanted.tag is not None:
-        _choose([file.rfilename for file in info.siblings or ()], wanted)
+        _choose(names, wanted)
+    elif names and not any(name.endswith(".safetensors") for name in names):
+        raise ModelLoadError(_not_read(names, wanted.source))
     attempt = 1
     while True:
         try:
@@ -176,6 +179,19 @@ def _fetch(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Pat
                 raise
             logger.warning("downloading %s broke off (%s): trying again", wanted.source, _short(error))
             attempt += 1
+
+
+def _not_read(names: list[str], source: str) -> str:
+    if matching(names, ""):
+        return f"{source} has its weights as GGUF only: name one of its files, as {source}:Q8_0 does"
+    pickle = next((name for name in sorted(names) if name.endswith((".bin", ".pt", ".pth"))), None)
+    if pickle is None:
+        return f"{source} has no *.safetensors, and no other weights that are read: check the name"
+    return (
+        f"{source} has its weights as a pickle only ({pickle}), which can run code and is never read: take a revision or a "
+        f"copy of it with *.safetensors, or convert it with transformers: AutoModel.from_pretrained({source!r})"
+        ".save_pretrained(new_folder, safe_serialization=True), put its tokenizer.json there too, and give that folder"
+    )
 
 
 _REMEDY = "Connect and try again, copy the model's folder here and give its path, or start with the embedded model: 'nano'."

@@ -204,6 +204,23 @@ def test_a_refusal_says_what_to_do(hub: FakeHub, tmp_path: Path, status: int, co
     assert not repository(tmp_path).exists()
 
 
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("pytorch_model.bin", rf"{NAME} has its weights as a pickle only \(pytorch_model.bin\).*safe_serialization=True"),
+        ("nano-Q8_0.gguf", f"{NAME} has its weights as GGUF only: .* {NAME}:Q8_0"),
+        ("onnx/model.onnx", f"{NAME} has no .*safetensors, and no other weights that are read: check the name"),
+    ],
+)
+def test_a_repository_without_weights_that_are_read_is_refused_before_the_download(
+    hub: FakeHub, tmp_path: Path, weights: str, words: str
+) -> None:
+    hub.commits[MAIN] = {path: content for path, content in NANO.items() if path != WEIGHTS} | {weights: b"weights"}
+    with pytest.raises(ModelLoadError, match=words):
+        small(tmp_path)
+    assert not any("/resolve/" in request for request in hub.log)
+
+
 def test_an_unreachable_hub_says_where_was_looked_and_names_nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # "discard", where nobody listens
     with pytest.raises(ModelLoadError, match=r"could not be downloaded: .*refused.*'nano'") as caught:

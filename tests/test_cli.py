@@ -136,6 +136,17 @@ def test_evaluate_prints_a_table(tmp_path: Path) -> None:
     assert json.loads(out)[0]["value"] == pytest.approx(1.0)
 
 
+def test_evaluate_prints_a_row_for_each_set(tmp_path: Path) -> None:
+    texts = {"birds": "Swallows leave for Africa in autumn.", "stew": "Let the beef simmer for three hours."}
+    for name, rows in (("corpus", texts), ("queries", {"q": "Where do birds go in winter?"})):
+        lines = [json.dumps({"_id": key, "text": text}) for key, text in rows.items()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\tbirds\t1\n", "utf-8")
+    status, out, err = run("evaluate", "nano", str(tmp_path), str(tmp_path))
+    assert (status, err) == (0, "")
+    assert [row.split()[:5] for row in out.splitlines()[1:]] == [[str(tmp_path), "nDCG@10", "1.000", "1", "2"]] * 2
+
+
 def test_evaluate_names_a_missing_file_in_one_line(tmp_path: Path) -> None:
     status, out, err = run("evaluate", "nano", str(tmp_path))
     assert (status, out, err.count("\n")) == (1, "", 1)

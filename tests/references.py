@@ -63,13 +63,13 @@ def pooled(hidden: Array, pooling: str) -> Array:
 
 
 def unpack(packed: NDArray[np.uint32], scales: NDArray[Any], biases: NDArray[Any] | None, *, mode: str, bits: int) -> Array:
-    """Give the weights that MLX's packed form stands for; 4 or 8 bits.
+    """Give the weights that MLX's packed form stands for.
 
-    The first weight of a word is in its lowest bits. "affine" is ``scale * q + bias``; the others are the elements and
+    A row is a stream of bits, the lowest first. "affine" is ``scale * q + bias``; the others are the elements and
     scales of the OCP Microscaling Formats specification 1.0 (and nvfp4's E4M3 scale).
     """
-    words = packed[..., None] >> (np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits))
-    codes = (words & np.uint32(2**bits - 1)).reshape(len(packed), -1)
+    stream = np.unpackbits(np.ascontiguousarray(packed).view(np.uint8), axis=1, bitorder="little")
+    codes = (stream.reshape(len(packed), -1, bits) << np.arange(bits, dtype=np.uint8)).sum(-1, dtype=np.uint32)
     repeat = codes.shape[1] // scales.shape[1]
     if biases is not None:
         return np.asarray(codes * np.repeat(scales, repeat, axis=1) + np.repeat(biases, repeat, axis=1))

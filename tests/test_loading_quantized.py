@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import PACKABLE, Weights, pack, random_weights, write_checkpoint
+from checkpoints import PACKABLE, Shape, Weights, pack, random_weights, write_checkpoint
 from forward import PACKED, ROWS, pooled_vectors
 from references import pooled, qwen3, unpack
 
@@ -45,8 +45,8 @@ def unpacked(packed: dict[str, mx.array], how: dict[str, Any], single: dict[str,
     return plain
 
 
-def reference_vectors(plain: Weights) -> list[Any]:
-    return [pooled(qwen3(plain, PACKABLE.config(), row), "last") for row in ROWS]
+def reference_vectors(plain: Weights, shape: Shape = PACKABLE) -> list[Any]:
+    return [pooled(qwen3(plain, shape.config(), row), "last") for row in ROWS]
 
 
 @pytest.mark.parametrize("form", ["unpacked", "packed"])
@@ -59,6 +59,18 @@ def test_quantised_weights_mean_what_their_format_says(
     vectors = pooled_vectors(tmp_path, **({"backend": PACKED} if form == "packed" else {}))
     np.testing.assert_allclose(vectors, reference_vectors(unpacked(packed, how)), atol=5e-6)
     assert np.abs(vectors - reference_vectors(weights)).max() > 1e-3  # quantised, it is another model
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_every_width_and_group_of_the_affine_mode(bits: int, group_size: int, tmp_path: Path) -> None:
+    shape = Shape(hidden_size=128, intermediate_size=256, head_dim=32)
+    how = {"mode": "affine", "bits": bits, "group_size": group_size}
+    packed = pack(random_weights(shape), **how)
+    write_checkpoint(tmp_path, packed, shape.config(quantization=how))
+    expected = reference_vectors(unpacked(packed, how), shape)
+    np.testing.assert_allclose(pooled_vectors(tmp_path), expected, atol=5e-6)
+    np.testing.assert_allclose(pooled_vectors(tmp_path, backend=PACKED), expected, atol=5e-6)
 
 
 def test_scales_in_bfloat16_are_multiplied_out_in_float32(weights: Weights, tmp_path: Path) -> None:

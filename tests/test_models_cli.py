@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from mlx_qwen_embeddings.cli.app import app
@@ -19,7 +20,7 @@ SIZE = f"{sum(path.stat().st_size for path in NANO_FOLDER.rglob('*') if path.is_
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a cache in which ``small`` lies: nano's files under its name."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable is read when the library is imported
     folder = tmp_path / f"models--{REPOSITORY.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)

@@ -227,8 +227,8 @@ def test_an_unknown_name_is_an_error_and_float16_is_refused() -> None:
 
 
 def test_a_batch_that_changes_its_vectors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def left(rows: Any, *, pad_id: int = 0) -> Any:
-        ids, lengths = pad(rows, pad_id=pad_id)
+    def left(rows: Any, **options: Any) -> Any:
+        ids, lengths = pad(rows, **options)
         shifted = [np.roll(row, len(row) - length) for row, length in zip(ids, lengths, strict=True)]
         return np.array(shifted), np.full_like(lengths, ids.shape[1])
 

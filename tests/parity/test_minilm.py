@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForPreTraining
 
-from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings import EmbeddingEngine, verify
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.loading import load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -79,6 +79,11 @@ def test_odd_texts(engine: EmbeddingEngine, theirs: SentenceTransformer) -> None
     assert np.abs(engine.embed_documents(ODD) - expected).max() < 1e-5
     assert np.abs(engine.embed_queries(ODD) - expected).max() < 1e-5
     assert engine.stats().truncations > 0
+
+
+def test_verify_passes(folder: Path) -> None:
+    report = verify(str(folder))
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("prompt", ["query: ", "Represent this sentence for searching relevant passages: "])

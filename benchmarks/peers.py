@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,13 @@ class Peer(Protocol):
 class Ours:
     """This package, its cache switched off."""
 
-    def __init__(self, model: str, without: str = "") -> None:
+    def __init__(self, model: str, without: str = "", device: Literal["cpu", "gpu"] = "cpu") -> None:
         """Open the model; ``without`` names shortcuts that are left out, see ``switches``."""
         from benchmarks.switches import switch_off
         from mlx_qwen_embeddings import EmbeddingEngine
 
         switch_off(without.split("+") if without else [])
-        self.engine = EmbeddingEngine(model, cache_bytes=0, device="cpu").warmup()
+        self.engine = EmbeddingEngine(model, cache_bytes=0, device=device).warmup()
 
     def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
         embed = self.engine.embed_queries if query else self.engine.embed_documents
@@ -45,12 +45,13 @@ class Ours:
 class SentenceTransformers:
     """sentence-transformers on torch."""
 
-    def __init__(self, model: str, dtype: str = "float32") -> None:
+    def __init__(self, model: str, dtype: str = "float32", device: str = "cpu") -> None:
         """Open the model."""
         import torch
         from sentence_transformers import SentenceTransformer
 
-        self.model = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+        how = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+        self.model = SentenceTransformer(model, device=device, model_kwargs=how)
         self.model.max_seq_length = min(512, self.model.max_seq_length or 512)
 
     def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:

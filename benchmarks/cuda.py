@@ -1,0 +1,82 @@
+"""MLX's CUDA back end beside sentence-transformers on the same card, in bfloat16 with SDPA.
+
+    python -m benchmarks.cuda --work FOLDER [--rounds 5]
+
+Needs an NVIDIA GPU with the extra ``cuda12`` or ``cuda13``, and torch for CUDA. Writes ``results/cuda.json``.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoint import make
+from benchmarks.rounds import Child, compare
+from benchmarks.small import minilm
+
+RESULTS = Path(__file__).parent / "results"
+CASES: dict[str, dict[str, Any]] = {
+    "(a) documents": {"texts": "documents", "with": {"number": 1024}},
+    "(b) instructed queries": {"texts": "queries", "query": True, "with": {"number": 2048}},
+}
+
+RATE = """
+import json, time
+import mlx.core as mx
+a, b = (mx.random.normal((8192, 8192)).astype(mx.bfloat16) for _ in range(2))
+mx.eval(a @ b)
+start = time.perf_counter()
+mx.eval([a @ b for _ in range(20)])
+print(json.dumps(20 * 2 * 8192**3 / (time.perf_counter() - start) / 1e12))
+"""
+
+
+def beside(model: str, work: Path, rounds: int) -> dict[str, Any]:
+    """Compare both on one model."""
+    found = {}
+    with ExitStack() as stack:
+        ours = stack.enter_context(Child("ours::gpu", model))
+        theirs = stack.enter_context(Child("sentence-transformers:bfloat16:cuda", model))
+        for name, order in CASES.items():
+            peers = {"ours": (ours, order), "sentence-transformers bf16": (theirs, order)}
+            found[name] = compare(peers, rounds, work, f"{Path(model).name} {name}")
+    return found
+
+
+def packed(model: str, work: Path, rounds: int) -> dict[str, Any]:
+    """Compare affine 4 and 8 bits with bfloat16, all on this package."""
+    folders = {"bf16": model}
+    for bits in ("8", "4"):
+        folders[f"{bits} bits"] = str(work / f"packed-{bits}")
+        if not Path(folders[f"{bits} bits"]).exists():
+            convert = [sys.executable, "-m", "mlx_qwen_embeddings", "convert", model, folders[f"{bits} bits"]]
+            subprocess.run([*convert, "--bits", bits, "--no-report"], check=True)
+    with ExitStack() as stack:
+        children = {name: stack.enter_context(Child("ours::gpu", folder)) for name, folder in folders.items()}
+        return {
+            case: compare({name: (child, order) for name, child in children.items()}, rounds, work, f"packed {case}")
+            for case, order in CASES.items()
+        }
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder for checkpoints")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    large = str(make(given.work / "0.6B"))
+    rate = subprocess.run([sys.executable, "-c", RATE], check=True, capture_output=True, text=True).stdout
+    found: dict[str, Any] = {"bf16 products, TFLOP/s": json.loads(rate)}
+    for name, model in {"0.6B": large, "all-MiniLM": minilm()}.items():
+        found[name] = beside(model, given.work, given.rounds)
+    found["packed"] = packed(large, given.work, given.rounds)
+    (RESULTS / "cuda.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

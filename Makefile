@@ -37,7 +37,7 @@ serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q --ignore=tests/parity
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity
 
 test-server: $(VENV)/.fuzz
 	$(BIN)/python scripts/fuzz_server.py

@@ -229,7 +229,11 @@ def with_tokenizer(folder: Path, packer: Packer, said: Mapping[str, Any]) -> Pat
     return write_checkpoint(folder, {name: np.ascontiguousarray(part) for name, part in parts.items()}, config)
 
 
-@pytest.mark.parametrize(("packer", "said"), [(awq, AWQ), (gptq(), GPTQ), (pack_quantized(), COMPRESSED)], ids=str)
+@pytest.mark.parametrize(
+    ("packer", "said"),
+    [(awq, AWQ), (gptq(), GPTQ), (pack_quantized(), COMPRESSED)],
+    ids=["awq", "gptq", "compressed-tensors"],
+)
 def test_convert_gives_it_mlxs_form_for_good(packer: Packer, said: dict[str, Any], tmp_path: Path) -> None:
     foreign = with_tokenizer(tmp_path / "foreign", packer, said)
     convert(str(foreign), tmp_path / "plain", dtype="float32", report=False)

@@ -31,7 +31,7 @@ class Ours:
 
     def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
         embed = self.engine.embed_queries if query else self.engine.embed_documents
-        return embed(texts, max_length=512)
+        return embed(texts, max_length=min(512, self.engine.max_length))
 
     def together(self, texts: Sequence[str]) -> Vectors:
         """Ask for each text in a task of its own."""

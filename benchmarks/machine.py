@@ -2,7 +2,6 @@
 
 import json
 import platform
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +17,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def best(call: object, repeats: int = 7) -> float:
-    """Give the shortest of several times, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()  # type: ignore[operator]
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def measure() -> dict[str, object]:
     """Measure in this process, which must not have imported MLX before."""
     from mlx_qwen_embeddings.backend import choose_backend
-    from mlx_qwen_embeddings.blas import cores, measure_bandwidth, set_threads
+    from mlx_qwen_embeddings.blas import best_seconds, cores, measure_bandwidth, set_threads
 
     backend = choose_backend("cpu")
     import mlx.core as mx
@@ -39,7 +28,7 @@ def measure() -> dict[str, object]:
     set_threads(backend.blas, cores())
     a, b = mx.random.normal((512, 1024)), mx.random.normal((1024, 3072))
     mx.eval(a, b)
-    product = best(lambda: mx.eval(a @ b))
+    product = best_seconds(lambda: mx.eval(a @ b), 7)
     return {
         "processor": processor(),
         "cores": cores(),

@@ -1,5 +1,6 @@
 """Pure functions that order texts by length, cut them into batches and pad them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +18,13 @@ SPREAD = 1.5
 """A batch ends where a text is so many times longer than its first one (plus 16 tokens): padding outgrows the gain."""
 
 
-def cut(lengths: Sequence[int], budget: int) -> list[range]:
+def cut(lengths: Sequence[int], budget: int, *, spread: float = SPREAD) -> list[range]:
     """Cut length-sorted texts into batches of like length and at most ``budget`` tokens, padding counted.
 
     Args:
         lengths: Ascending number of tokens of each text.
         budget: Most rows times longest row of a batch; a text longer than it is a batch of its own.
+        spread: How many times longer (plus 16 tokens) than its first text a batch's last one may be.
 
     Returns:
         Ranges of positions that follow one another.
@@ -30,7 +32,7 @@ def cut(lengths: Sequence[int], budget: int) -> list[range]:
     batches, start = [], 0
     for position, length in enumerate(lengths):
         too_large = (position + 1 - start) * length > budget
-        too_uneven = length > SPREAD * lengths[start] + 16
+        too_uneven = length > spread * lengths[start] + 16
         if position > start and (too_large or too_uneven):
             batches.append(range(start, position))
             start = position
@@ -58,17 +60,8 @@ def pieces(lengths: Sequence[int], lanes: int, smallest: int, largest: int) -> l
     total = sum(lengths)
     shares = [total * slack / (lanes * turns) for turns in range(1, 5) for slack in (1.0, 1.08, 1.25)]
     budgets = {max(smallest, min(largest, round(share))) for share in [*shares, largest]}
-    cuts = [_cut_evenly(lengths, budget) for budget in sorted(budgets, reverse=True)]
+    cuts = [cut(lengths, budget, spread=math.inf) for budget in sorted(budgets, reverse=True)]
     return min(cuts, key=lambda parts: _time([len(part) * lengths[part[-1]] for part in parts], lanes))
-
-
-def _cut_evenly(lengths: Sequence[int], budget: int) -> list[range]:
-    parts, start = [], 0
-    for position, length in enumerate(lengths):
-        if position > start and (position + 1 - start) * length > budget:
-            parts.append(range(start, position))
-            start = position
-    return [*parts, range(start, len(lengths))]
 
 
 def _time(tokens: Sequence[int], lanes: int) -> int:

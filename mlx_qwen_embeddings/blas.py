@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -49,6 +51,7 @@ def cores() -> int:
     return max(1, min(allowed, _physical_cores() or allowed))
 
 
+@cache  # asked before every batch
 def _physical_cores() -> int | None:
     found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")
     return len({path.read_text() for path in found}) or None
@@ -84,28 +87,28 @@ def _mkl() -> str | None:
     return next((str(path.resolve()) for path in paths if path.exists()), None)
 
 
+def best_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Give the shortest time that a call took, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
     """Time square float32 matrix products and give the best rate in GFLOP/s."""
     a = mx.random.normal((size, size))
     mx.eval(a)
-    best = float("inf")
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        mx.eval(a @ a)
-        best = min(best, time.perf_counter() - start)
-    return float(2 * size**3 / best / 1e9)
+    return float(2 * size**3 / best_seconds(lambda: mx.eval(a @ a), repeats + 1) / 1e9)
 
 
 def measure_bandwidth(mx: ModuleType, megabytes: int = 512, repeats: int = 5) -> float:
     """Time the product of a row and a matrix that no cache holds, which reads the matrix once; best rate in GB/s."""
     row, matrix = mx.ones((1, 8192)), mx.ones((8192, megabytes * 2**20 // (4 * 8192)))
     mx.eval(row, matrix)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        mx.eval(row @ matrix)
-        best = min(best, time.perf_counter() - start)
-    return float(matrix.nbytes / best / 1e9)
+    return float(matrix.nbytes / best_seconds(lambda: mx.eval(row @ matrix), repeats) / 1e9)
 
 
 def warn_if_slow(mx: ModuleType) -> None:

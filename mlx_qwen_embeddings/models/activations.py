@@ -4,6 +4,8 @@ import math
 
 import mlx.core as mx
 
+from mlx_qwen_embeddings.models.device import on_gpu
+
 _MINUS_LOG2_E = -1.0 / math.log(2.0)
 
 _TAIL: tuple[float, ...] = (
@@ -25,7 +27,7 @@ def silu(x: mx.array) -> mx.array:
     On the CPU MLX takes 16 ns an element for ``sigmoid`` and 12 for ``exp``, but 4 for a power of two, and
     exp(-x) = 2 ** (-x / ln 2).
     """
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         return x * mx.sigmoid(x)
     return x / (1.0 + mx.power(2.0, x * _MINUS_LOG2_E))
 
@@ -38,7 +40,7 @@ def gelu(x: mx.array) -> mx.array:
     that a * Phi(-a) is right to 5e-8 everywhere. With float32's rounding the result is closer to the exact one (1.6e-7)
     than by way of ``erf`` (4.7e-7).
     """
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         return x * (1.0 + mx.erf(x * math.sqrt(0.5))) * 0.5
     away = mx.abs(x)
     p = away * _TAIL[0] + _TAIL[1]
@@ -52,6 +54,6 @@ def gelu(x: mx.array) -> mx.array:
 def gelu_tanh(x: mx.array) -> mx.array:
     """Give the approximation that arXiv:1606.08415 states with ``tanh``: ``x * sigmoid(2u)`` for its ``tanh(u)``."""
     u = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         return x * mx.sigmoid(2.0 * u)
     return x / (1.0 + mx.power(2.0, u * (2.0 * _MINUS_LOG2_E)))

@@ -4,6 +4,8 @@ import math
 
 import mlx.core as mx
 
+from mlx_qwen_embeddings.models.device import by_hand
+
 SCORE_BYTES = 256 * 2**20
 """Most bytes of attention scores at once: MLX's CPU back end writes them out."""
 
@@ -33,7 +35,7 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
     before = k.shape[2] - length
     rows = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
     attend = _fused_causal
-    if _by_hand(q):
+    if by_hand(q):
         attend, rows = _causal_by_powers_of_two, min(rows, CAUSAL_ROWS)
     blocks = []
     for start in range(0, length, rows):
@@ -60,14 +62,10 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     """
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
-    attend = _by_powers_of_two if _by_hand(q) else _fused
+    attend = _by_powers_of_two if by_hand(q) else _fused
     rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
     blocks = [attend(q[:, :, start : start + rows], k, v, real, scale) for start in range(0, length, rows)]
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
-
-
-def _by_hand(q: mx.array) -> bool:
-    return bool(q.dtype == mx.float32) and mx.default_device().type != mx.DeviceType.gpu
 
 
 def _fused_causal(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:

@@ -3,6 +3,8 @@
 import mlx.core as mx
 from mlx import nn
 
+from mlx_qwen_embeddings.models.device import by_hand
+
 FEW_TOKENS = 256
 """Up to so many, the weight stands first. MKL packs its second matrix anew for every product, and shares the first one out
 among its threads: with 16 tokens 11 GB of weights a second against 6, with 64 tokens 138 GFLOP/s against 105, with 512
@@ -14,7 +16,7 @@ class Linear(nn.Linear):
 
     def __call__(self, x: mx.array) -> mx.array:
         tokens = x.size // x.shape[-1]
-        if tokens > FEW_TOKENS or x.dtype != mx.float32 or mx.default_device().type == mx.DeviceType.gpu:
+        if tokens > FEW_TOKENS or not by_hand(x):
             plain: mx.array = super().__call__(x)
             return plain
         product = (self.weight @ x.reshape(tokens, -1).T).T

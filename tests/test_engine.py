@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.errors import InputTooLongError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
+from tests.same_vectors import TEXTS, assert_same
 
-TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in a row.", "", "A quiet light over water"]
 FULL = 384
 
 Vectors = NDArray[np.float32]
@@ -29,16 +29,6 @@ def engine() -> Iterator[EmbeddingEngine]:
 @pytest.fixture(scope="module")
 def vectors(engine: EmbeddingEngine) -> Vectors:
     return engine.embed_documents(TEXTS)
-
-
-@pytest.fixture
-def fresh() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
-
-
-def assert_same(left: Any, right: Any) -> None:
-    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
 
 
 # What comes back

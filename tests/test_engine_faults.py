@@ -1,8 +1,7 @@
 """Texts that fail, calls that are not served in time, an engine that is closed under load: what each caller is told."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,7 @@ from mlx_qwen_embeddings.errors import (
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer
-
-TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in a row.", "", "A quiet light over water"]
+from tests.same_vectors import TEXTS, assert_same
 
 Vectors = NDArray[np.float32]
 
@@ -29,16 +27,6 @@ Vectors = NDArray[np.float32]
 def vectors() -> Vectors:
     with EmbeddingEngine("nano") as engine:
         return engine.embed_documents(TEXTS)
-
-
-@pytest.fixture
-def fresh() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
-
-
-def assert_same(left: Any, right: Any) -> None:
-    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
 
 
 class FaultyEncoder(WatchedEncoder):

@@ -2,9 +2,7 @@
 
 import gc
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +13,7 @@ from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
 from mlx_qwen_embeddings.errors import (
     EngineClosedError,
 )
-
-TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in a row.", "", "A quiet light over water"]
+from tests.same_vectors import TEXTS, assert_same
 
 Vectors = NDArray[np.float32]
 
@@ -25,16 +22,6 @@ Vectors = NDArray[np.float32]
 def vectors() -> Vectors:
     with EmbeddingEngine("nano") as engine:
         return engine.embed_documents(TEXTS)
-
-
-@pytest.fixture
-def fresh() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
-
-
-def assert_same(left: Any, right: Any) -> None:
-    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
 
 
 def test_counted_tokens_are_those_that_are_computed(fresh: EmbeddingEngine) -> None:

@@ -18,19 +18,7 @@ from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
-
-PASSAGES = [
-    "Kittens purr when they are stroked.",
-    "The central bank raised interest rates to fight inflation.",
-    "Bread rises because yeast gives off gas in the dough.",
-    "The telescope photographed a distant galaxy.",
-]
-QUESTIONS = {
-    "Which young animal makes a contented sound?": 0,
-    "What was done against rising prices?": 1,
-    "How does a loaf become fluffy in baking?": 2,
-    "What did astronomers observe in the night sky?": 3,
-}
+from tests.four_passages import PASSAGES, QUESTIONS
 
 
 @pytest.fixture

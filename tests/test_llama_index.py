@@ -22,19 +22,8 @@ from pydantic import ValidationError
 
 from mlx_qwen_embeddings import get_engine
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
+from tests.four_passages import PASSAGES, QUESTIONS
 
-PASSAGES = [
-    "Kittens purr when they are stroked.",
-    "The central bank raised interest rates to fight inflation.",
-    "Bread rises because yeast gives off gas in the dough.",
-    "The telescope photographed a distant galaxy.",
-]
-QUESTIONS = {
-    "Which young animal makes a contented sound?": 0,
-    "What was done against rising prices?": 1,
-    "How does a loaf become fluffy in baking?": 2,
-    "What did astronomers observe in the night sky?": 3,
-}
 TASK = "Given a question, find the answer"
 
 

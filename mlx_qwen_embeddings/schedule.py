@@ -13,6 +13,9 @@ from mlx_qwen_embeddings.tokenization import Ids
 
 OnVectors = Callable[[list[int], NDArray[np.float32]], None]
 
+PREFIX_SHARE = 8
+"""A token of a kept prompt costs this part of one that is computed: its keys and values are copied for every row."""
+
 
 @dataclass(eq=False)
 class Request:
@@ -37,13 +40,19 @@ class Request:
     tokens: int = field(init=False)
     kind: tuple[Pooling, bytes | None] = field(init=False)
     done: int = 0
+    _shared: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Sort once, longest first, so that the next rows are popped off the end."""
+        self._shared = len(self.prompt) if self.prompt is not None and self.pooling == "last" else 0
         lengths = [len(row) for row in self.rows]
         self.waiting = length_order(lengths)[::-1].tolist()
         self.tokens = sum(lengths)
         self.kind = (self.pooling, None if self.prompt is None else self.prompt.tobytes())
+
+    def cost(self, row: int) -> int:
+        """Give what a row takes of a batch, in tokens: a prompt that every row starts with is computed once."""
+        return max(1, len(self.rows[row]) - self._shared) + self._shared // PREFIX_SHARE
 
 
 Batch = list[tuple[Request, int]]
@@ -60,7 +69,7 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
 
     Args:
         requests: Those with rows left, the one that was served least recently first.
-        budget: Most tokens of the batch, padding counted.
+        budget: Most tokens of the batch, padding counted, and of a prompt that is kept its share only.
     """
     first = requests[0]
     offered: Batch = []
@@ -69,8 +78,8 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
     for position, request in enumerate((first, *others)):
         share = left // (1 + len(others) - position)
         left -= _offer(request, share, offered)
-    offered.sort(key=lambda item: len(item[0].rows[item[1]]))
-    for span in cut([len(request.rows[row]) for request, row in offered], budget):
+    offered.sort(key=lambda item: item[0].cost(item[1]))
+    for span in cut([request.cost(row) for request, row in offered], budget):
         batch = [offered[position] for position in span]
         if any(request is first for request, _ in batch):
             return batch
@@ -80,17 +89,17 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
 
 def _tokens_offered(request: Request) -> int:
     # The shortest row tells enough of a request that came with one text, and costs nothing for one with many.
-    return len(request.rows[request.waiting[-1]]) * len(request.waiting)
+    return request.cost(request.waiting[-1]) * len(request.waiting)
 
 
 def _offer(request: Request, share: int, offered: Batch) -> int:
     used = 0
     for row in reversed(request.waiting):
-        length = len(request.rows[row])
-        if used and used + length > share:
+        cost = request.cost(row)
+        if used and used + cost > share:
             break
         offered.append((request, row))
-        used += length
+        used += cost
     return used
 
 

@@ -96,3 +96,11 @@ def test_a_batch_is_of_one_prompt() -> None:
     rows = [np.ones(10, np.int32)]
     asked = [Request(rows, "last", lambda rows, vectors: None, prompt) for prompt in prompts]
     assert [len(batch) for batch in run(asked, 500)] == [2, 1, 1]
+
+
+def test_a_kept_prompt_takes_little_of_the_budget() -> None:
+    prompt = np.arange(16, dtype=np.int32)
+    rows = [np.append(prompt, np.full(10, 7, np.int32)) for _ in range(100)]
+    kept, whole = (Request(rows, pooling, lambda rows, vectors: None, prompt) for pooling in ("last", "mean"))
+    assert len(next_batch([kept], 240)) == 20  # 10 tokens of its own and an eighth of 16
+    assert len(next_batch([whole], 260)) == 10  # pooled over all tokens, so all are computed

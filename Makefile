@@ -96,7 +96,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
-	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,parquet,plot,search,server]" --group test
+	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,notebooks,parquet,plot,search,server]" --group test
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/.made

@@ -1,0 +1,34 @@
+"""Compare, search, normalise, shorten and group vectors.
+
+Inputs are arrays or lists of real numbers, (d,) or (n, d), and are never changed. Input without an answer raises
+``ValueError``, which names the row. All of it is numpy alone, but for ``cluster``, which needs the extra ``notebooks``.
+"""
+
+from mlx_qwen_embeddings.similarity.clusters import Clusters, Pair, cluster, near_duplicates
+from mlx_qwen_embeddings.similarity.compare import (
+    METRICS,
+    Metric,
+    cosine,
+    dot,
+    euclidean,
+    manhattan,
+    normalize,
+    top_k,
+    truncate_dimensions,
+)
+
+__all__ = [
+    "METRICS",
+    "Clusters",
+    "Metric",
+    "Pair",
+    "cluster",
+    "cosine",
+    "dot",
+    "euclidean",
+    "manhattan",
+    "near_duplicates",
+    "normalize",
+    "top_k",
+    "truncate_dimensions",
+]

@@ -25,6 +25,7 @@ def serve(
     ] = None,
     max_texts: Annotated[int | None, typer.Option(help="Most texts of a request; 2048.")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Most bytes of a body; 16 MiB.")] = None,
+    max_total_bytes: Annotated[int | None, typer.Option(help="Most bytes of all bodies in hand; 256 MiB.")] = None,
     max_requests: Annotated[int | None, typer.Option(help="Most requests in hand; 512.")] = None,
     load_wait: Annotated[float | None, typer.Option(help="Seconds a request waits for a model to load; 30.")] = None,
     request_timeout: Annotated[float | None, typer.Option(help="Seconds a request may take; 300.")] = None,

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from mlx_qwen_embeddings.server.auth import ApiKeys
 from mlx_qwen_embeddings.server.errors import handle_errors
+from mlx_qwen_embeddings.server.gone import CancelWhenGone
 from mlx_qwen_embeddings.server.limits import Limits, Traffic
 from mlx_qwen_embeddings.server.metrics import Metrics
 from mlx_qwen_embeddings.server.models import Models
@@ -81,5 +82,5 @@ def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> lis
             )
         )
     layers.append(Middleware(ApiKeys, keys=settings.keys()))
-    layers.append(Middleware(Limits, traffic=traffic, max_body_bytes=settings.max_body_bytes))
+    layers += [Middleware(Limits, traffic=traffic, settings=settings), Middleware(CancelWhenGone)]
     return layers

@@ -1,11 +1,13 @@
-"""Bounds on what is taken in: requests in hand, bytes of a body, and nothing new while the server drains."""
+"""Bounds on what is taken in: requests and bytes in hand, bytes of a body, and nothing new while the server drains."""
 
 import asyncio
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_qwen_embeddings.server.bodies import Bodies, Body, ClientGoneError
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, ApiError, refuse
+from mlx_qwen_embeddings.server.gone import note_gone
+from mlx_qwen_embeddings.server.settings import ServerSettings
 
 
 class Traffic:
@@ -51,9 +53,9 @@ class Traffic:
 class Limits:
     """Refuses what is too much before anything reads it."""
 
-    def __init__(self, app: ASGIApp, traffic: Traffic, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, traffic: Traffic, settings: ServerSettings) -> None:
         """Keep the bounds."""
-        self._app, self._traffic, self._max_body_bytes = app, traffic, max_body_bytes
+        self._app, self._traffic, self._bodies = app, traffic, Bodies(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or hand it on; those without a body cost nothing and are not counted."""
@@ -65,32 +67,16 @@ class Limits:
             await refuse(refusal, scope, receive, send)
             return
         self._traffic.began()
+        body = Body(self._bodies)
         try:
-            body = await self._read(scope, receive)
-            if body is None:
-                await refuse(self._too_large(), scope, receive, send)
-            else:
-                await self._app(scope, _replay(body, receive), send)
+            await self._app(scope, _replay(await body.read(scope, receive), receive), send)
+        except ApiError as error:
+            await refuse(error, scope, receive, send)
+        except ClientGoneError:
+            note_gone(scope)
         finally:
+            body.release()
             self._traffic.ended()
-
-    def _too_large(self) -> ApiError:
-        message = f"the body is larger than {self._max_body_bytes} bytes: send fewer texts a request"
-        return ApiError(413, message, "body_too_large")
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Give the whole body; None when it is too large, whatever its headers said."""
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            return None
-        body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self._max_body_bytes:
-                return None
-            if not message.get("more_body"):
-                return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen_embeddings.server.errors import ApiError, refuse
+from mlx_qwen_embeddings.server.gone import GONE_CODE, GONE_STATUS
 from mlx_qwen_embeddings.server.logs import set_header
 from mlx_qwen_embeddings.server.metrics import Metrics
 
@@ -55,6 +56,8 @@ class Observe:
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
+        if state.get("error") == GONE_CODE:
+            status = GONE_STATUS
         # What no route knows has one name together, so that scanners cannot fill the memory.
         endpoint = scope["path"] if scope["path"] in scope["app"].openapi()["paths"] else "other"
         self._metrics.ended(endpoint, status, state.get("error"), seconds)

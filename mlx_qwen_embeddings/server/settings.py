@@ -54,6 +54,9 @@ class ServerSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     """Most bytes of a request's body."""
 
+    max_total_bytes: int = Field(default=256 * 2**20, ge=1024)
+    """Most bytes of all bodies in hand together; further requests get status 429."""
+
     max_requests: int = Field(default=512, ge=1)
     """Most requests in hand; further ones get status 429."""
 

@@ -18,6 +18,7 @@ SLOW_GFLOPS = 12.0
 """Below this a matrix product runs on the reference BLAS of MLX's wheel (about 5), not on a real one (50 and more)."""
 
 BLAS_VARIABLE = "MLX_QWEN_BLAS"
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,17 @@ def bind() -> str | None:
 
 
 def cores() -> int:
-    """Count the cores that this process may use; two threads of one core do not multiply faster than one."""
+    """Count the cores that this process may use; two threads of one core do not multiply faster than one.
+
+    ``OMP_NUM_THREADS`` bounds them, as it does in every BLAS: Ray sets it to what an actor was given of its node.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _physical_cores() or allowed))
+    return max(1, min(allowed, _physical_cores() or allowed, _wanted_threads() or allowed))
+
+
+def _wanted_threads() -> int | None:
+    outermost = os.environ.get(THREADS_VARIABLE, "").split(",")[0].strip()  # "4,2" is for nested regions
+    return int(outermost) if outermost.isdecimal() else None
 
 
 @cache  # asked before every batch

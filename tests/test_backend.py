@@ -159,3 +159,17 @@ def test_freed_buffers_are_given_back_but_not_in_a_forked_child(monkeypatch: pyt
     monkeypatch.setattr(backend._forked, "is_set", lambda: True)
     backend.free_buffers()
     assert calls == ["cleared"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("1", 1), ("1,2", 1), ("999", None), ("", None), ("all", None), ("0", None)]
+)
+def test_the_threads_that_a_blas_is_told_to_use_bound_ours(
+    given: str,
+    expected: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    unbound = blas.cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert blas.cores() == (expected or unbound)

@@ -4,12 +4,15 @@ import hashlib
 import json
 from typing import Any, ClassVar, Self, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.cache import KEY_VERSION
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, PoolingOption
+from mlx_qwen_embeddings.precision import Precision
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
@@ -26,6 +29,7 @@ class AdapterFields(TypedDict, total=False):
     query_instruction: str | None
     document_instruction: str | None
     normalize: bool
+    precision: Precision
     pooling: PoolingOption
     max_length: int | None
     truncate: Truncate
@@ -60,6 +64,10 @@ class AdapterOptions(BaseModel):
 
     normalize: bool = True
     """Whether vectors have unit length."""
+
+    precision: Precision = "float32"
+    """"float16" rounds, "int8" gives whole numbers from -128 to 127; both as floats, which is what stores take. The others,
+    which no cosine compares, are the engine's: ``embeddings.engine.embed_documents(texts, precision="ubinary")``."""
 
     pooling: PoolingOption = "native"
     """How token states become a vector; "native" is what the model was trained with."""
@@ -115,6 +123,12 @@ class AdapterOptions(BaseModel):
             if value is not None and most is not None and value > most:
                 message = f"{name}={value} is more than the {most} that {spec.name!r} has"
                 raise ValueError(message)
+        if self.precision not in {"float32", "float16", "int8"}:
+            message = (
+                f"precision={self.precision!r} is not for a list of floats, which stores compare as it is: choose float32, "
+                f"float16 or int8, or call engine.embed_documents(texts, precision={self.precision!r})"
+            )
+            raise ValueError(message)
         for role in ("query", "document"):
             EmbedOptions(**self._call_options(role))
         return self
@@ -139,6 +153,7 @@ class AdapterOptions(BaseModel):
             backend.dtype,
             self.max_length or engine.max_length,
             *(getattr(self, name) for name in _SHAPING),
+            *([] if self.precision == "float32" else [self.precision]),
         ]
         return hashlib.blake2b(json.dumps(shape).encode(), digest_size=8).hexdigest()
 
@@ -155,6 +170,7 @@ class AdapterOptions(BaseModel):
             instruction=self.query_instruction if role == "query" else self.document_instruction,
             dimensions=self.dimensions,
             normalize=self.normalize,
+            precision=self.precision,
             pooling=self.pooling,
             max_length=self.max_length,
             truncate=self.truncate,
@@ -162,6 +178,11 @@ class AdapterOptions(BaseModel):
             timeout=self.timeout,
             show_progress=self.show_progress and role == "document",
         )
+
+
+def to_floats(vectors: NDArray[Any]) -> Any:
+    """Give nested lists of Python floats, whatever the precision."""
+    return vectors.astype(np.float32, copy=False).tolist()
 
 
 def default_model() -> str:

@@ -6,7 +6,7 @@ The texts go through in windows: while the worker computes one, the next is toke
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class Details:
 class Embedded(NamedTuple):
     """Vectors (texts, d), and the ``Details`` of their texts."""
 
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
     tokens: NDArray[np.int64]
     cached: NDArray[np.bool_]
 

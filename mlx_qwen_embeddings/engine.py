@@ -26,7 +26,8 @@ from mlx_qwen_embeddings.statistics import EngineStats
 from mlx_qwen_embeddings.token_ids import spell
 from mlx_qwen_embeddings.tokenization import check_iterable, check_texts
 
-Vectors = NDArray[np.float32]
+Vectors = NDArray[Any]
+"""float32 unless ``precision`` says otherwise."""
 
 
 class EmbeddingEngine:
@@ -34,8 +35,8 @@ class EmbeddingEngine:
 
     Safe to use from any thread and any event loop, and in a forked child. Calls that arrive together share batches. The
     model is loaded by the first call. Every embedding method takes the keyword arguments that ``EmbedOptions`` documents:
-    ``instruction``, ``dimensions``, ``normalize``, ``pooling``, ``max_length``, ``truncate``, ``chat_template``,
-    ``timeout``, ``wait``, ``show_progress``. All of them raise
+    ``instruction``, ``dimensions``, ``normalize``, ``precision``, ``pooling``, ``max_length``, ``truncate``,
+    ``chat_template``, ``timeout``, ``wait``, ``show_progress``. All of them raise
 
     - ``TypeError`` for what is no list of strings, naming the position;
     - ``InputTooLongError`` under ``truncate="error"``, ``InvalidTextError`` for a lone surrogate;
@@ -96,7 +97,8 @@ class EmbeddingEngine:
             **options: See ``EmbedOptions``.
 
         Returns:
-            float32, shape (n, d), in the order of the input; unit length unless ``normalize=False``.
+            Shape (n, d), in the order of the input; float32 unless ``precision`` says otherwise, and of unit length
+            unless ``normalize=False``.
         """
         return self._embed(texts, "document", EmbedOptions(**options))
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Unpack
 from pydantic import ConfigDict, Field
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats
 
 require("langchain_core.embeddings", "langchain", "mlx_qwen_embeddings.langchain")
 
@@ -58,22 +58,22 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, in the order given; errors are those of ``EmbeddingEngine``."""
-        vectors: list[list[float]] = self.engine.embed_documents(texts, **self._call_options("document")).tolist()
+        vectors: list[list[float]] = to_floats(self.engine.embed_documents(texts, **self._call_options("document")))
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with the query's instruction."""
-        vector: list[float] = self.engine.embed_query(text, **self._call_options("query")).tolist()
+        vector: list[float] = to_floats(self.engine.embed_query(text, **self._call_options("query")))
         return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Do as ``embed_documents`` without holding up the event loop."""
         vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
-        result: list[list[float]] = vectors.tolist()
+        result: list[list[float]] = to_floats(vectors)
         return result
 
     async def aembed_query(self, text: str) -> list[float]:
         """Do as ``embed_query`` without holding up the event loop."""
         vector = await self.engine.aembed_query(text, **self._call_options("query"))
-        result: list[float] = vector.tolist()
+        result: list[float] = to_floats(vector)
         return result

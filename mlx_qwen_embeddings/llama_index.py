@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Unpack
 from pydantic import ConfigDict, Field, model_validator
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.prompts import Role
 
@@ -108,12 +108,12 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return super()._call_options(role)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        vector: Embedding = self.engine.embed_query(query, **self._call_options("query")).tolist()
+        vector: Embedding = to_floats(self.engine.embed_query(query, **self._call_options("query")))
         return vector
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         vector = await self.engine.aembed_query(query, **self._call_options("query"))
-        result: Embedding = vector.tolist()
+        result: Embedding = to_floats(vector)
         return result
 
     def _get_text_embedding(self, text: str) -> Embedding:
@@ -123,10 +123,10 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors: list[Embedding] = self.engine.embed_documents(texts, **self._call_options("document")).tolist()
+        vectors: list[Embedding] = to_floats(self.engine.embed_documents(texts, **self._call_options("document")))
         return vectors
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
-        result: list[Embedding] = vectors.tolist()
+        result: list[Embedding] = to_floats(vectors)
         return result

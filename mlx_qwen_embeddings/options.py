@@ -6,6 +6,7 @@ from typing import Literal, TypedDict, get_args
 
 from mlx_qwen_embeddings.errors import InvalidTextError
 from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.precision import PRECISIONS, Precision, check_precision
 from mlx_qwen_embeddings.tokenization import Truncate
 
 PoolingOption = Literal["native"] | Pooling
@@ -20,6 +21,8 @@ class EmbedOptions:
             model's own prompt for the role, "" none.
         dimensions: Keep this many leading dimensions, then normalise again (Matryoshka); None keeps all.
         normalize: Whether vectors have unit length.
+        precision: "float32" or "float16"; "int8" or "uint8", steps of a range that the dimensions alone fix, so that all
+            calls can be compared; "binary" or "ubinary", one bit a component, eight to a byte.
         pooling: How token states become a vector; "native" is what the model was trained with.
         max_length: Most tokens of a text, prompt and special tokens included; None is the model's default, see
             ``engine.max_length``. It can be raised up to ``engine.limit``.
@@ -34,6 +37,7 @@ class EmbedOptions:
     instruction: str | None = None
     dimensions: int | None = None
     normalize: bool = True
+    precision: Precision = "float32"
     pooling: PoolingOption = "native"
     max_length: int | None = None
     truncate: Truncate = "end"
@@ -46,6 +50,7 @@ class EmbedOptions:
         """Refuse what no model could serve; what depends on the model is checked by the engine."""
         check_choice("pooling", self.pooling, ("native", *get_args(Pooling)))
         check_choice("truncate", self.truncate, get_args(Truncate))
+        check_choice("precision", self.precision, PRECISIONS)
         for name, value in (("dimensions", self.dimensions), ("max_length", self.max_length)):
             if value is None:
                 continue
@@ -57,6 +62,7 @@ class EmbedOptions:
             if not isinstance(getattr(self, name), bool):
                 message = f"{name} must be True or False, got {getattr(self, name)!r}"
                 raise TypeError(message)
+        check_precision(self.precision, normalize=self.normalize)
         if self.instruction is not None and not isinstance(self.instruction, str):
             message = f"instruction must be a string or None, got {self.instruction!r}"
             raise TypeError(message)
@@ -76,6 +82,7 @@ class CallOptions(TypedDict, total=False):
     instruction: str | None
     dimensions: int | None
     normalize: bool
+    precision: Precision
     pooling: PoolingOption
     max_length: int | None
     truncate: Truncate

@@ -3,7 +3,9 @@
 The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so either library reads what the other wrote.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -44,6 +46,35 @@ def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None 
     return _KINDS[precision](values)
 
 
+def restore(
+    values: ArrayLike, precision: Precision, *, dimensions: int | None = None, ranges: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """Give real numbers for quantised vectors, as nearly as can be told.
+
+    Args:
+        values: What ``quantize`` gave.
+        precision: What it was asked for.
+        dimensions: Of the vectors, where "binary" and "ubinary" are to lose the bits that fill up the last byte; None keeps
+            eight a byte.
+        ranges: Those it was given, for "int8" and "uint8"; None takes ``unit_ranges``, as the engine does.
+
+    Returns:
+        float32: the middle of each step, 1 or -1 for a bit.
+    """
+    array = np.asarray(values)
+    if precision in {"binary", "ubinary"}:
+        packed = array.view(np.uint8) ^ np.uint8(128) if precision == "binary" else array
+        bits = np.unpackbits(packed, axis=-1, count=dimensions)
+        return bits.astype(np.float32) * 2 - 1
+    if precision in {"int8", "uint8"}:
+        low, high = np.asarray(unit_ranges(array.shape[-1]) if ranges is None else ranges, dtype=np.float32)
+        buckets = array.astype(np.float32) + (128.5 if precision == "int8" else 0.5)
+        values = low + buckets * ((high - low) / _STEPS)
+    else:
+        values = array
+    return np.asarray(values, dtype=np.float32)
+
+
 def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
     """Give the lowest and the highest value of each dimension, (2, d): calibrate on a few thousand of your own texts.
 
@@ -67,6 +98,34 @@ def unit_ranges(dimensions: int) -> NDArray[np.float32]:
     step = min(1.0, _SPREAD / float(np.sqrt(dimensions))) / 127
     # quantize() rounds down: half a step below -128 makes that rounding to the nearest.
     return np.array([[-128.5 * step] * dimensions, [126.5 * step] * dimensions], dtype=np.float32)
+
+
+def check_precision(precision: Precision, *, normalize: bool) -> None:
+    """Refuse, with a ``ValueError``, vectors that ``unit_ranges`` do not fit."""
+    if precision in {"int8", "uint8"} and not normalize:
+        message = f"precision {precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
+        raise ValueError(message)
+
+
+def save_ranges(path: str | Path, ranges: ArrayLike) -> None:
+    """Write ranges as JSON: keep them beside the vectors, since what is quantised later needs the same."""
+    lowest, highest = np.asarray(ranges, dtype=np.float32).tolist()
+    Path(path).write_text(json.dumps({"lowest": lowest, "highest": highest}), "utf-8")
+
+
+def load_ranges(path: str | Path) -> NDArray[np.float32]:
+    """Read what ``save_ranges`` wrote, (2, d).
+
+    Raises:
+        ValueError: When the file holds something else; the message names it.
+    """
+    try:
+        said = json.loads(Path(path).read_text("utf-8"))
+        ranges = np.array([said["lowest"], said["highest"]], dtype=np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{path} holds no ranges: save_ranges(path, value_ranges(vectors)) writes them ({error!r})"
+        raise ValueError(message) from error
+    return ranges
 
 
 def _read(vectors: ArrayLike) -> NDArray[np.float32]:

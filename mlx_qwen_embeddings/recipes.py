@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from mlx_qwen_embeddings.errors import InputTooLongError, ModelLoadError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.opening import Opened
 from mlx_qwen_embeddings.options import EmbedOptions, check_choice
+from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role, prompt_for
 from mlx_qwen_embeddings.statistics import StatsCounter
 from mlx_qwen_embeddings.token_ids import TokenIds, keys_for_ids
@@ -145,15 +146,15 @@ def _prompt_ids(opened: Opened, rendered: str, max_length: int) -> Ids:
     return tokens.ids[: len(tokens.ids) - len(opened.tokenizer.suffix)]
 
 
-def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[np.float32]:
+def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[Any]:
     """Cut pooled vectors to the wanted dimensions, then give them unit length: in this order, as Matryoshka asks.
 
     Args:
         vectors: Pooled vectors, shape (n, d).
-        options: ``dimensions`` and ``normalize`` are applied.
+        options: ``dimensions``, ``normalize`` and at last ``precision`` are applied.
 
     Returns:
-        Shape (n, dimensions).
+        Shape (n, dimensions); a bit a component for "binary" and "ubinary".
     """
     if options.dimensions is not None:
         vectors = vectors[:, : options.dimensions]
@@ -161,4 +162,6 @@ def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[np.fl
         # As torch.nn.functional.normalize: a zero vector stays one.
         norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
         vectors = vectors / np.maximum(norms, 1e-12)[:, None]
-    return np.ascontiguousarray(vectors)
+    vectors = np.ascontiguousarray(vectors)
+    whole = options.precision == "float32"
+    return vectors if whole else quantize(vectors, options.precision, unit_ranges(vectors.shape[1]))

@@ -1,10 +1,20 @@
 """Fewer bits: the published arithmetic, what can be read back, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.precision import PRECISIONS, quantize, unit_ranges, value_ranges
+from mlx_qwen_embeddings.precision import (
+    PRECISIONS,
+    load_ranges,
+    quantize,
+    restore,
+    save_ranges,
+    unit_ranges,
+    value_ranges,
+)
 
 VECTORS = np.random.default_rng(7).normal(size=(50, 24)).astype(np.float32)
 
@@ -76,6 +86,46 @@ def test_fixed_ranges_keep_the_angles_of_unit_vectors() -> None:
     assert abs(signed.mean()) < 0.2
     np.testing.assert_array_equal(unsigned, signed + 128)
     assert quantize(np.eye(4), "int8", unit_ranges(4)).tolist() == (np.eye(4) * 127).tolist()
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_steps_are_restored_to_within_half_of_one(precision: str) -> None:
+    ranges = value_ranges(VECTORS)
+    step = (ranges[1] - ranges[0]) / 255
+    found = restore(quantize(VECTORS, precision, ranges), precision, ranges=ranges)  # type: ignore[arg-type]
+    assert found.dtype == np.float32
+    inside = ranges[1] > VECTORS  # the highest value is a step of its own
+    assert (np.abs(found - VECTORS) / step)[inside].max() < 0.5 + 1e-3
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    fixed = unit_ranges(24)
+    found = restore(quantize(unit, precision, fixed), precision)  # type: ignore[arg-type]
+    assert np.abs(found - unit).max() < 0.5001 * (fixed[1, 0] - fixed[0, 0]) / 255
+
+
+@pytest.mark.parametrize("precision", ["binary", "ubinary"])
+def test_bits_are_restored_to_signs(precision: str) -> None:
+    bits = quantize(VECTORS[:, :21], precision)  # type: ignore[arg-type]
+    signs = np.where(VECTORS[:, :21] > 0, 1, -1)
+    np.testing.assert_array_equal(restore(bits, precision, dimensions=21), signs)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(restore(bits[4], precision, dimensions=21), signs[4])  # type: ignore[arg-type]
+    assert restore(bits, precision).shape == (50, 24)  # type: ignore[arg-type]
+
+
+def test_half_precision_is_restored_as_it_is() -> None:
+    np.testing.assert_array_equal(restore(VECTORS.astype(np.float16), "float16"), VECTORS.astype(np.float16))
+
+
+def test_ranges_are_read_as_they_were_written(tmp_path: Path) -> None:
+    ranges = value_ranges(VECTORS)
+    save_ranges(tmp_path / "ranges.json", ranges)
+    np.testing.assert_array_equal(load_ranges(tmp_path / "ranges.json"), ranges)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"lowest": [1], "highest": [1, 2]}', '{"lowest": 1, "highest": "a"}'])
+def test_a_file_without_ranges_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "wrong.json").write_text(content)
+    with pytest.raises(ValueError, match=r"wrong\.json holds no ranges: save_ranges"):
+        load_ranges(tmp_path / "wrong.json")
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,6 @@ def blocks(
         yield engine.embed_queries(block, **call)
 
 
-def check_precision(precision: Precision, *, normalize: bool) -> None:
-    """Refuse what ``unit_ranges`` do not fit."""
-    if precision in {"int8", "uint8"} and not normalize:
-        message = f"precision {precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
-        raise ValueError(message)
-
-
 def quantized(vectors: Iterator[NDArray[np.float32]], dimensions: int, precision: Precision) -> Iterator[NDArray[Any]]:
     """Give the blocks in the precision asked for, after an empty one that shows their width and type."""
     ranges = unit_ranges(dimensions)

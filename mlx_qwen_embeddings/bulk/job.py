@@ -2,19 +2,18 @@
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
 from mlx_qwen_embeddings.bulk.beginning import begin, identity, refuse_existing
-from mlx_qwen_embeddings.bulk.computing import check_precision, compute, quantized
+from mlx_qwen_embeddings.bulk.computing import compute, quantized
 from mlx_qwen_embeddings.bulk.opening import open_source
 from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, locked, move, remove, sync, write_manifest
 from mlx_qwen_embeddings.bulk.sources import Source
 from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, write_target
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
-from mlx_qwen_embeddings.precision import Precision
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.shared import get_engine
 
@@ -49,7 +48,6 @@ def embed_file(
     column: str = "text",
     role: Role = "document",
     vector_column: str = "embedding",
-    precision: Precision = "float32",
     part_rows: int = PART_ROWS,
     overwrite: bool = False,
     restart: bool = False,
@@ -68,7 +66,6 @@ def embed_file(
         column: Which column of the source holds the texts.
         role: Whether they are documents or queries.
         vector_column: Name of the vectors in the target.
-        precision: See ``quantize``; "int8" and "uint8" take ``unit_ranges``, so that files can be compared.
         part_rows: Rows a part.
         overwrite: Whether a target that is there is replaced.
         restart: Whether to drop what an earlier run has done.
@@ -82,7 +79,8 @@ def embed_file(
     """
     start, path = time.perf_counter(), Path(target)
     checked = EmbedOptions(**options)
-    form = _check(path, checked, precision, part_rows, overwrite=overwrite)
+    precision, checked = checked.precision, replace(checked, precision="float32")  # the parts hold whole vectors
+    form = _check(path, part_rows, overwrite=overwrite)
     rows = source if isinstance(source, Source) else open_source(Path(source), column)
     schema, count = columns_of(rows, form, vector_column), sum(1 for _ in rows.texts())
     engine = model if isinstance(model, EmbeddingEngine) else get_engine(model)
@@ -111,13 +109,12 @@ def _folder(target: Path) -> Path:
     return target.with_name(f"{target.name}.parts")
 
 
-def _check(target: Path, options: EmbedOptions, precision: Precision, part_rows: int, *, overwrite: bool) -> Format:
+def _check(target: Path, part_rows: int, *, overwrite: bool) -> Format:
     """Refuse what could not end well before anything is read."""
     form = format_of(target)
     if part_rows < 1:
         message = f"part_rows must be at least 1, got {part_rows}"
         raise ValueError(message)
-    check_precision(precision, normalize=options.normalize)
     if not (_folder(target) / MANIFEST).exists():
         with suppress(OSError):
             _folder(target).rmdir()  # it is empty where a run was killed at its very last step

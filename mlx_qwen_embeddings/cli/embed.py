@@ -76,17 +76,18 @@ def embed(
         pooling=pooling,
         max_length=max_length,
         truncate=truncate,
+        precision=precision,
         chat_template=chat_template or None,
     )
     where = open_texts(texts or (), files or (), rows, column, input_format)
     with where as source, EmbeddingEngine(model, cache_dir=model_dir) as engine:
         if output is None:
-            blocks = _blocks(source, engine, role, EmbedOptions(**options), precision)
+            blocks = _blocks(source, engine, role, EmbedOptions(**options))
             for line in _printed(source, blocks, form, vector_column):
                 sys.stdout.write(line)
             return
         keep: Any = {"vector_column": vector_column, "overwrite": overwrite, "restart": restart}
-        _write(source, output, engine, {"role": role, "precision": precision, **keep, **options})
+        _write(source, output, engine, {"role": role, **keep, **options})
 
 
 def _write(source: "Source", output: Path, engine: "EmbeddingEngine", options: dict[str, Any]) -> None:
@@ -101,16 +102,13 @@ def _write(source: "Source", output: Path, engine: "EmbeddingEngine", options: d
     typer.echo(f"{output}: {report.rows:,} vectors of {report.dimensions:,} dimensions{earlier}")
 
 
-def _blocks(source: "Source", engine: "EmbeddingEngine", role: Any, options: Any, precision: Any) -> Iterator[Any]:
-    from mlx_qwen_embeddings.bulk.computing import bar, blocks, check_precision, quantized  # noqa: PLC0415 - as above
+def _blocks(source: "Source", engine: "EmbeddingEngine", role: Any, options: Any) -> Iterator[Any]:
+    from mlx_qwen_embeddings.bulk.computing import bar, blocks  # noqa: PLC0415 - as above
     from mlx_qwen_embeddings.bulk.job import PART_ROWS  # noqa: PLC0415 - as above
 
-    check_precision(precision, normalize=options.normalize)
     count = sum(1 for _ in source.texts())
     with bar(count, 0, show=sys.stderr.isatty() and count >= BAR_FROM) as shown:
-        width = options.dimensions or engine.dimensions
-        vectors = blocks(engine, source.texts(), PART_ROWS, role, options)
-        for block in quantized(vectors, width, precision):
+        for block in blocks(engine, source.texts(), PART_ROWS, role, options):
             yield block
             shown.update(len(block))
 

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request, Response
 
 from mlx_qwen_embeddings.calls import Embedded
 from mlx_qwen_embeddings.options import CallOptions
-from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.server.answers import answer, encoded
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.openai_schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelList
@@ -22,7 +21,9 @@ def openai_routes(service: Service) -> APIRouter:
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Embed one text or several, as OpenAI's clients ask for it."""
         texts = _texts(body.input)
-        options = CallOptions(instruction=body.instruction, dimensions=body.dimensions, truncate=body.truncate)
+        options = CallOptions(
+            instruction=body.instruction, dimensions=body.dimensions, truncate=body.truncate, precision=body.precision
+        )
         found = await service.embed(texts, body.model, body.role, options, param="input")
         tokens = int(found.tokens.sum())
         service.note(request, body.model, len(texts), tokens)
@@ -44,8 +45,7 @@ def _texts(given: Any) -> list[Any]:
 
 
 def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, Any]:
-    vectors = quantize(found.vectors, body.precision, unit_ranges(found.vectors.shape[1]))
-    rows = encoded(vectors, body.encoding_format)
+    rows = encoded(found.vectors, body.encoding_format)
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],

@@ -16,6 +16,7 @@ from mlx_qwen_embeddings.similarity.compare import (
     top_k,
     truncate_dimensions,
 )
+from mlx_qwen_embeddings.similarity.rescoring import rescore, top_k_bits
 
 __all__ = [
     "METRICS",
@@ -29,6 +30,8 @@ __all__ = [
     "manhattan",
     "near_duplicates",
     "normalize",
+    "rescore",
     "top_k",
+    "top_k_bits",
     "truncate_dimensions",
 ]

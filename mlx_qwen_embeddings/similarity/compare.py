@@ -62,7 +62,7 @@ def truncate_dimensions(vectors: ArrayLike, dimensions: int) -> NDArray[np.float
 
     Raises ``ValueError`` for ``dimensions`` outside 1 to d, and where all components that are kept are zero.
     """
-    _check_count(dimensions, "dimensions")
+    check_count(dimensions, "dimensions")
     given = _read(vectors, "vectors")
     if dimensions > given.matrix.shape[1] > 0:
         raise ValueError(f"dimensions={dimensions} is more than the vectors have: choose 1 to {given.matrix.shape[1]}")
@@ -80,8 +80,8 @@ def top_k(
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")
-    _check_count(k, "k")
-    _check_count(block_size, "block_size")
+    check_count(k, "k")
+    check_count(block_size, "block_size")
     a, b = _read(queries, "queries"), _read(documents, "documents")
     if b.is_vector:
         raise ValueError(f"documents must have two axes, not shape {b.matrix[0].shape}: pass [vector] for a single one")
@@ -101,11 +101,11 @@ def _merge(found: Found, new: NDArray[np.float32], block: range, k: int, metric:
     """Keep the ``k`` best of ``found`` and of a block's ``new`` scores; what was found before has the lower rows."""
     scores = np.concatenate([found[0], new], axis=1)
     indices = np.concatenate([found[1], np.broadcast_to(np.arange(block.start, block.stop), new.shape)], axis=1)
-    best = np.array([_lowest(costs, k) for costs in (-scores if metric in {"cosine", "dot"} else scores)])
+    best = np.array([lowest(costs, k) for costs in (-scores if metric in {"cosine", "dot"} else scores)])
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(indices, best, axis=1)
 
 
-def _lowest(costs: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+def lowest(costs: NDArray[Any], k: int) -> NDArray[np.intp]:
     """Positions of the ``k`` lowest costs, lowest first, the earlier one first among equals."""
     if k >= len(costs):
         return np.argsort(costs, kind="stable")
@@ -134,7 +134,8 @@ def _read(vectors: ArrayLike, name: str) -> _Vectors:
     return _Vectors(name, np.atleast_2d(array), is_vector=array.ndim == 1)
 
 
-def _check_count(value: object, name: str) -> None:
+def check_count(value: object, name: str) -> None:
+    """Refuse what counts nothing."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
 

@@ -1,0 +1,129 @@
+"""Search in bits, then rank what was found by better vectors: a thirty-second of the memory, nearly the same answers.
+
+After Yamada, Asai and Hajishirzi (2021, arXiv:2106.00882), who call it re-ranking by the query's continuous vector.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlx_qwen_embeddings.precision import Precision, restore
+from mlx_qwen_embeddings.similarity.compare import METRICS, Found, Metric, check_count, lowest
+
+_TILE = 2**22
+"""Pairs of a query and a document that are compared at once: bounds memory at some 80 MB."""
+
+_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
+
+
+def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the ``k`` documents that differ from each query in the fewest bits.
+
+    Args:
+        queries: "ubinary" or "binary" vectors, shape (bytes,) or (n, bytes).
+        documents: The same of the documents, shape (m, bytes).
+        k: How many to find; all documents if they are fewer.
+
+    Returns:
+        Differing bits and document rows, each (n, k), fewest first, the lower row first among equals; (k,) for one query.
+
+    Raises:
+        ValueError: For what is no packed bits, or where the two differ in kind or width.
+    """
+    check_count(k, "k")
+    a, b = _read(queries, "queries"), _read(documents, "documents")
+    if b.ndim != 2:  # noqa: PLR2004 - axes
+        raise ValueError(f"documents must have two axes, not shape {b.shape}: pass [vector] for a single one")
+    if (a.dtype, a.shape[-1]) != (b.dtype, b.shape[-1]):
+        raise ValueError(
+            f"queries are {a.shape[-1]} bytes of {a.dtype}, documents {b.shape[-1]} of {b.dtype}: quantise both with the "
+            "same precision and the same dimensions"
+        )
+    # "binary" is "ubinary" with the highest bit of each byte turned over, in both, so the same bits differ.
+    left, right = _words(np.atleast_2d(a)), np.ascontiguousarray(_words(b).T)
+    shape = (len(left), min(k, len(b)))
+    distances, rows = np.empty(shape, np.int64), np.empty(shape, np.int64)
+    step = max(1, _TILE // max(1, len(b)))
+    for start in range(0, shape[0], step):
+        for row, counts in enumerate(_differing(left[start : start + step], right), start):
+            rows[row] = lowest(counts, k)
+            distances[row] = counts[rows[row]]
+    return (distances[0], rows[0]) if a.ndim == 1 else (distances, rows)
+
+
+def rescore(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    documents: ArrayLike,
+    k: int = 10,
+    *,
+    precision: Precision = "float32",
+    ranges: ArrayLike | None = None,
+    metric: Metric = "cosine",
+) -> Found:
+    """Rank the candidates of each query by vectors that say more than those they were found by.
+
+    Args:
+        queries: Real numbers, shape (d,) or (n, d).
+        candidates: Document rows, shape (c,) or (n, c): four times ``k`` of them are usually enough.
+        documents: Vectors of all documents, shape (m, d), or bits of them; a memory map is read at the candidates alone.
+        k: How many to keep.
+        precision: What ``documents`` were quantised to; for "ubinary" or "binary" they may be the very bits that were
+            searched, since a query of real numbers tells more of them apart than bits do.
+        ranges: Those that ``documents`` were quantised with, for "int8" and "uint8"; None takes ``unit_ranges``.
+        metric: As for ``top_k``.
+
+    Returns:
+        As ``top_k``: scores and document rows, best first.
+
+    Raises:
+        ValueError: For shapes that do not go together.
+    """
+    check_count(k, "k")
+    a, found = np.asarray(queries), np.asarray(candidates)
+    stored: Any = documents if isinstance(documents, np.ndarray) else np.asarray(documents)
+    if a.shape[:-1] != found.shape[:-1] or found.dtype.kind not in "iu":
+        raise ValueError(f"candidates must be rows of documents, one list a query, not {found.dtype} {found.shape}")
+    best = []
+    for query, rows in zip(np.atleast_2d(a), np.atleast_2d(found), strict=True):
+        ordered = np.sort(rows)  # the lower row comes first among equals
+        vectors = restore(stored[ordered], precision, dimensions=a.shape[-1], ranges=ranges)
+        scores = METRICS[metric](query, vectors)
+        kept = lowest(-scores if metric in {"cosine", "dot"} else scores, k)
+        best.append((scores[kept], ordered[kept]))
+    width = min(k, found.shape[-1])
+    scores = np.array([scores for scores, _ in best], dtype=np.float32).reshape(len(best), width)
+    indices = np.array([rows for _, rows in best], dtype=np.int64).reshape(len(best), width)
+    return (scores[0], indices[0]) if a.ndim == 1 else (scores, indices)
+
+
+def _read(vectors: ArrayLike, name: str) -> NDArray[Any]:
+    array = np.asarray(vectors)
+    if array.dtype not in (np.uint8, np.int8) or array.ndim not in {1, 2} or not array.shape[-1]:
+        raise ValueError(
+            f"{name} must be packed bits, int8 or uint8 of shape (bytes,) or (n, bytes), not {array.dtype} {array.shape}: "
+            'quantize(vectors, "ubinary") makes them'
+        )
+    return array
+
+
+def _words(packed: NDArray[Any]) -> NDArray[np.uint64]:
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : packed.shape[1]] = packed.view(np.uint8)
+    return padded.view(np.uint64)
+
+
+def _differing(queries: NDArray[np.uint64], documents: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """Count differing bits; queries (n, words), documents (words, m), result (n, m)."""
+    counts = np.zeros((len(queries), documents.shape[1]), dtype=np.uint16)
+    for word, column in enumerate(documents):
+        counts += _ones(queries[:, word, None] ^ column)
+    return counts
+
+
+def _ones(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    if hasattr(np, "bitwise_count"):  # since numpy 2.0
+        return np.bitwise_count(words)
+    ones: NDArray[np.uint8] = _ONES[words[..., None].view(np.uint8)].sum(axis=-1, dtype=np.uint8)
+    return ones

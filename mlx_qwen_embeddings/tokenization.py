@@ -1,7 +1,8 @@
 """Text to token ids, with the EOS rule and the truncation policy; the ``tokenizers`` package, never ``transformers``."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, ModelLoadError
+from mlx_qwen_embeddings.tokenizer_check import check_content, check_steps
 
 Truncate = Literal["end", "error"]
 Ids = NDArray[np.int32]
@@ -45,6 +47,8 @@ class TextTokenizer:
         # all-MiniLM's tokenizer.json carries a truncation to 128 tokens and padding: both would be silent.
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None  # it cuts words up at random, for training: no text would keep its vector
         self._tokenizer = tokenizer
         head, tail = _special_ids(tokenizer)
         self.prefix: tuple[int, ...] = head
@@ -81,12 +85,25 @@ class TextTokenizer:
             texts: Checked strings, see ``check_texts``.
             max_length: Most tokens a text may have, special tokens included.
         """
-        return [self._cut(encoding.ids, max_length) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        return [self._cut(ids, max_length) for ids in self._ids(texts)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text, special tokens included, before any cut."""
         extra = len(self._appended)
-        return [len(encoding.ids) + extra for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        return [len(ids) + extra for ids in self._ids(texts)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            with panics_told():
+                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        except RuntimeError as error:
+            if len(texts) > 1:
+                return [ids for text in texts for ids in self._ids([text])]
+            message = (
+                f"the tokenizer gives up on a text of {len(texts[0])} characters that begins with {texts[0][:20]!r} "
+                f"({error}): split it, or shorten its runs of spaces"
+            )
+            raise InvalidTextError(message) from error
 
     def _cut(self, ids: list[int], max_length: int) -> Tokens:
         ids.extend(self._appended)
@@ -107,11 +124,30 @@ def read_tokenizer(path: Path) -> Tokenizer:
         message = f"{path.parent} has no tokenizer.json: copy it from the model's own repository into that folder"
         raise ModelLoadError(message)
     try:
-        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        raw = path.read_bytes()
+        check_content(raw)
+        with panics_told():
+            tokenizer: Tokenizer = Tokenizer.from_buffer(raw)
+        check_steps(tokenizer)
     except Exception as error:
         message = f"{path} cannot be read as a tokenizer ({error}): download it again"
         raise ModelLoadError(message) from error
     return tokenizer
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Turn a panic of the tokenizer into an error: Rust's are no ``Exception``, and would pass everything that catches one.
+
+    Raises:
+        RuntimeError: In place of the panic.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(str(error)) from None
 
 
 def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

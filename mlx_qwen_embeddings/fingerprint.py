@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.model_files import ModelFiles, is_inside
 
 WHOLE_BYTES = 64 * 2**20
 """Files up to this size are hashed whole: a tenth of a second."""
@@ -30,7 +30,8 @@ def fingerprint(files: ModelFiles) -> str:
     # A GGUF may lie among the files of other models.
     found = [files.gguf, *files.path.glob("*.json")] if files.gguf else files.path.rglob("*")
     for path in sorted(found):
-        if path.suffix in _SUFFIXES and path.is_file():
+        inside = path == files.gguf or is_inside(files.path, path)  # the rest is no part of the model, and never read
+        if path.suffix in _SUFFIXES and path.is_file() and inside:
             state.update(f"{path.relative_to(files.path)}\\0{path.stat().st_size}\\0".encode())
             state.update(_content(path))
     return state.hexdigest()

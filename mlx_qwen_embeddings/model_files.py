@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,13 +53,26 @@ class ModelFiles:
     gguf: Path | None = None
     known_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def file(self, name: str) -> Path:
+        """Give the path of a file, which need not be there.
+
+        Raises:
+            ModelLoadError: When it lies, or a link leads, outside the folder. Links of the Hub's cache, whose snapshots
+                are links to blobs, are allowed.
+        """
+        path = self.path / name
+        if self.gguf != path and not is_inside(self.path, path):
+            message = f"{path} leads outside the model's folder, to {path.resolve()}: refused; put the file itself there"
+            raise ModelLoadError(message)
+        return path
+
     def json(self, name: str) -> Any:
         """Parse a JSON file of the folder; an absent one is an empty mapping.
 
         Raises:
-            ModelLoadError: When it is not JSON.
+            ModelLoadError: When it is not JSON, or lies outside the folder.
         """
-        path = self.path / name
+        path = self.file(name)
         if not path.is_file():
             return {}
         try:
@@ -169,7 +183,7 @@ class ModelFiles:
         """The model's own chat template, a Jinja source; None when it has none."""
         if self.header:
             return self.header.metadata.get("tokenizer.chat_template")
-        path = self.path / "chat_template.jinja"
+        path = self.file("chat_template.jinja")
         if path.is_file():
             return path.read_text(encoding="utf-8")
         template = self.json("tokenizer_config.json").get("chat_template")
@@ -212,7 +226,7 @@ class ModelFiles:
         if self.header and carries_tokenizer(self.header):
             tokens = self.header.metadata["tokenizer.ggml.tokens"]
             return build_tokenizer(self.header, self._end_token_id({token: i for i, token in enumerate(tokens)}.get))
-        tokenizer = read_tokenizer(self.path / "tokenizer.json")
+        tokenizer = read_tokenizer(self.file("tokenizer.json"))
         if self.header:
             check_sibling(self.header, tokenizer)
         return tokenizer
@@ -228,6 +242,18 @@ class ModelFiles:
             message = f"{self.path}: no end token is named in tokenizer_config.json or config.json: copy the original files"
             raise ModelLoadError(message)
         return known[0]
+
+
+def is_inside(folder: Path, path: Path) -> bool:
+    """Say whether a file of a model's folder is in it, or is a blob of the same entry of the Hub's cache."""
+    root = folder.resolve()
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    if any(path.resolve().is_relative_to(place) for place in (root, blobs)):
+        return True
+    # A blob may itself be a link, into a store that models share; huggingface_hub made both.
+    parent = path.parent.resolve()
+    linked = path.is_symlink() and Path(os.path.normpath(parent / path.readlink())).parent == blobs != root
+    return linked and parent.is_relative_to(root)
 
 
 def _pooling(config: dict[str, Any], path: Path) -> Pooling:

@@ -25,7 +25,7 @@ def weight_paths(files: ModelFiles) -> list[Path]:
     Raises:
         ModelLoadError: When one is missing, lies outside the folder, or only a pickle is there.
     """
-    shards = sorted(set(files.json(INDEX).get("weight_map", {}).values()))
+    shards = _shards(files)
     for shard in shards:
         _check_inside(files.path, shard)
     missing = [shard for shard in shards if not (files.path / shard).is_file()]
@@ -33,9 +33,20 @@ def weight_paths(files: ModelFiles) -> list[Path]:
         message = f"{files.path} lacks {', '.join(missing)}, which {INDEX} names: download the model again"
         raise ModelLoadError(message)
     paths = [files.path / shard for shard in shards] or sorted(files.path.glob("*.safetensors"))
+    for path in paths:
+        files.file(path.relative_to(files.path).as_posix())
     if not paths:
         raise ModelLoadError(_no_weights(files.path))
     return paths
+
+
+def _shards(files: ModelFiles) -> list[str]:
+    index = files.json(INDEX)
+    named = index.get("weight_map", {}) if isinstance(index, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        message = f"{files.path / INDEX} does not say which file holds which weight: download the model again"
+        raise ModelLoadError(message)
+    return sorted(set(named.values()))
 
 
 def _check_inside(folder: Path, shard: str) -> None:

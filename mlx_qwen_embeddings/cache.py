@@ -60,6 +60,11 @@ class CacheKeys:
 class VectorCache(Protocol):
     """What an engine keeps vectors in; safe to share between threads."""
 
+    @property
+    def blocks(self) -> bool:
+        """Whether a look-up may wait for a disk, or for another process: an event loop must not wait for it."""
+        ...
+
     def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
         """Look keys up; None stands for a miss."""
         ...
@@ -84,6 +89,8 @@ class VectorCache(Protocol):
 
 class MemoryCache:
     """Least-recently-used vectors, bounded in bytes, with an optional time to live; safe to share between threads."""
+
+    blocks = False
 
     def __init__(self, max_bytes: int, *, ttl: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Make an empty cache.

@@ -175,7 +175,7 @@ async def adrive(steps: Iterator[Step], worker: Worker, deadline: Deadline, prog
         worker: Where requests go.
         deadline: When to give up.
         progress: What to keep up to date.
-        inline: Whether the texts are few enough to tokenise them on the loop.
+        inline: Whether the texts are few enough to tokenise them on the loop, and looked up without waiting.
 
     Raises:
         EmbeddingTimeoutError: When the deadline passes; what was queued is taken back.

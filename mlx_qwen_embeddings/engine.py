@@ -281,7 +281,7 @@ class EmbeddingEngine:
         if ids:
             checked, recipe = spell(checked, opened.tokenizer.vocabulary_size), recipe_for_ids(recipe, opened, options)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
-        inline = sum(map(len, checked)) <= INLINE_CHARACTERS
+        inline = sum(map(len, checked)) <= INLINE_CHARACTERS and not recipe.cache.blocks
         with Progress(len(checked), show=options.show_progress) as progress:
             await adrive(steps(checked, recipe, out, details), self._core.worker, deadline, progress, inline=inline)
         return finish(out, options)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class TieredCache:
     """Memory in front of a file: everything is written to both."""
 
+    blocks = True
+
     def __init__(self, memory: MemoryCache, file: "SqliteCache", stats: StatsCounter, *, promote: bool) -> None:
         """Put one in front of the other.
 

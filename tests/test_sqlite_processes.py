@@ -1,5 +1,6 @@
 """The persistent cache among threads, processes, forks and kills."""
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -160,3 +161,25 @@ def test_an_engines_forked_child_shares_the_file(tmp_path: Path) -> None:
         assert fork(child) == 0
         engine.embed_documents(["child"])
         assert (engine.stats().persistent_hits, engine.stats().batches) == (1, 1)
+
+
+async def test_no_event_loop_waits_for_the_file(tmp_path: Path) -> None:
+    with EmbeddingEngine("nano", cache_path=tmp_path) as engine:
+        await engine.aembed_query("known")
+        reader = engine._core.cache._file._reader  # type: ignore[attr-defined]
+        held, turned = threading.Event(), threading.Event()
+
+        def hold() -> bool:
+            with reader.lock:
+                held.set()
+                return turned.wait(PATIENCE)
+
+        with ThreadPoolExecutor(1) as pool:
+            holding = pool.submit(hold)
+            assert held.wait(PATIENCE)
+            call = asyncio.create_task(engine.aembed_query("new"))
+            await asyncio.sleep(0)  # it begins
+            assert not call.done()
+            turned.set()  # by the loop: were it held up, it would not come here in time
+            assert (await asyncio.wait_for(call, PATIENCE)).shape == (384,)
+            assert holding.result(PATIENCE)

@@ -92,7 +92,7 @@ class Delivery:
             return
         logger.info("a batch of %d texts failed (%s); its halves are run", len(batch), error)
         if is_out_of_memory(error):
-            self._lower_limit(sum(len(request.rows[row]) for request, row in batch))
+            self._lower_limit(sum(request.cost(row) for request, row in batch))
         middle = len(batch) // 2
         self.serve(encoder, batch[:middle])
         self.serve(encoder, batch[middle:])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers, return_memory
 from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces, shared_prefix
+from mlx_qwen_embeddings.footprint import check_memory, piece_bytes
 from mlx_qwen_embeddings.lanes import Lanes
 from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -55,6 +56,7 @@ class Encoder:
             ModelLoadError: When the folder does not hold a model that fits its configuration.
         """
         self.backend = backend
+        self._config = files.config
         claim_thread(backend)
         self._model = load_model(files, backend)
         weights = dict(tree_flatten(cast("nn.Module", self._model).parameters()))
@@ -75,6 +77,9 @@ class Encoder:
 
         Returns:
             Vectors before normalisation, at full length; shape (texts, d).
+
+        Raises:
+            MemoryError: When they do not fit into memory together.
         """
         shared, prefix = 0, None
         if pooling == "last" and self._causal is not None:
@@ -83,6 +88,7 @@ class Encoder:
         order = length_order(lengths)
         parts = [order[piece] for piece in self._cut([lengths[place] for place in order])]
         self.padding = sum(self._padded(part, lengths) for part in parts) - sum(lengths)
+        self._check_memory([(len(part), self._padded(part, lengths) // len(part)) for part in parts], shared)
         parts.sort(key=lambda part: self._padded(part, lengths), reverse=True)  # the last to begin is the shortest
         jobs = [partial(self._run, [rows[place][shared:] for place in part], pooling, prefix, shared) for part in parts]
         results = self._lanes.run(jobs)
@@ -90,6 +96,13 @@ class Encoder:
         for part, result in zip(parts, results, strict=True):
             vectors[part] = result
         return vectors
+
+    def _check_memory(self, shapes: Sequence[tuple[int, int]], shared: int) -> None:
+        if self.backend.device == "gpu":
+            return  # there an allocation that fails raises
+        needed = [piece_bytes(self._config, rows, length, shared) for rows, length in shapes]
+        tokens = sum(rows * length for rows, length in shapes)
+        check_memory(needed, self._lanes.number, int(mx.get_cache_memory()), tokens)
 
     def _step(self, rows: int) -> int:
         # BERT has no embeddings for places beyond its limit, so there padding stays within the longest text.

@@ -20,7 +20,7 @@ LAYERS = (
     | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
     {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
     | {"safetensors_check"}
-    | {"encoder", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
+    | {"encoder", "footprint", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"delivery", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
     {

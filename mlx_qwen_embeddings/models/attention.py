@@ -6,8 +6,11 @@ import mlx.core as mx
 
 from mlx_qwen_embeddings.models.device import by_hand
 
-SCORE_BYTES = 256 * 2**20
-"""Most bytes of attention scores at once: MLX's CPU back end writes them out."""
+SCORE_BYTES = 64 * 2**20
+"""Most bytes of one block of scores on the CPU, which writes them out; about twelve blocks live at once."""
+
+FUSED_SCORE_BYTES = 256 * 2**20
+"""The same elsewhere: some of MLX's fused kernels write them out too."""
 
 CAUSAL_ROWS = 128
 """Queries of a block on the CPU: half of the scores of a long text are never computed, since its keys end with it."""
@@ -33,10 +36,9 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
     """
     batch, heads, length, _ = q.shape
     before = k.shape[2] - length
-    rows = max(1, SCORE_BYTES // (4 * batch * heads * k.shape[2]))
-    attend = _fused_causal
+    attend, rows = _fused_causal, max(1, FUSED_SCORE_BYTES // (4 * batch * heads * k.shape[2]))
     if by_hand(q):
-        attend, rows = _causal_by_powers_of_two, min(rows, CAUSAL_ROWS)
+        attend, rows = _causal_by_powers_of_two, max(1, min(CAUSAL_ROWS, SCORE_BYTES // (4 * batch * heads * k.shape[2])))
     blocks = []
     for start in range(0, length, rows):
         end = min(start + rows, length)
@@ -63,7 +65,8 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
     attend = _by_powers_of_two if by_hand(q) else _fused
-    rows = max(1, SCORE_BYTES // (4 * batch * heads * length))
+    most = SCORE_BYTES if by_hand(q) else FUSED_SCORE_BYTES
+    rows = max(1, most // (4 * batch * heads * length))
     blocks = [attend(q[:, :, start : start + rows], k, v, real, scale) for start in range(0, length, rows)]
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 

@@ -12,13 +12,11 @@ from queue import SimpleQueue
 
 from mlx_qwen_embeddings.backend import release_thread
 
-JOIN_SECONDS = 30.0
-"""Longest wait for a thread when the interpreter exits."""
-
 Task = Callable[[], None]
 
 _lock = threading.Lock()
 _idle: "list[_Thread]" = []
+_all: "list[_Thread]" = []
 
 
 class Running:
@@ -68,6 +66,7 @@ def start(task: Task, name: str) -> Running:
     if thread is None:
         thread = _Thread()
         thread.start()
+        _all.append(thread)
     thread.name = name
     running = Running(thread)
     thread.tasks.put((task, running))
@@ -77,18 +76,17 @@ def start(task: Task, name: str) -> Running:
 @atexit.register
 def _end_all() -> None:
     # MLX aborts the interpreter's exit if a thread that computed did not clear its streams.
-    with _lock:
-        threads, _idle[:] = list(_idle), []
-    for thread in threads:
-        thread.tasks.put(None)
-    for thread in threads:
-        thread.join(JOIN_SECONDS)
+    for thread in _all:
+        thread.tasks.put(None)  # taken once the task in hand is done
+    for thread in _all:
+        thread.join()
 
 
 def _forget_all() -> None:
     global _lock  # noqa: PLW0603 - a forked child needs a fresh one
     _lock = threading.Lock()
     _idle.clear()
+    _all.clear()
 
 
 if hasattr(os, "register_at_fork"):

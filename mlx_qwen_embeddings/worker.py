@@ -122,9 +122,18 @@ class Worker:
             ours = self._thread, self._retired
             self._note_change()
         self._fail_all(_reason(None))
-        for thread in ours:
-            if thread is not None:
-                thread.join(timeout)
+        self._join(ours, timeout)
+
+    def ended(self, timeout: float | None) -> bool:
+        """Wait for the threads of a closed worker, and say whether they have ended."""
+        return self._join((self._thread, self._retired), timeout)
+
+    @staticmethod
+    def _join(ours: "tuple[threads.Running | None, ...]", timeout: float | None) -> bool:
+        running = [thread for thread in ours if thread is not None]
+        for thread in running:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in running)
 
     def retire(self) -> bool:
         """Free the model and end the thread, unless it has work; the next request loads it again.
@@ -323,4 +332,13 @@ def _close_all() -> None:
     # MLX aborts the interpreter's exit if a thread that computed is still there, or ended without clearing its streams.
     _refuse("the interpreter exits")
     for worker in list(_workers):
-        worker.close()
+        worker.close(0)
+    told = False
+    for worker in list(_workers):
+        while not worker.ended(JOIN_SECONDS):
+            if not told:
+                told = True
+                logger.warning(
+                    "the interpreter exits as soon as the batch in hand has ended, for which it has waited %.0f s",
+                    JOIN_SECONDS,
+                )

@@ -81,6 +81,32 @@ with encoder.held():
     assert "Traceback" not in errors
 
 
+def test_a_batch_that_takes_its_time_is_waited_for_and_told() -> None:
+    # Torn down in the middle of a batch, MLX ends the process by a signal.
+    program = """
+import logging
+from mlx_qwen_embeddings import worker
+
+class Told(logging.Handler):
+    def emit(self, record):
+        if "batch in hand" in record.getMessage():
+            print(record.getMessage())
+            encoder._held = False
+            encoder._let_go.release()
+
+worker.JOIN_SECONDS = 0.2
+logging.getLogger("mlx_qwen_embeddings.worker").addHandler(Told())
+encoder = WatchedEncoder(engine)
+encoder._held = True
+threading.Thread(target=engine.embed_query, args=("daemon",), daemon=True).start()
+encoder.begun()
+sys.exit(5)
+"""
+    status, lines, _ = run(program)
+    assert status == 5
+    assert lines == ["the interpreter exits as soon as the batch in hand has ended, for which it has waited 0 s"]
+
+
 def test_sys_exit_while_a_call_is_awaited() -> None:
     program = """
 async def main():
@@ -131,3 +157,22 @@ with encoder.held():
 print(engine.embed_query("next").shape, len(encoder.batches))
 """
     assert run(program)[:2] == (0, ["interrupted 0", "(384,) 2"])
+
+
+def test_a_thread_that_is_just_about_to_end_is_waited_for() -> None:
+    program = """
+from mlx_qwen_embeddings import threads
+begun = threading.Event()
+
+def work():
+    import mlx.core as mx
+    for _ in range(300):
+        mx.eval(mx.ones((256, 256)) @ mx.ones((256, 256)))
+        begun.set()
+    print("done")
+
+threads.start(work, "no worker knows of it")
+begun.wait(20)
+"""
+    status, lines, errors = run(program)
+    assert (status, lines, errors) == (0, ["done"], "")

@@ -13,6 +13,9 @@ LENGTHS = (8, 32, 128, 512, 2048, 8192)
 CALLERS = (1, 4, 16, 64, 256)
 BATCHES = (1, 8, 32, 128, 256)
 
+FEW_TOKENS = 512
+"""Longer texts are measured less often."""
+
 FEWEST = 16
 """Texts of a measurement with small calls."""
 
@@ -28,14 +31,17 @@ def with_texts(engine: Any) -> dict[int, float]:
     return found
 
 
-def with_length(engine: Any) -> dict[int, float]:
-    """Embed one text of more and more tokens; seconds by length."""
+def with_length(engine: Any, rounds: int) -> dict[int, float]:
+    """Embed one text of more and more tokens; seconds by length, the median of some."""
     text = " ".join(WORDS[:9000])
     found = {}
-    for length in LENGTHS:
-        start = time.perf_counter()
-        engine.embed_documents([text], max_length=length)
-        found[length] = time.perf_counter() - start
+    for length in (length for length in LENGTHS if length <= engine.limit):
+        times = []
+        for _ in range(rounds if length > FEW_TOKENS else 5 * rounds):
+            start = time.perf_counter()
+            engine.embed_documents([text], max_length=length)
+            times.append(time.perf_counter() - start)
+        found[length] = statistics.median(times)
     return found
 
 
@@ -88,9 +94,10 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
         found["nano, seconds by texts"] = with_texts(engine)
         found["nano, by callers"] = with_callers(engine)
         found["nano, texts a second by size of a call"] = with_batch(engine, rounds)
+        found["nano, seconds by length"] = with_length(engine, rounds)
     large = work / "0.6B"
     if (large / "model.safetensors").exists():
         with EmbeddingEngine(str(large), cache_bytes=0, device="cpu").warmup() as engine:
-            found["0.6B, seconds by length"] = with_length(engine)
+            found["0.6B, seconds by length"] = with_length(engine, 1)
             found["0.6B, texts a second by size of a call"] = with_batch(engine, 1)
     return found

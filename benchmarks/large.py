@@ -4,13 +4,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from benchmarks.arithmetic import flops, weight_bytes
 from benchmarks.checkpoint import make
+from benchmarks.record import machine
 from benchmarks.rounds import Child, compare
+from benchmarks.texts import documents
 
 DOCUMENTS = {"texts": "documents"}
 QUERIES = {"texts": "queries", "query": True}
 FEW = {"texts": "documents", "with": {"number": 6, "longest": 40}}
 """What stock MLX, on its reference BLAS, does in a minute."""
+
+SOME = {"documents without": DOCUMENTS | {"with": {"number": 24}}, "queries without": QUERIES | {"slice": (48,)}}
+"""What each shortcut's share is measured with."""
 
 SHORTCUTS = ("lanes", "pieces", "attention", "silu", "order", "prompt", "last_token")
 
@@ -29,9 +37,13 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
         def case(name: str, order: dict[str, Any], times: int = rounds) -> None:
             found[name] = compare({peer: (child, order) for peer, child in three.items()}, times, work, name)
 
+        before = machine()
         case("(a) documents", DOCUMENTS)
+        found["limits"] = limits(model, found["(a) documents"]["ours"], [before, machine()])
         case("(b) instructed queries", QUERIES)
         case("(c) one query at a time", QUERIES | {"slice": (12,), "how": "one by one"}, rounds * 2 + 1)
+        one = found["(c) one query at a time"]["ours"]
+        found["limits"]["query over memory floor"] = one["median"] / one["texts"] / found["limits"]["memory floor, s"]
         calls = {"together": (ours, QUERIES | {"slice": (64,), "how": "together"})}
         calls["one by one"] = (ours, QUERIES | {"slice": (64,), "how": "one by one"})
         found["(d) 64 concurrent queries"] = compare(calls, rounds, work, "(d)")
@@ -47,12 +59,28 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
 
 def shortcuts(model: str, work: Path, rounds: int) -> dict[str, Any]:
     """Switch every shortcut off in turn: its share of the time, and that the vectors stay the same."""
-    found: dict[str, Any] = {"documents without": {}, "queries without": {}}
-    quarter = DOCUMENTS | {"with": {"number": 40}}
+    found: dict[str, Any] = {case: {} for case in SOME}
     with Child("ours", model) as whole:
         for name in SHORTCUTS:
             with Child(f"ours:{name}", model) as without:
-                for case, order in (("documents without", quarter), ("queries without", QUERIES | {"slice": (64,)})):
+                for case, order in SOME.items():
                     pair = {"ours": (whole, order), name: (without, order)}
                     found[case][name] = compare(pair, rounds, work, f"{case} {name}")[name]
     return found
+
+
+def limits(model: str, ours: dict[str, Any], machines: list[dict[str, Any]]) -> dict[str, float]:
+    """Hold the time of the documents against the machine's own matrix products, and give the least time of a query."""
+    tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
+    lengths = [min(512, len(encoding.ids)) for encoding in tokenizer.encode_batch(documents())]
+    rate = flops(lengths) / ours["median"] / 1e9
+    sgemm = sum(one["sgemm_gflops"] for one in machines) / len(machines)
+    bandwidth = sum(one["bandwidth_gb_s"] for one in machines) / len(machines)
+    return {
+        "documents, tokens": sum(lengths),
+        "documents, GFLOP/s": rate,
+        "sgemm, GFLOP/s": sgemm,
+        "share of sgemm": rate / sgemm,
+        "memory, GB/s": bandwidth,
+        "memory floor, s": weight_bytes() / bandwidth / 1e9,
+    }

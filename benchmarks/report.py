@@ -1,18 +1,23 @@
-"""What was found, as tables in Markdown and a chart.
+"""What was found, as tables in Markdown and as charts.
 
-python -m benchmarks.report      writes benchmarks/results/README.md and benchmarks/results/ratios.png
+python -m benchmarks.report      writes results/README.md, results/summary.md, results/ratios.png and results/growth.png
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import charts
+from benchmarks.record import RESULTS
+
+Results = dict[str, dict[str, Any]]
+PARTS = ("large", "small", "engine", "presets", "growth", "cuda")
+HEAD = ["case", "peer", "time", "texts/s", "its time over ours", "worst cosine to ours"]
 
 
-def load() -> dict[str, dict[str, Any]]:
+def load() -> Results:
     """Read the results that are there, by part."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    paths = {part: RESULTS / f"{part}.json" for part in PARTS}
+    return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -21,18 +26,21 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def is_comparison(found: Any) -> bool:
+    """Tell whether a case has peers."""
+    return isinstance(found, dict) and all(isinstance(peer, dict) and "ratio" in peer for peer in found.values())
+
+
 def compared(found: dict[str, Any]) -> list[list[str]]:
     """Give a row for each peer of each case."""
     rows = []
     for case, peers in found.items():
         first = next(iter(peers))
         for name, got in peers.items():
-            rate = got["texts"] / got["median"]
-            cosine = got["worst_cosine"]
-            same = "" if name == first or cosine is None else f"{cosine:.6f}"
-            rows.append(
-                [case if name == first else "", name, f"{got['median']:.2f} s", f"{rate:,.1f}", f"{got['ratio']:.2f}", same]
-            )
+            cosine = "" if name == first or got["worst_cosine"] is None else f"{got['worst_cosine']:.6f}"
+            rate = f"{got['texts'] / got['median']:,.1f}"
+            label = case if name == first or "without" in case else ""
+            rows.append([label, name, f"{got['median']:.2f} s", rate, f"{got['ratio']:.2f}", cosine])
     return rows
 
 
@@ -48,69 +56,77 @@ def machine(result: dict[str, Any]) -> str:
     )
 
 
-HEAD = ["case", "peer", "time", "texts/s", "times ours", "worst cosine to ours"]
+def number(value: Any) -> str:
+    """Write a figure with four digits."""
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def is_comparison(found: Any) -> bool:
-    """Tell whether a case has peers."""
-    return isinstance(found, dict) and all(isinstance(peer, dict) and "ratio" in peer for peer in found.values())
+def case_table(case: str, values: Any) -> str:
+    """Lay out one case: figures by name, or several figures for each of several things; lists stay in the raw file."""
+    if not isinstance(values, dict):
+        return f"### {case}\n\n{number(values)}"
+    first = next(iter(values.values()))
+    if isinstance(first, dict):
+        names = list(first)
+        rows = [[key, *(number(row.get(name)) for name in names)] for key, row in values.items()]
+        return f"### {case}\n\n" + table(["", *names], rows)
+    rows = [[key, number(value)] for key, value in values.items() if not isinstance(value, list)]
+    return f"### {case}\n\n" + table(["", ""], rows)
 
 
-def text(results: dict[str, dict[str, Any]]) -> str:
+def text(results: Results) -> str:
     """Write all tables."""
     parts = ["# Results", "Written by `make bench`; the raw figures are beside this page."]
+    if "growth" in results:
+        parts.append("![How cost grows](growth.png)")
     for part, result in results.items():
         found = result["found"]
         parts += [f"## {part}", machine(result)]
-        if cases := {case: peers for case, peers in found.items() if is_comparison(peers)}:
+        cases = {case: peers for case, peers in found.items() if is_comparison(peers)}
+        if cases:
             parts.append(table(HEAD, compared(cases)))
-        for case, values in found.items():
-            if case not in cases:
-                parts.append(f"### {case}\n\n```json\n{json.dumps(shortened(values), indent=1)}\n```")
+        parts += [case_table(case, values) for case, values in found.items() if case not in cases]
     return "\n\n".join(parts) + "\n"
 
 
-def shortened(value: Any) -> Any:
-    """Round numbers and cut long lists, for reading."""
-    match value:
-        case dict():
-            return {name: shortened(one) for name, one in value.items()}
-        case list() if len(value) > 8:  # noqa: PLR2004 - a line's worth
-            return [shortened(one) for one in value[:: len(value) // 8]]
-        case float():
-            return float(f"{value:.4g}")
-    return value
+SUMMARY = (
+    ("large", "(a) documents", "128 documents of 5 to 512 tokens, 0.6B"),
+    ("large", "(b) instructed queries", "256 queries of 7 to 16 tokens with the default instruction, 0.6B"),
+    ("large", "(c) one query at a time", "12 such queries, one after the other, 0.6B"),
+    ("large", "(a) subset, stock MLX", "6 documents, 0.6B"),
+    ("small", "(a) all-MiniLM", "128 documents of up to 256 tokens, all-MiniLM"),
+    ("small", "(e) 20,000 short texts, 30 % repeated", "20,000 short texts, 30 % of them repeated, all-MiniLM"),
+    ("small", "32 short texts", "32 short texts, all-MiniLM"),
+)
 
 
-def chart(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw how many times longer each peer takes than this package."""
-    from matplotlib.figure import Figure
-
-    bars = [
-        (f"{case}\n{name}", got["ratio"])
-        for part in ("large", "small")
-        for case, peers in results.get(part, {"found": {}})["found"].items()
-        if is_comparison(peers) and "without" not in case
-        for name, got in list(peers.items())[1:]
-    ]
-    figure = Figure(figsize=(9, 0.55 * len(bars) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    names, ratios = [name for name, _ in bars], [ratio for _, ratio in bars]
-    drawn = axes.barh(names, ratios, color=["#0072B2" if ratio >= 1 else "#D55E00" for ratio in ratios])
-    axes.bar_label(drawn, [f"{ratio:.2f} x" for ratio in ratios], padding=3)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="time, as a multiple of this package's (log scale; the line is this package)")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+def summary(results: Results) -> str:
+    """Write the table that the project's README shows."""
+    rows = []
+    for part, case, label in SUMMARY:
+        peers = results.get(part, {"found": {}})["found"].get(case, {})
+        ours = next(iter(peers.values()), None)
+        for name, got in list(peers.items())[1:]:
+            shown = [label, f"{ours['median']:.2f} s"] if ours and name == list(peers)[1] else ["", ""]
+            rows.append([*shown, name, f"{got['median']:.2f} s", f"{got['ratio']:.2f}"])
+    return table(["what", "here", "beside", "there", "times as fast"], rows) + "\n"
 
 
 def main() -> None:
     """Run the program."""
     results = load()
     (RESULTS / "README.md").write_text(text(results))
-    chart(results, RESULTS / "ratios.png")
+    (RESULTS / "summary.md").write_text(summary(results))
+    cases = {
+        f"{case}\n{name}": got["ratio"]
+        for part in ("large", "small")
+        for case, peers in results.get(part, {"found": {}})["found"].items()
+        if is_comparison(peers) and "without" not in case
+        for name, got in list(peers.items())[1:]
+    }
+    charts.ratios(cases).savefig(RESULTS / "ratios.png", dpi=130)
+    if "growth" in results:
+        charts.growth(results["growth"]["found"]).savefig(RESULTS / "growth.png", dpi=130)
 
 
 if __name__ == "__main__":

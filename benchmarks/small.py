@@ -31,6 +31,10 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
         three = {"all-MiniLM, ours": ours, "all-MiniLM, sentence-transformers": theirs, "nano, ours": nano}
         for name, order in (("(a) all-MiniLM", DOCUMENTS), ("1,000 short texts", SHORT)):
             found[name] = compare({peer: (child, order) for peer, child in three.items()}, rounds * 2 + 1, work, name)
+        many = {"texts": "short_with_repeats"}
+        found["(e) 20,000 short texts, 30 % repeated"] = compare(
+            {peer: (child, many) for peer, child in three.items()}, (rounds + 1) // 2, work, "(e)"
+        )
         few = SHORT | {"slice": (32,)}
         found["32 short texts"] = compare({peer: (child, few) for peer, child in three.items()}, 7, work, "32 short")
         concurrent = {"together": (nano, SHORT | {"slice": (64,), "how": "together"})}

@@ -55,8 +55,11 @@ def adapters(rounds: int) -> dict[str, Any]:
         call()
     taken = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds)]
     return {
-        "seconds": {name: [turn[name] for turn in taken] for name in calls},
-        "over_engine": {name: statistics.median(turn[name] / turn["engine"] for turn in taken) - 1 for name in calls},
+        name: {
+            "seconds": statistics.median(turn[name] for turn in taken),
+            "over the engine": statistics.median(turn[name] / turn["engine"] for turn in taken) - 1,
+        }
+        for name in calls
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -45,13 +46,17 @@ def measure(preset: str, model: str) -> dict[str, float]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
-    """Measure every preset on nano, each in a process of its own, and give the medians' rounds."""
+    """Measure every preset on nano, each in a process of its own, and give the medians."""
     found: dict[str, list[dict[str, float]]] = {preset: [] for preset in PRESETS}
     for _ in range(rounds):
         for preset in PRESETS:
             command = [sys.executable, "-m", "benchmarks.presets", preset, "nano"]
             found[preset].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    return dict(found)
+    middle = {
+        preset: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+        for preset, turns in found.items()
+    }
+    return {"presets, nano": middle}
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def case_table(case: str, values: Any) -> str:
     first = next(iter(values.values()))
     if isinstance(first, dict):
         names = list(first)
-        rows = [[key, *(number(row.get(name)) for name in names)] for key, row in values.items()]
+        rows = [[str(key), *(number(row.get(name)) for name in names)] for key, row in values.items()]
         return f"### {case}\n\n" + table(["", *names], rows)
-    rows = [[key, number(value)] for key, value in values.items() if not isinstance(value, list)]
+    rows = [[str(key), number(value)] for key, value in values.items() if not isinstance(value, list)]
     return f"### {case}\n\n" + table(["", ""], rows)
 
 

@@ -6,18 +6,23 @@ Needs an NVIDIA GPU with the extra ``cuda12`` or ``cuda13``, and torch for CUDA.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from benchmarks.arithmetic import flops
 from benchmarks.checkpoint import make
+from benchmarks.record import record
 from benchmarks.rounds import Child, compare
 from benchmarks.small import minilm
+from benchmarks.texts import documents
+from tests.checkpoints import write_unpacked
 
-RESULTS = Path(__file__).parent / "results"
 CASES: dict[str, dict[str, Any]] = {
     "(a) documents": {"texts": "documents", "with": {"number": 1024}},
     "(b) instructed queries": {"texts": "queries", "query": True, "with": {"number": 2048}},
@@ -42,7 +47,7 @@ def beside(model: str, work: Path, rounds: int) -> dict[str, Any]:
         theirs = stack.enter_context(Child("sentence-transformers:bfloat16:cuda", model))
         for name, order in CASES.items():
             peers = {"ours": (ours, order), "sentence-transformers bf16": (theirs, order)}
-            found[name] = compare(peers, rounds, work, f"{Path(model).name} {name}")
+            found[f"{name}, {Path(model).name}"] = compare(peers, rounds, work, f"{Path(model).name} {name}")
     return found
 
 
@@ -57,9 +62,26 @@ def packed(model: str, work: Path, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         children = {name: stack.enter_context(Child("ours::gpu", folder)) for name, folder in folders.items()}
         return {
-            case: compare({name: (child, order) for name, child in children.items()}, rounds, work, f"packed {case}")
+            f"packed, {case}": compare(
+                {name: (child, order) for name, child in children.items()}, rounds, work, f"packed {case}"
+            )
             for case, order in CASES.items()
         }
+
+
+def run(work: Path, rounds: int) -> dict[str, Any]:
+    """Do all of them, and give the answers by case."""
+    large = make(work / "0.6B")
+    said = subprocess.run([sys.executable, "-c", RATE], check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, Any] = {}
+    for model in (str(large), minilm(), str(write_unpacked(work / "nano"))):
+        found |= beside(model, work, rounds)
+    tokenizer, rate = Tokenizer.from_file(str(large / "tokenizer.json")), float(said)
+    ours = found[f"(a) documents, {large.name}"]["ours"]
+    lengths = [min(512, len(encoding.ids)) for encoding in tokenizer.encode_batch(documents(ours["texts"]))]
+    reached = flops(lengths) / ours["median"] / 1e12
+    found["limits"] = {"bf16 products, TFLOP/s": rate, "documents, TFLOP/s": reached, "share": reached / rate}
+    return found | packed(str(large), work, rounds)
 
 
 def main() -> None:
@@ -69,13 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    large = str(make(given.work / "0.6B"))
-    rate = subprocess.run([sys.executable, "-c", RATE], check=True, capture_output=True, text=True).stdout
-    found: dict[str, Any] = {"bf16 products, TFLOP/s": json.loads(rate)}
-    for name, model in {"0.6B": large, "all-MiniLM": minilm()}.items():
-        found[name] = beside(model, given.work, given.rounds)
-    found["packed"] = packed(large, given.work, given.rounds)
-    (RESULTS / "cuda.json").write_text(json.dumps(found, indent=1) + "\n")
+    record("cuda", given.rounds, partial(run, given.work, given.rounds))
 
 
 if __name__ == "__main__":

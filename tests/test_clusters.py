@@ -104,3 +104,20 @@ def test_a_threshold_is_a_cosine() -> None:
 
 def test_they_are_public() -> None:
     assert {"cluster", "near_duplicates", "Clusters", "Pair"} <= set(similarity.__all__)
+
+
+def test_one_thread_of_open_mp_computes(monkeypatch: pytest.MonkeyPatch, three: NDArray[np.float64]) -> None:
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_info
+
+    seen: list[int] = []
+    fit = KMeans.fit_predict
+
+    def watched(*arguments: object) -> object:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+        return fit(*arguments)
+
+    monkeypatch.setattr(KMeans, "fit_predict", watched)
+    cluster(three, 3)
+    assert seen
+    assert set(seen) == {1}

@@ -1,0 +1,146 @@
+"""How alike texts are, as colours."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike, NDArray
+
+from mlx_qwen_embeddings.plot.picture import Picture, Spot
+from mlx_qwen_embeddings.plot.style import SEQUENTIAL, check_count, shorten
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.shared import get_engine
+from mlx_qwen_embeddings.similarity import normalize
+
+Texts: TypeAlias = Sequence[str]
+Cells: TypeAlias = NDArray[np.float64]
+
+MOST_CELLS = 400
+"""Cells across or along; beyond, several vectors share a cell."""
+
+_MOST_LABELS = 40
+_SOME_LABELS = 25
+"""Labels a side where not each row can have one."""
+
+_MOST_NUMBERS = 12
+_MOST_SPOTS = 2500
+_HOVER = 60
+"""Characters that are shown of a text when the pointer rests on a cell."""
+
+_CELL = 0.3
+"""Inches of a cell, where they are few."""
+
+_LARGEST = 8.0
+"""Inches of the matrix at most."""
+
+
+def similarity_heatmap(
+    rows: Texts | ArrayLike,
+    columns: Texts | ArrayLike | None = None,
+    *,
+    labels: Texts | None = None,
+    column_labels: Texts | None = None,
+    model: str | None = None,
+    title: str | None = None,
+) -> Picture:
+    """Draw the cosine of every pair.
+
+    Up to 12 a side have the numbers in the cells, up to 40 a label each, more of them every so many; beyond 400 a cell is
+    the mean over several neighbours, so sort them in a way that means something.
+
+    Args:
+        rows: Texts, or vectors (n, d).
+        columns: What they are compared with; None is themselves. Of texts, rows are then embedded as queries and columns
+            as documents; without columns all are documents.
+        labels: Name of each row; None takes the texts, or numbers.
+        column_labels: The same for columns.
+        model: For texts: what ``get_engine`` takes.
+        title: Above the picture.
+
+    Raises:
+        ValueError: For vectors without a direction, of unequal dimensions, or labels of another number.
+        MLXQwenEmbeddingsError: As the engine's methods.
+    """
+    left, left_names = _read(rows, labels, "labels", model, "document" if columns is None else "query")
+    right, right_names = (left, left_names)
+    if columns is not None:
+        right, right_names = _read(columns, column_labels, "column_labels", model, "document")
+    if left.shape[1] != right.shape[1]:
+        message = f"rows have {left.shape[1]} dimensions, columns {right.shape[1]}: embed both with the same model"
+        raise ValueError(message)
+    steps = _step(len(left)), _step(len(right))
+    # The mean of cosines is the product of the means of unit vectors.
+    cells: Cells = np.clip(_fold(left, steps[0]) @ _fold(right, steps[1]).T, -1, 1)
+    return _draw(cells, (left_names, right_names), steps, (len(left), len(right)), title)
+
+
+def _read(
+    given: Texts | ArrayLike, labels: Texts | None, what: str, model: str | None, role: Role
+) -> tuple[NDArray[np.float32], list[str]]:
+    values = list(given) if isinstance(given, Sequence) else given
+    texts = values if isinstance(values, list) and values and all(isinstance(value, str) for value in values) else None
+    if texts is not None:
+        engine = get_engine(model)
+        values = engine.embed_queries(texts) if role == "query" else engine.embed_documents(texts)
+    vectors = normalize(values)
+    if vectors.ndim != 2 or not len(vectors):  # noqa: PLR2004 - a matrix
+        message = f"rows and columns are texts, or vectors of shape (n, d) with n at least 1, not {vectors.shape}"
+        raise ValueError(message)
+    if labels is not None:
+        check_count(labels, len(vectors), what)
+    return vectors, [str(name) for name in labels or texts or range(len(vectors))]
+
+
+def _step(count: int) -> int:
+    return -(-count // MOST_CELLS)
+
+
+def _fold(vectors: NDArray[np.float32], step: int) -> Cells:
+    starts = np.arange(0, len(vectors), step)
+    sums: Cells = np.add.reduceat(vectors.astype(np.float64), starts, axis=0)
+    return sums / np.diff([*starts, len(vectors)])[:, None]
+
+
+def _draw(
+    cells: Cells, names: tuple[list[str], list[str]], steps: tuple[int, int], counts: tuple[int, int], title: str | None
+) -> Picture:
+    numbered = max(cells.shape) <= _MOST_NUMBERS
+    cell = 1.6 * _CELL if numbered else _CELL
+    high, wide = (min(_LARGEST, max(2.2, cell * size)) for size in cells.shape)
+    picture = Picture(wide + 3.4, high + 2.2)
+    axes = picture.subplots()
+    image = axes.imshow(cells, cmap=SEQUENTIAL, vmin=min(0.0, float(cells.min())), vmax=1.0, aspect="auto")
+    bar = picture.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label("cosine" if max(steps) == 1 else f"mean cosine of {steps[0]} x {steps[1]} vectors")
+    _label(axes, names, steps, counts)
+    if numbered:
+        _write(axes, image, cells)
+    if cells.size <= _MOST_SPOTS:
+        picture.spots = [
+            Spot(axes, column, row, f"{left}\n{right}\n{cells[row, column]:.3f}", None)
+            for row, left in enumerate(name[:_HOVER] for name in names[0])
+            for column, right in enumerate(name[:_HOVER] for name in names[1])
+        ]
+    axes.set_title(title or "")
+    picture.settle()
+    return picture
+
+
+def _label(axes: Axes, names: tuple[list[str], list[str]], steps: tuple[int, int], counts: tuple[int, int]) -> None:
+    for axis, words, step, count in zip((axes.yaxis, axes.xaxis), names, steps, counts, strict=True):
+        every = 1 if count <= _MOST_LABELS else -(-count // _SOME_LABELS)
+        chosen = range(0, count, every)
+        axis.set_ticks([row / step for row in chosen], [shorten(words[row]) for row in chosen], fontsize=8)
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(length=0 if max(counts) <= _MOST_LABELS else 3)
+
+
+def _write(axes: Axes, image: AxesImage, cells: Cells) -> None:
+    red, green, blue, _ = np.moveaxis(image.to_rgba(cells), -1, 0) ** 2.2
+    # Where black and white have the same contrast, by WCAG's relative luminance.
+    pale = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179  # noqa: PLR2004 - as said above
+    for row, column in np.ndindex(cells.shape):
+        color = "black" if pale[row, column] else "white"
+        axes.text(column, row, f"{cells[row, column]:.2f}", ha="center", va="center", fontsize=8, color=color)

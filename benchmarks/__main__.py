@@ -1,6 +1,6 @@
 """Run the benchmarks and write what they found.
 
-python -m benchmarks [--work FOLDER] [--rounds 3] [small] [engine] [presets] [large] [growth]
+python -m benchmarks [--work FOLDER] [--rounds 3] [small] [engine] [presets] [large] [growth] [memory]
 """
 
 import argparse
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, growth, large, presets, small
+from benchmarks import engine, growth, large, memory, presets, small
 from benchmarks.record import record
 
 PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "presets": presets.run,
     "large": large.run,
     "growth": growth.run,
+    "memory": memory.run,
 }
 
 

@@ -1,21 +1,16 @@
-"""What stands around the model: the cache, the adapters, a fresh process, memory over a long stream."""
+"""What stands around the model: the cache, the adapters, a fresh process."""
 
-import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.texts import documents, queries
-
-STREAMED = 100_000
+from benchmarks.texts import queries
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -79,51 +74,10 @@ def fresh_process(rounds: int) -> dict[str, float]:
     return {name: statistics.median(times) - (base if name == "import" else 0) for name, times in taken.items()}
 
 
-def resident_bytes() -> int:
-    """Give the memory of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def long_stream(model: str, number: int) -> dict[str, Any]:
-    """Stream documents in this process, and note its memory on the way."""
-    from mlx_qwen_embeddings import EmbeddingEngine
-
-    def texts() -> Iterator[str]:
-        given = documents(2000, longest=180)
-        return (f"{text} {place}" for place, text in enumerate(islice(cycle(given), number)))
-
-    with EmbeddingEngine(model, device="cpu") as engine:
-        start = time.perf_counter()
-        resident = [resident_bytes() for _ in engine.stream_documents(texts(), max_length=512)]
-        taken = time.perf_counter() - start
-        stats = engine.stats()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
+def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
+    """Do all of them, and give the answers by case."""
     return {
-        "texts": number,
-        "seconds": taken,
-        "tokens_per_second": stats.tokens / taken,
-        "resident_bytes": resident,
-        "peak_bytes": peak,
-        "weights_bytes": weights,
-    }
-
-
-def run(work: Path, rounds: int) -> dict[str, Any]:
-    """Do all of them, the streams in processes of their own, and give the answers by case."""
-    found: dict[str, Any] = {
         "memory cache": cache_lookups(),
         "adapters": adapters(rounds * 3),
         "fresh process": fresh_process(rounds * 2 + 1),
     }
-    large = work / "0.6B"
-    streams = {"nano": STREAMED} | ({str(large): 200} if (large / "model.safetensors").exists() else {})
-    for model, number in streams.items():
-        command = [sys.executable, "-m", "benchmarks.engine", model, str(number)]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found[f"stream {Path(model).name}"] = json.loads(answer)
-    return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(long_stream(sys.argv[1], int(sys.argv[2]))))

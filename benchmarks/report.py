@@ -10,7 +10,7 @@ from benchmarks import charts
 from benchmarks.record import RESULTS
 
 Results = dict[str, dict[str, Any]]
-PARTS = ("large", "small", "engine", "presets", "growth", "cuda")
+PARTS = ("large", "small", "engine", "presets", "growth", "memory", "cuda")
 HEAD = ["case", "peer", "time", "texts/s", "its time over ours", "worst cosine to ours"]
 
 

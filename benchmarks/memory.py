@@ -1,0 +1,65 @@
+"""Memory over a long stream: its peak, and whether it grows."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.texts import documents
+
+STREAMED = 100_000
+BLOCKS = 50
+
+CACHE = 32 * 2**20
+"""Bytes of the cache: full after a fifth of the stream, so that what grows later is not the cache."""
+
+
+def long_stream(model: str, number: int) -> dict[str, Any]:
+    """Stream different documents in this process, and note its memory after every block."""
+    from mlx_qwen_embeddings import EmbeddingEngine
+    from mlx_qwen_embeddings.memory import resident_memory
+    from mlx_qwen_embeddings.registry import NANO_FOLDER
+
+    def texts() -> Iterator[str]:
+        given = documents(2000, longest=180)
+        return (f"{place} {text}" for place, text in enumerate(islice(cycle(given), number)))
+
+    with EmbeddingEngine(model, device="cpu", cache_bytes=CACHE).warmup() as engine:
+        weights, start = engine.stats().memory_bytes, time.perf_counter()
+        resident = [resident_memory() for _ in engine.stream_documents(texts(), block_size=number // BLOCKS)]
+        taken = time.perf_counter() - start
+        stats = engine.stats()
+    folder = NANO_FOLDER if model == "nano" else Path(model)
+    second, last = (statistics.median(resident[place : place + 10]) for place in (10, 40))
+    return {
+        "texts": number,
+        "tokens": stats.tokens,
+        "tokens/s": stats.tokens / taken,
+        "stored, MB": sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
+        "weights in memory, MB": weights / 1e6,
+        "after a fifth, MB": second / 1e6,
+        "at the end, MB": last / 1e6,
+        "peak, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "resident": resident,
+    }
+
+
+def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
+    """Stream through nano and, where its checkpoint is there, the 0.6B's shape, each in a process of its own."""
+    large, found = work / "0.6B", dict[str, Any]()
+    streams = {"nano": STREAMED} | ({str(large): 200} if (large / "model.safetensors").exists() else {})
+    for model, number in streams.items():
+        command = [sys.executable, "-m", "benchmarks.memory", model, str(number)]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[f"stream through {Path(model).name}"] = json.loads(answer)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(long_stream(sys.argv[1], int(sys.argv[2]))))

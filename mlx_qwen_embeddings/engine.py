@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Details, Embedded, Recipe, steps
 from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import ModelFacts, Opened
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
@@ -250,6 +251,16 @@ class EmbeddingEngine:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.model_dump(exclude_defaults=True).items())
         return f"{type(self).__name__}({settings})"
+
+    def _repr_html_(self) -> str:
+        settings = self.settings.model_dump(exclude_defaults=True) | {"model": self.settings.model}
+        state = "closed" if self.closed else "loaded" if self.loaded else "loaded by the first call"
+        facts: dict[str, Any] = {"model": settings.pop("model"), "state": state}
+        if self.loaded:  # else asking would look for the model, which may be a download
+            known = self.facts
+            facts |= {"dimensions": self.dimensions, "tokens of a text": self.max_length}
+            facts |= {"computes": f"{known.dtype} on {known.device}"}
+        return facts_table(type(self).__name__, facts | settings)
 
     def _recipe(self, opened: Opened, role: Role, options: EmbedOptions, start: int) -> Recipe:
         core = self._core

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_qwen_embeddings.html_table import facts_table, size
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -60,6 +62,21 @@ class EngineStats:
         """Share of the computed tokens that was padding, 0 to 1."""
         computed = self.tokens + self.padding_tokens
         return self.padding_tokens / computed if computed else 0.0
+
+    def _repr_html_(self) -> str:
+        persistent = f", {self.persistent_hits:,} of them from the file" if self.persistent_hits else ""
+        facts = {
+            "texts": self.texts,
+            "from the cache": f"{self.cache_hits:,}{persistent}",
+            "computed": f"{self.cache_misses:,} texts, {self.tokens:,} tokens in {self.batches:,} batches",
+            "padding": f"{self.padding_share:.1%}",
+            "cut": self.truncations,
+            "time": f"{self.compute_seconds:.2f} s in the model, {self.tokenize_seconds:.2f} s in the tokenizer",
+            "cache": f"{self.cache_entries:,} vectors, {size(self.cache_bytes)}",
+            "memory": f"{size(self.memory_bytes)}, at most {size(self.peak_memory_bytes)}",
+        }
+        failures = {"failed": ", ".join(f"{name}: {count:,}" for name, count in self.failures.items())}
+        return facts_table("What the engine has done", facts | (failures if self.failures else {}))
 
 
 class StatsCounter:

@@ -13,6 +13,7 @@ from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, locked, move,
 from mlx_qwen_embeddings.bulk.sources import Source
 from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, write_target
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.shared import get_engine
@@ -38,6 +39,10 @@ class BulkReport:
     resumed: int
     dimensions: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        facts = {"rows": self.rows, "of an earlier run": self.resumed, "dimensions": self.dimensions}
+        return facts_table(str(self.target), facts | {"time": f"{self.seconds:.2f} s"})
 
 
 def embed_file(

@@ -9,6 +9,7 @@ import numpy as np
 from mlx_qwen_embeddings.engine import EmbeddingEngine, Vectors
 from mlx_qwen_embeddings.evaluation.measures import ndcg, spearman
 from mlx_qwen_embeddings.evaluation.sets import DatasetError, RetrievalSet, read_pairs, read_retrieval
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.similarity import top_k
 
@@ -36,6 +37,10 @@ class Score:
     queries: int
     documents: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        facts = {self.figure: f"{self.value:.4f}", "queries" if self.documents else "pairs": self.queries}
+        return facts_table(self.data, facts | ({"documents": self.documents} if self.documents else {}))
 
 
 def evaluate_retrieval(

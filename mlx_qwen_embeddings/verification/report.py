@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlx_qwen_embeddings.html_table import rows_table
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -64,6 +66,12 @@ class VerifyReport:
     def __str__(self) -> str:
         """Give the table as plain text, followed by the remedies."""
         return "\n".join([self.heading, *_lines(self.rows), *(f"{row.name}: {row.remedy}" for row in self.failures)])
+
+    def _repr_html_(self) -> str:
+        rows = [("✓" if row.ok else "✗", row.name, row.expected, row.found, row.remedy) for row in self.rows]
+        head = ("", "check", "expected", "found", "remedy")
+        width = len(head) if self.failures else len(head) - 1
+        return rows_table(self.heading, head[:width], [row[:width] for row in rows])
 
 
 def _lines(rows: tuple[Check, ...]) -> Iterator[str]:

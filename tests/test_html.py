@@ -1,0 +1,85 @@
+"""What notebooks show of engines and results: short, and escaped."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from mlx_qwen_embeddings import EmbeddingEngine, EngineStats, VerifyReport
+from mlx_qwen_embeddings.bulk import BulkReport
+from mlx_qwen_embeddings.evaluation import Score
+from mlx_qwen_embeddings.html_table import rows_table, size
+from mlx_qwen_embeddings.verification import Check
+
+BAD = "<script>alert('x')</script> & <b>"
+
+
+def cells(thing: object) -> list[list[str]]:
+    """Give the text of each cell; raises where the markup is not well formed."""
+    markup = thing if isinstance(thing, str) else thing._repr_html_()  # type: ignore[attr-defined]
+    table = ET.fromstring(markup)  # noqa: S314 - our own
+    assert {element.tag for element in table.iter()} <= {"table", "caption", "b", "tr", "th", "td"}
+    return [["".join(cell.itertext()) for cell in row] for row in table]
+
+
+def test_an_engine_shows_itself_without_loading_its_model(fresh: EmbeddingEngine) -> None:
+    assert cells(fresh) == [["EmbeddingEngine"], ["model", "nano"], ["state", "loaded by the first call"]]
+    assert not fresh.loaded
+    fresh.embed_query("a")
+    shown = dict(cells(fresh)[1:])
+    assert shown["state"] == "loaded"
+    assert (shown["dimensions"], shown["tokens of a text"]) == ("384", "2,048")
+    fresh.close()
+    assert ["state", "closed"] in cells(fresh)
+
+
+def test_a_model_that_is_not_here_is_not_looked_for() -> None:
+    with EmbeddingEngine(f"/nowhere/{BAD}", cache_bytes=5000) as engine:
+        assert cells(engine)[1] == ["model", f"/nowhere/{BAD}"]
+        assert ["cache_bytes", "5,000"] in cells(engine)
+
+
+def test_counters() -> None:
+    stats = EngineStats(texts=1200, cache_hits=200, cache_misses=1000, tokens=90, padding_tokens=10, cache_bytes=2_500_000)
+    shown = dict(cells(stats)[1:])
+    assert shown["texts"] == "1,200"
+    assert shown["from the cache"] == "200"
+    assert shown["padding"] == "10.0%"
+    assert shown["cache"] == "0 vectors, 2.5 MB"
+    assert "failed" not in shown
+    failed = dict(cells(EngineStats(failures={BAD: 3}, persistent_hits=7, cache_hits=9))[1:])
+    assert failed["failed"] == f"{BAD}: 3"
+    assert failed["from the cache"] == "9, 7 of them from the file"
+
+
+def test_a_report_of_checks_has_remedies_where_one_failed() -> None:
+    good, bad = Check("one", ok=True, expected="1", found="1"), Check("two", ok=False, expected="2", found=BAD, remedy="x")
+    assert cells(VerifyReport("nano", (good,)))[1:] == [["", "check", "expected", "found"], ["✓", "one", "1", "1"]]
+    assert cells(VerifyReport(BAD, (good, bad)))[-1] == ["✗", "two", "2", BAD, "x"]
+
+
+def test_a_finished_file_and_a_score() -> None:
+    report = BulkReport(Path("out.parquet"), 20_000, 512, 384, 1.234)
+    assert cells(report) == [
+        ["out.parquet"],
+        ["rows", "20,000"],
+        ["of an earlier run", "512"],
+        ["dimensions", "384"],
+        ["time", "1.23 s"],
+    ]
+    assert cells(Score(BAD, "nDCG@10", 0.85, 350, 150, 1.0))[0] == [BAD]
+    assert cells(Score("pairs.tsv", "Spearman", 0.85, 350, 0, 1.0))[1:] == [["Spearman", "0.8500"], ["pairs", "350"]]
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5.9e9, "5.9 GB")])
+def test_sizes(count: float, words: str) -> None:
+    assert size(count) == words
+
+
+def test_cells() -> None:
+    assert cells(rows_table("a", ["b"], [[True], [0.123456], [12345], [None]]))[2:] == [
+        ["yes"],
+        ["0.1235"],
+        ["12,345"],
+        ["None"],
+    ]

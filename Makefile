@@ -22,6 +22,7 @@ help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
 	@echo "make serve        the HTTP server, with nano (MODEL=small for another model)"
 	@echo "make test         the tests"
+	@echo "make test-stores  2,000 passages in Chroma, FAISS, LanceDB, Qdrant and pgvector, by both frameworks"
 	@echo "make test-server  schemathesis against the server"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
@@ -37,7 +38,11 @@ serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/stores
+
+.PHONY: test-stores
+test-stores: $(VENV)/.stores
+	$(BIN)/python -m pytest -q tests/stores
 
 test-server: $(VENV)/.fuzz
 	$(BIN)/python scripts/fuzz_server.py
@@ -96,7 +101,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
-	$(PIP) install -e ".[$(EXTRAS),chat-template,cli,convert,notebooks,parquet,plot,search,server]" --group test
+	$(PIP) install -e ".[$(EXTRAS),chat-template,chroma,cli,convert,notebooks,parquet,plot,search,server]" --group test
+	@touch $@
+
+$(VENV)/.stores: $(VENV)/.test
+	$(PIP) install --group stores
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/.made

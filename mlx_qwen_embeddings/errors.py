@@ -61,7 +61,7 @@ class CacheFileError(MLXQwenEmbeddingsError):
 
 
 class IndexMismatchError(MLXQwenEmbeddingsError, ValueError):
-    """A search database whose vectors were made otherwise than those that are asked for."""
+    """A store whose vectors were made otherwise than those that are asked for."""
 
 
 class MissingExtraError(MLXQwenEmbeddingsError, ImportError):

@@ -27,12 +27,14 @@ LAYERS = (
         "adapter_options",
         "bench",
         "bulk",
+        "chroma",
         "conversion",
         "evaluation",
         "fitting",
         "langchain",
         "llama_index",
         "plot",
+        "stores",
         "verification",
     },
     {"cli", "demo", "search", "server"},
@@ -40,7 +42,7 @@ LAYERS = (
 )
 """By name below the package. A module may import from its own layer and from those before it."""
 
-FRONTS = {"langchain", "llama_index"}
+FRONTS = {"chroma", "langchain", "llama_index"}
 """These never import each other; the demo stands above them, since it shows both."""
 
 POINTS_UP = {("settings", "fitting")}
@@ -51,6 +53,7 @@ HOMES = {
     "mlx_lm": {"conversion", "foreign"},
     "tokenizers": {"gguf", "model_files", "tokenization", "tokenizer_check", "verification"},
     "huggingface_hub": {"downloads", "hub"},
+    "chromadb": {"chroma"},
     "jinja2": {"chat"},
     "matplotlib": {"cli", "plot"},
     "lancedb": {"cli", "search"},

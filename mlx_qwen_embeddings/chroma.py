@@ -1,0 +1,133 @@
+"""Chroma: ``MLXQwenEmbeddingFunction``, for those who use it without a framework."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+from pydantic import Field
+
+from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model
+from mlx_qwen_embeddings.engine import Vectors
+from mlx_qwen_embeddings.stores import KEY, check, stamp
+
+require("chromadb", "chroma", "mlx_qwen_embeddings.chroma")
+
+from chromadb import Collection  # noqa: E402 - the line above says what to install when this is missing
+from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space  # noqa: E402 - as above
+from chromadb.utils.embedding_functions import register_embedding_function  # noqa: E402 - as above
+
+NAME = "mlx_qwen"
+
+_OF_THIS_RUN = {"device", "timeout", "show_progress"}
+"""Fields that a collection does not keep: they say where and how vectors are computed, not which."""
+
+
+class Options(AdapterOptions):
+    """What the embedding function was made with."""
+
+    name_field: ClassVar[str] = "model"
+
+    model: str = Field(default_factory=default_model, min_length=1)
+    """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
+
+
+@register_embedding_function
+class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
+    """Embed with Qwen3-Embedding on this machine.
+
+    What is added is embedded as documents, what is asked for as queries. A collection keeps the fields, and a record of the
+    model's content: opened later without an embedding function, it finds this one by name (import this module first) and
+    refuses a model that has changed since. One that is named again is Chroma's to check, which looks at its name alone:
+    call ``check(collection)`` then.
+
+    Example:
+        ```python
+        client = chromadb.PersistentClient("vectors")
+        notes = client.create_collection("notes", embedding_function=MLXQwenEmbeddingFunction("small"))
+        ```
+    """
+
+    def __init__(self, model: str | None = None, **fields: Unpack[AdapterFields]) -> None:
+        """Check all fields; the model is loaded by the first call.
+
+        Args:
+            model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+            **fields: See ``AdapterOptions``.
+
+        Raises:
+            UnknownModelError: When the name means nothing; the message gives close matches.
+            ValueError: When a field does not fit (``pydantic.ValidationError``).
+        """
+        given: dict[str, Any] = {"model": model, **fields}
+        self.options = Options(**given)
+
+    def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma looks at the name
+        """Embed documents."""
+        options = self.options
+        return _rows(options.engine.embed_documents(input, **options._call_options("document")))  # noqa: SLF001 - an adapter
+
+    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - as above
+        """Embed queries, with the query's instruction."""
+        options = self.options
+        return _rows(options.engine.embed_queries(input, **options._call_options("query")))  # noqa: SLF001 - as above
+
+    def check(self, collection: Collection) -> None:
+        """Refuse a collection whose vectors were made otherwise.
+
+        Raises:
+            IndexMismatchError: The message says what differs and what to do.
+        """
+        kept = collection.configuration_json.get("embedding_function") or {}
+        check(self.options, kept.get("config"), name=f"the collection {collection.name!r}")
+
+    @staticmethod
+    def name() -> str:
+        """Give the name that collections keep."""
+        return NAME
+
+    def default_space(self) -> Space:
+        """Compare by cosine unless the collection says otherwise."""
+        return "cosine"
+
+    def supported_spaces(self) -> list[Space]:
+        """Give the ways of comparing that suit."""
+        return ["cosine", "l2", "ip"]
+
+    def get_config(self) -> dict[str, Any]:
+        """Give what a collection keeps: the fields, and how they make a vector. Opens the model."""
+        fields = self.options.model_dump(exclude_defaults=True, exclude=_OF_THIS_RUN)
+        return {**fields, "model": self.options.model, **stamp(self.options)}
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> "MLXQwenEmbeddingFunction":
+        """Make it as a collection keeps it.
+
+        Raises:
+            IndexMismatchError: When the model has changed since.
+        """
+        function = MLXQwenEmbeddingFunction(**_fields(config))
+        check(function.options, config, name="the collection")
+        return function
+
+    @staticmethod
+    def validate_config(config: dict[str, Any]) -> None:
+        """Refuse, with a ``ValueError``, fields that there are not or that do not fit."""
+        Options(**_fields(config))
+
+    def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
+        """Refuse, with an ``IndexMismatchError``, what would not go with the vectors that are there.
+
+        The query's instruction may change, and how long texts are cut.
+        """
+        if json.loads(old_config[KEY]) != json.loads(new_config[KEY]):
+            check(MLXQwenEmbeddingFunction(**_fields(new_config)).options, old_config, name="the collection")
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != KEY}
+
+
+def _rows(vectors: Vectors) -> Embeddings:
+    return list(vectors.astype(np.float32, copy=False))

@@ -1,0 +1,80 @@
+"""What is written beside stored vectors, and which embeddings are refused because of it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_qwen_embeddings.errors import IndexMismatchError
+from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
+from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
+from mlx_qwen_embeddings.registry import NANO_FOLDER
+from mlx_qwen_embeddings.stores import KEY, RECORD, check, check_folder, stamp
+
+
+def test_both_frameworks_write_and_read_the_same() -> None:
+    chain, index = MLXQwenEmbeddings("nano", dimensions=64), MLXQwenEmbedding("nano", dimensions=64)
+    assert stamp(chain) == stamp(index)
+    assert [type(value) for value in stamp(chain).values()] == [str]
+    check(index, {"hnsw:space": "cosine", **stamp(chain)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dimensions": 64}, "made with dimensions 384, not 64"),
+        ({"normalize": False}, "made with normalize True, not False"),
+        ({"precision": "int8"}, "made with precision 'float32', not 'int8'"),
+        ({"pooling": "mean"}, "made with pooling 'native', not 'mean'"),
+        ({"document_instruction": "Find it"}, "made with document_instruction None, not 'Find it'"),
+        ({"chat_template": "{{ messages[0].content }}"}, "made with chat_template None, not"),
+        ({"dimensions": 64, "pooling": "mean"}, "dimensions 384, not 64; pooling 'native', not 'mean'"),
+    ],
+)
+def test_what_shapes_a_document_s_vector_may_not_change(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(IndexMismatchError, match=message):
+        check(MLXQwenEmbeddings("nano", **fields), stamp(MLXQwenEmbeddings("nano")))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"query_instruction": "Find it"}, {"max_length": 99}, {"truncate": "error"}, {"dimensions": 384}]
+)
+def test_what_does_not_may(fields: dict[str, Any]) -> None:
+    check(MLXQwenEmbeddings("nano", **fields), stamp(MLXQwenEmbeddings("nano")))
+
+
+def test_a_model_whose_files_changed_under_its_name(tmp_path: Path) -> None:
+    folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    embeddings = MLXQwenEmbeddings(str(folder))
+    said = json.loads(stamp(embeddings)[KEY])
+    with pytest.raises(IndexMismatchError, match=rf"the model '{folder}' while its files were others: embed with the same"):
+        check(embeddings, {KEY: json.dumps(said | {"content": "0" * 16})})
+    check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said | {"content": MLXQwenEmbeddings("nano").engine.fingerprint})})
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"hnsw:space": "cosine"}])
+def test_a_store_that_does_not_say(metadata: dict[str, str] | None) -> None:
+    with pytest.raises(
+        IndexMismatchError, match=r"notes does not say which model made its vectors: build it anew with stamp"
+    ):
+        check(MLXQwenEmbeddings("nano"), metadata, name="notes")
+
+
+def test_a_folder_is_written_once_and_then_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "store"
+    check_folder(MLXQwenEmbeddings("nano"), folder)
+    written = (folder / RECORD).read_text()
+    assert [path.name for path in folder.iterdir()] == [RECORD]
+    check_folder(MLXQwenEmbedding("nano"), str(folder))
+    with pytest.raises(IndexMismatchError, match=rf"{folder} holds vectors made with dimensions 384, not 64"):
+        check_folder(MLXQwenEmbeddings("nano", dimensions=64), folder)
+    assert (folder / RECORD).read_text() == written
+
+
+def test_a_folder_that_holds_vectors_of_nobody_knows_what(tmp_path: Path) -> None:
+    (tmp_path / "index.faiss").write_bytes(b"vectors")
+    with pytest.raises(IndexMismatchError, match=rf"build the store anew in an empty folder, or write .* into .*{RECORD}"):
+        check_folder(MLXQwenEmbeddings("nano"), tmp_path)
+    assert not (tmp_path / RECORD).exists()

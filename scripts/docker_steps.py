@@ -1,0 +1,91 @@
+"""Do what the Dockerfile says without Docker: install in an empty environment, serve, ask for health, stop.
+
+Steps that change the machine itself, Debian packages and the user, are left out; they are named.
+
+Usage: ``python scripts/docker_steps.py``
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60.0
+"""Seconds for the server to be healthy, and to end."""
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Give each instruction of a Dockerfile with the rest of its line, continued lines joined."""
+    lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines) if word]
+
+
+def install(steps: list[tuple[str, str]], place: Path) -> Path:
+    """Copy what is copied, and install it; gives the environment's programs."""
+    source, programs = place / "src", place / "venv" / "bin"
+    venv.create(place / "venv", with_pip=True)
+    arguments = dict(rest.split("=") for word, rest in steps if word == "ARG")
+    environment = os.environ | arguments | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    source.mkdir()
+    for word, rest in steps:
+        if word == "COPY":
+            *names, target = rest.split()
+            for name in names:
+                folder = (ROOT / name).is_dir()
+                copy = shutil.copytree if folder else shutil.copy
+                copy(ROOT / name, source / target if folder else source)
+        elif word == "RUN" and rest.startswith("pip "):
+            print("RUN", rest, flush=True)
+            subprocess.run(["/bin/sh", "-euc", rest], check=True, cwd=source, env=environment)
+        elif word == "RUN":
+            print("not run here:", rest[:70], "...", flush=True)
+    return programs
+
+
+def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
+    """Start it as the container would, with nano on a free port of this machine, until it is healthy; gives its status."""
+    said = dict(steps)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    given = dict(part.split("=", 1) for part in shlex.split(said["ENV"]))
+    ours = {"MLX_QWEN_HOST": "127.0.0.1", "MLX_QWEN_PORT": port, "MLX_QWEN_MODEL": "nano", "HF_HOME": str(place / "models")}
+    environment = os.environ | given | ours | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    command = json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"])
+    health = json.loads(said["HEALTHCHECK"].partition("CMD ")[2].replace(given["MLX_QWEN_PORT"], port))
+    print(shlex.join(command), flush=True)
+    server = subprocess.Popen([programs / command[0], *command[1:]], cwd=place, env=environment)
+    try:
+        end = time.monotonic() + PATIENCE
+        while subprocess.run([programs / health[0], *health[1:]], check=False, capture_output=True).returncode:
+            if server.poll() is not None or time.monotonic() > end:
+                print("it never was healthy", flush=True)
+                return 1
+        print("healthy:", shlex.join(health), flush=True)
+        server.send_signal(signal.Signals[said["STOPSIGNAL"]])
+        return server.wait(PATIENCE)
+    finally:
+        server.kill()
+
+
+def main() -> int:
+    """Do the steps, and give the server's status."""
+    steps = instructions((ROOT / "Dockerfile").read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as place:
+        status = serve(steps, Path(place), install(steps, Path(place)))
+    print("the container's steps work" if not status else f"the server ended with {status}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,6 +27,7 @@ help:
 	@echo "make test-server  schemathesis against the server"
 	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
+	@echo "make test-ray     the tests on a Ray cluster of two nodes on this machine (installs Ray)"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
 	@echo "make bench        this package beside its peers: an hour on two cores; 8 GB of memory, 5 GB of disk"
@@ -42,7 +43,7 @@ serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/stores
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/cluster --ignore=tests/stores
 
 .PHONY: test-stores
 test-stores: $(VENV)/.stores
@@ -58,6 +59,11 @@ test-node: $(VENV)/.test
 
 docker-steps:
 	$(PYTHON) scripts/docker_steps.py
+
+.PHONY: test-ray
+# A Ray cluster of two nodes on this machine; RAY_TEXTS=2000 compares fewer texts with the single process.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest -q --timeout 600 tests/cluster
 
 parity: $(VENV)/.reference
 	$(BIN)/python -m pytest -q tests/parity
@@ -142,6 +148,10 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dist: pyproject.toml | $(VENV)/.made
 	$(PIP) install --group dist
+	@touch $@
+
+$(VENV)/.ray: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e ".[cli,ray$(addprefix $(comma),$(BACKEND))]" --group ray
 	@touch $@
 
 $(VENV)/.reference: $(VENV)/.test

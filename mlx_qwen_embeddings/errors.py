@@ -66,3 +66,7 @@ class IndexMismatchError(MLXQwenEmbeddingsError, ValueError):
 
 class MissingExtraError(MLXQwenEmbeddingsError, ImportError):
     """An optional package is needed; the message gives the pip command."""
+
+
+class WorkersDiedError(MLXQwenEmbeddingsError):
+    """Workers on a cluster died again and again; what was done is kept."""

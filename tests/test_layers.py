@@ -34,6 +34,7 @@ LAYERS = (
         "langchain",
         "llama_index",
         "plot",
+        "ray",
         "stores",
         "verification",
     },
@@ -42,7 +43,7 @@ LAYERS = (
 )
 """By name below the package. A module may import from its own layer and from those before it."""
 
-FRONTS = {"chroma", "langchain", "llama_index"}
+FRONTS = {"chroma", "langchain", "llama_index", "ray"}
 """These never import each other; the demo stands above them, since it shows both."""
 
 POINTS_UP = {("settings", "fitting")}
@@ -58,8 +59,9 @@ HOMES = {
     "matplotlib": {"cli", "plot"},
     "lancedb": {"cli", "search"},
     "langchain_text_splitters": {"cli", "search"},
-    "pyarrow": {"bulk", "search"},
+    "pyarrow": {"bulk", "ray", "search"},
     "pypdf": {"cli", "search"},
+    "ray": {"ray"},
     "fastapi": {"server"},
     "prometheus_client": {"server"},
     "starlette": {"server"},

@@ -90,17 +90,20 @@ def write_parquet(source: Source, vectors: Iterator[NDArray[Any]], path: Path, c
     """
     arrow, parquet = _arrow(), require("pyarrow.parquet", "parquet", "Parquet")
     waiting: list[NDArray[Any]] = [next(vectors)]
-    width, values = waiting[0].shape[1], arrow.from_numpy_dtype(waiting[0].dtype)
-    whole = schema.append(arrow.field(column, arrow.list_(values, width)))
+    whole = schema.append(arrow.field(column, cells(waiting[0]).type))
     with parquet.ParquetWriter(path, whole) as writer:
         for batch in _batches(source, schema):
             while sum(map(len, waiting)) < len(batch):
                 waiting.append(next(vectors))
             rows = np.concatenate(waiting)
             waiting = [rows[len(batch) :]]
-            flat = arrow.array(np.ascontiguousarray(rows[: len(batch)]).reshape(-1), type=values)
-            cells = arrow.FixedSizeListArray.from_arrays(flat, width)
-            writer.write_batch(arrow.record_batch([*batch.columns, cells], schema=whole))
+            writer.write_batch(arrow.record_batch([*batch.columns, cells(rows[: len(batch)])], schema=whole))
+
+
+def cells(vectors: NDArray[Any]) -> Any:
+    """Give vectors, shape (n, d), as an Arrow array of lists of fixed size."""
+    flat = _arrow().array(np.ascontiguousarray(vectors).reshape(-1))
+    return _arrow().FixedSizeListArray.from_arrays(flat, vectors.shape[1])
 
 
 def _batches(source: Source, schema: Any) -> Iterator[Any]:

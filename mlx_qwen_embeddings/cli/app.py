@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlx_qwen_embeddings.cli.bench import bench
+from mlx_qwen_embeddings.cli.bulk import bulk
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.convert import convert
@@ -67,6 +68,7 @@ def options(
 
 
 app.command()(embed)
+app.command()(bulk)
 app.command()(compare)
 app.command()(index)
 app.command()(search)

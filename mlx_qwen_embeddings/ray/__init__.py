@@ -1,0 +1,14 @@
+"""Ray: datasets and corpora embedded by the machines of a cluster, each with an engine of its own.
+
+This package must be installed on every node, with the back end that suits it.
+"""
+
+from mlx_qwen_embeddings._extras import require
+
+require("ray.data", "ray", "mlx_qwen_embeddings.ray")
+
+from mlx_qwen_embeddings.ray.corpus import RayRunner  # noqa: E402 - the line above says what to install when ray is missing
+from mlx_qwen_embeddings.ray.dataset import embed_dataset  # noqa: E402 - as above
+from mlx_qwen_embeddings.ray.placement import Placement  # noqa: E402 - as above
+
+__all__ = ["Placement", "RayRunner", "embed_dataset"]

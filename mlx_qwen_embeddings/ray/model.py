@@ -1,0 +1,94 @@
+"""One model on many nodes: found once, opened everywhere, and the same everywhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayTaskError
+
+from mlx_qwen_embeddings.bulk.whole_corpus import ModelIdentity
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.fingerprint import fingerprint
+from mlx_qwen_embeddings.opening import locate
+from mlx_qwen_embeddings.ray.placement import Placement
+from mlx_qwen_embeddings.registry import list_models, resolve
+from mlx_qwen_embeddings.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SharedModel:
+    """What a node needs to open the model that all the others have.
+
+    A node takes the weights from its own Hugging Face cache, downloaded at the pinned commit if need be, or from a folder
+    that lies at the same path everywhere. They are not sent through Ray: its object store would hold them on every node.
+
+    Attributes:
+        settings: Of each engine; what is not among them is taken from the node's environment.
+        identity: What the first node found.
+    """
+
+    settings: dict[str, Any]
+    identity: ModelIdentity
+
+    @classmethod
+    def find(cls, model: str | None, settings: Mapping[str, Any], placement: Placement) -> Self:
+        """Let a node, with what an actor will have, find or download the model, and pin its commit.
+
+        Args:
+            model: Alias, Hub name, or a folder that lies at the same path on every node.
+            settings: Further fields of ``EngineSettings``.
+            placement: What an actor is given.
+
+        Raises:
+            UnknownModelError: When the name means nothing.
+            ModelLoadError: When the node cannot have the model.
+        """
+        chosen = dict(settings) | _identifying(model, settings)
+        node = ray.remote(**placement.resources())(_look)
+        try:
+            revision, identity = ray.get(node.remote(chosen))
+        except RayTaskError as error:
+            raise _cause(error) from error
+        return cls(chosen if revision is None else chosen | {"revision": revision}, identity)
+
+    def open(self) -> EmbeddingEngine:
+        """Open an engine on this node.
+
+        Raises:
+            ModelLoadError: When what is found here is not what the first node found.
+        """
+        engine = EmbeddingEngine(**self.settings)
+        found, wanted = (engine.fingerprint, engine.facts.dtype), (self.identity.fingerprint, self.identity.dtype)
+        if found == wanted:
+            return engine
+        here = f"node {ray.get_runtime_context().get_node_id()} has {engine.settings.model} as {found}, another as {wanted}"
+        remedy = "give dtype=, so that all compute alike" if found[0] == wanted[0] else _ONE_CONTENT
+        message = f"{here}, so their vectors would not go together: {remedy}"
+        raise ModelLoadError(message)
+
+
+_ONE_CONTENT = "give a Hub name, a folder that all nodes share, or copies with the same times (rsync -a)"
+
+
+def _identifying(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settle here which model is meant, since the nodes have an environment and a working folder of their own."""
+    mine = EngineSettings.from_env(model=model, **{name: settings.get(name) for name in ("revision", "dtype", "device")})
+    spec = resolve(mine.model)
+    named = mine.model if spec in list_models() or not spec.local else str(Path(spec.source))
+    return mine.model_dump(include={"revision", "dtype", "device"}) | {"model": named}
+
+
+def _look(settings: dict[str, Any]) -> tuple[str | None, ModelIdentity]:
+    files, backend = locate(EngineSettings.from_env(**settings))
+    return files.revision, ModelIdentity(fingerprint(files), backend.device, backend.dtype, files.dimensions)
+
+
+def _cause(error: RayTaskError) -> Exception:
+    cause = error.cause
+    if isinstance(cause, ModuleNotFoundError):
+        message = f"a node lacks {cause.name!r}: install this package on every node, with the back end that suits it"
+        return ModelLoadError(message)
+    return cause if isinstance(cause, Exception) else error

@@ -1,0 +1,44 @@
+"""The page on scale: its tables follow from its inputs, and those from the model's own figures."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scale
+
+PAGE = scale.SCALE.read_text("utf-8")
+
+
+def test_its_tables_are_those_of_the_script() -> None:
+    assert scale.fill(PAGE) == PAGE, "run: python -m benchmarks.scale"
+    assert scale.fill(PAGE.replace("4,096", "4,095")) == PAGE
+
+
+def test_the_weights_are_those_of_a_model_of_that_shape() -> None:
+    # 28 layers: q, k, v and o projections, then gate, up and down.
+    layer = [(1024, 2048), (1024, 1024), (1024, 1024), (2048, 1024), (1024, 3072), (1024, 3072), (3072, 1024)]
+    assert scale.weights() == 28 * sum(rows * columns for rows, columns in layer)
+    assert "440.4 million" in PAGE
+    assert scale.token_flops() == pytest.approx(0.904e9, rel=1e-3)
+
+
+def test_the_measured_rate_is_what_the_formula_gives() -> None:
+    (measured,) = (machine for machine in scale.MACHINES if machine.measured)
+    assert measured.tokens == pytest.approx(175, rel=0.01)
+
+
+def test_every_figure_that_is_not_measured_says_so() -> None:
+    rows = re.findall(r"^\| (?:CPU|Mac mini|H100).*\| (measured|assumed) \|", PAGE, re.MULTILINE)
+    assert rows == ["measured"] + ["assumed"] * (len(scale.MACHINES) - 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(317_451.3, "317,000"), (14_177, "14,200"), (159.2, "159"), (85.03, "85.0"), (0.8801, "0.88")]
+)
+def test_three_digits_count(value: float, shown: str) -> None:
+    assert scale.short(value) == shown
+
+
+def test_a_tokenizer_is_measured() -> None:
+    assert scale.measure(Path(scale.__file__).parents[1] / "mlx_qwen_embeddings" / "nano") > 1000

@@ -27,6 +27,7 @@ help:
 	@echo "make test-server  schemathesis against the server"
 	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
+	@echo "make mac          tests, verify and bench of the real model in one file to send (REPORT=medium for another model)"
 	@echo "make test-ray     the tests on a Ray cluster of two nodes on this machine (installs Ray)"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
@@ -59,6 +60,11 @@ test-node: $(VENV)/.test
 
 docker-steps:
 	$(PYTHON) scripts/docker_steps.py
+
+.PHONY: mac
+# For owners of a Mac, or of any other machine: tests, verify and bench of the real model in machine-report.md.
+mac: $(VENV)/.test
+	$(BIN)/python scripts/machine_report.py --model $(or $(REPORT),small)
 
 .PHONY: test-ray
 # A Ray cluster of two nodes on this machine; RAY_TEXTS=2000 compares fewer texts with the single process.

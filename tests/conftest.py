@@ -11,8 +11,9 @@ from mlx_qwen_embeddings.backend import choose_backend
 # MLX binds its BLAS when it is first imported: before the test modules do so, the fast one has to be there.
 choose_backend()
 
-# The reference implementations are installed by `make parity` alone, the heavy stores by `make test-stores`.
-NEEDS = {"parity": "torch", "stores": "langchain_qdrant"}
+# The reference implementations are installed by `make parity` alone, Ray by `make test-ray`, the heavy stores by
+# `make test-stores`.
+NEEDS = {"cluster": "ray", "parity": "torch", "stores": "langchain_qdrant"}
 collect_ignore = [folder for folder, package in NEEDS.items() if not find_spec(package)]
 
 

@@ -1,0 +1,89 @@
+"""A Ray dataset with vectors: those of a single process, whichever actor dies."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from corpora import COUNT, WIDTH, texts, write
+from processes import actors, kill
+from ray.cluster_utils import Cluster
+from ray.data import Dataset
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.ray import embed_dataset
+
+FEW = 1500
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return {"model": "nano", "dimensions": WIDTH, "concurrency": 2, "num_cpus": 1} | more
+
+
+def collect(dataset: Dataset) -> pa.Table:
+    return pa.concat_tables([ray.get(block) for block in dataset.to_arrow_refs()]).sort_by("id")
+
+
+def vectors(table: pa.Table, name: str = "embedding") -> Any:
+    return table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+
+
+def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Cluster, engine: EmbeddingEngine) -> None:
+    table = collect(embed_dataset(ray.data.read_parquet(str(corpus)), **options()))
+    assert table["id"].to_pylist() == list(range(COUNT))
+    assert table["text"].to_pylist() == texts(COUNT)
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), WIDTH)
+    wanted = engine.embed_documents(texts(COUNT), dimensions=WIDTH)
+    np.testing.assert_allclose(vectors(table), wanted, rtol=0, atol=1e-5)
+
+
+def test_an_actor_that_is_killed_in_the_middle_is_replaced(
+    tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def wait_for_the_kill(table: pa.Table) -> pa.Table:
+        if table["id"][0].as_py() >= FEW // 2:
+            gate.open("rb").close()  # until somebody opens it for writing
+        return table
+
+    source = ray.data.read_parquet(str(write(tmp_path / "in.parquet", FEW)), override_num_blocks=1)
+    gated = source.repartition(target_num_rows_per_block=50).map_batches(
+        wait_for_the_kill, batch_format="pyarrow", batch_size=50, num_cpus=0
+    )
+    found, writer = [], -1
+    for batch in embed_dataset(gated, batch_rows=50, **options()).iter_batches(batch_size=50, batch_format="pyarrow"):
+        if not found:
+            before = actors(cluster, "TableEmbedder")
+            kill(min(before))
+            writer = os.open(gate, os.O_RDWR)
+        found.append(batch)
+    os.close(writer)
+    table = pa.concat_tables(found).sort_by("id")
+    assert table["id"].to_pylist() == list(range(FEW))
+    wanted = engine.embed_documents(texts(FEW), dimensions=WIDTH)
+    np.testing.assert_allclose(vectors(table), wanted, rtol=0, atol=1e-5)
+
+
+def test_role_instruction_precision_and_names(cluster: Cluster, engine: EmbeddingEngine) -> None:
+    dataset = ray.data.from_arrow(pa.table({"id": range(9), "body": texts(9)}))
+    called: dict[str, Any] = {"instruction": "Find it", "precision": "int8"}
+    table = collect(embed_dataset(dataset, "body", role="query", vector_column="v", **options(**called)))
+    assert table.column_names == ["id", "body", "v"]
+    np.testing.assert_array_equal(vectors(table, "v"), engine.embed_queries(texts(9), dimensions=WIDTH, **called))
+
+
+def test_a_column_that_is_not_there_is_named(cluster: Cluster) -> None:
+    dataset = ray.data.from_arrow(pa.table({"id": [1], "body": ["a"]}))
+    with pytest.raises(Exception, match="the dataset has the columns id, body: column='text' must be one of them"):
+        embed_dataset(dataset, **options()).materialize()
+
+
+def test_an_option_that_does_not_fit_is_refused_at_once(cluster: Cluster) -> None:
+    dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
+    with pytest.raises(ValueError, match="dimensions"):
+        embed_dataset(dataset, **options(dimensions=0))

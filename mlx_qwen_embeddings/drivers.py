@@ -20,6 +20,10 @@ from mlx_qwen_embeddings.worker import Worker
 POLL_SECONDS = 0.1
 """How often a progress bar is redrawn while a window is computed."""
 
+WAKE_SECONDS = 0.5
+"""How often an event loop wakes while a window is computed: Jupyter's Ctrl-C only asks the loop to cancel, and wakes it not
+(ipykernel's signal handler takes tornado's ``add_callback``, which does so for other threads alone)."""
+
 INLINE_CHARACTERS = 20_000
 """Texts up to this size are tokenised on the event loop: it takes a few milliseconds, less than a change of thread."""
 
@@ -207,7 +211,7 @@ async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
 
 
 async def _await(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:
-    longest = POLL_SECONDS if progress.shown else None
+    longest = POLL_SECONDS if progress.shown else WAKE_SECONDS
     waiting = asyncio.wrap_future(future)
     while not waiting.done():
         await asyncio.wait([waiting], timeout=deadline.slice(longest=longest))

@@ -13,7 +13,7 @@ choose_backend()
 
 # The reference implementations are installed by `make parity` alone, Ray by `make test-ray`, the heavy stores by
 # `make test-stores`.
-NEEDS = {"cluster": "ray", "parity": "torch", "stores": "langchain_qdrant"}
+NEEDS = {"cluster": "ray", "jupyter": "jupyter_client", "parity": "torch", "stores": "langchain_qdrant"}
 collect_ignore = [folder for folder, package in NEEDS.items() if not find_spec(package)]
 
 

@@ -1,0 +1,45 @@
+"""Whether what came of a request is what had to come of it."""
+
+import asyncio
+
+import numpy as np
+
+from mlx_qwen_embeddings.errors import EmbeddingFailedError, EmbeddingTimeoutError, EngineBusyError, EngineClosedError
+from soak.ledger import Call
+from soak.texts import TOLERANCE, Request, Vectors
+
+
+def judge(call: Call, request: Request, found: Vectors | BaseException, *, may_close: bool = False) -> None:
+    """Give the verdict.
+
+    Args:
+        call: What it is of.
+        request: What was asked.
+        found: Vectors, or the error.
+        may_close: Whether the engine may be closed, or its worker die, at any moment.
+    """
+    if isinstance(found, asyncio.CancelledError):
+        call.failed("cancelled")
+    elif isinstance(found, EmbeddingTimeoutError) and "timeout" in request.options:
+        call.failed("timed out")
+    elif isinstance(found, EngineBusyError) and "wait" in request.options:
+        call.failed("queue full")
+    elif isinstance(found, EngineClosedError) and may_close:
+        call.failed("engine closed, or its worker died")
+    elif isinstance(found, EngineClosedError) and "forked while a batch ran for over" in str(found):
+        call.failed("forked in a batch of over 30 s")
+    elif isinstance(found, EmbeddingFailedError) and request.guilty and set(found.failures) == request.guilty:
+        call.failed("guilty text")
+    elif isinstance(found, BaseException):
+        call.wrong(f"{type(found).__name__}: {found}")
+    elif request.guilty:
+        call.wrong("a text that had to fail got a vector")
+    elif is_right(found, request.wanted):
+        call.right()
+    else:
+        call.wrong(f"a vector differs: {request.texts!r:.200} {request.options}")
+
+
+def is_right(found: Vectors, wanted: Vectors) -> bool:
+    """Say whether vectors are those of the table, as far as float32 tells."""
+    return found.shape == wanted.shape and bool(np.abs(found - wanted).max(initial=0) <= TOLERANCE)

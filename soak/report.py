@@ -1,0 +1,60 @@
+"""The ledger as JSON, and as a table for people."""
+
+import platform
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from mlx_qwen_embeddings.blas import cores
+from soak.ledger import Ledger
+from soak.watch import Watch
+
+MIB = 2**20
+
+
+def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loops: int) -> dict[str, Any]:
+    """Give everything that was found."""
+    return {
+        "seconds": seconds,
+        "threads": threads,
+        "loops": loops,
+        "uvloop": find_spec("uvloop") is not None,
+        "system": f"{platform.system()} {platform.machine()}, {cores()} cores, Python {platform.python_version()}, "
+        f"mlx {version('mlx')}",
+        "requests": sum(ledger.verdicts.values()),
+        "right": ledger.verdicts["right"],
+        "failed_as_they_should": dict(sorted(ledger.failed.items())),
+        "wrong": ledger.verdicts["wrong"],
+        "lost": ledger.verdicts["lost"],
+        "longest_seconds": round(ledger.longest, 1),
+        "events": dict(sorted(ledger.events.items())),
+        "memory_mib": {name: round(size / MIB) for name, size in watch.memory.items()},
+        "peak_queue": {"tokens": watch.queue_tokens, "requests": watch.queue_requests},
+        "process_threads": watch.threads,
+    }
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """Lay the ledger out in Markdown."""
+    failed, memory, threads = result["failed_as_they_should"], result["memory_mib"], result["process_threads"]
+    on_uvloop = f" ({(result['loops'] + 1) // 2} on uvloop)" if result["uvloop"] else ""
+    rows = [
+        ("callers", f"{result['threads']} threads, {result['loops']} event loops{on_uvloop}, {result['seconds']:,.0f} s"),
+        ("requests", f"{result['requests']:,}"),
+        ("right", f"{result['right']:,}"),
+        ("failed as they should", f"{sum(failed.values()):,}: {_listed(failed)}"),
+        ("**wrong**", f"**{result['wrong']:,}**"),
+        ("**lost**", f"**{result['lost']:,}**"),
+        ("meanwhile", _listed(result["events"])),
+        ("longest request", f"{result['longest_seconds']} s"),
+        ("memory, MiB", f"{memory['quarter']:,} after a quarter, {memory['end']:,} at the end, {memory['peak']:,} at most"),
+        ("memory, all engines closed", f"{memory['closed']:,} MiB"),
+        ("longest queue", f"{result['peak_queue']['tokens']:,} tokens, {result['peak_queue']['requests']:,} requests"),
+        ("threads", f"{threads['start']} at the start, {threads['peak']} at most, {threads['end']} at the end"),
+        ("machine", result["system"]),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return "; ".join(f"{number:,} {name}" for name, number in counts.items())

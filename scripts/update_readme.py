@@ -1,4 +1,4 @@
-"""Write the README's tables from their sources: the registry, the settings, the options of a call, nano's card.
+"""Write the README's tables from their sources: the registry, the settings, the options of a call, nano's card, results.
 
 Usage: ``python scripts/update_readme.py``
 """
@@ -6,7 +6,9 @@ Usage: ``python scripts/update_readme.py``
 import ast
 import inspect
 import itertools
+import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -23,6 +25,7 @@ from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
 from mlx_qwen_embeddings.server import settings as server
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+PRECISION = README.parent / "benchmarks" / "results" / "precision.json"
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -97,6 +100,32 @@ def scores() -> str:
     return "\n".join(line for line in section.splitlines() if line.startswith("|"))
 
 
+def precisions() -> str:
+    """Give the table of what shorter and coarser vectors keep, and under it over which sets."""
+    measured: dict[str, dict[str, dict[tuple[str, int], dict[str, Any]]]] = {}
+    for one in json.loads(PRECISION.read_text("utf-8")):
+        rows = {(row["precision"], row["dimensions"]): row for row in one["rows"]}
+        measured.setdefault(one["model"], {})[one["set"]] = rows
+    widths = sorted({width for sets in measured.values() for rows in sets.values() for _, width in rows})
+    lines, notes = [], []
+    for model, sets in sorted(measured.items(), reverse=True):
+        whole = mean_quality(sets.values(), ("float32", widths[-1]))
+        notes.append(f"`{model}`: {whole:.3f} over {', '.join(sorted(sets))}")
+        for precision in dict.fromkeys(name for name, _ in next(iter(sets.values()))):
+            cells = []
+            for width in widths:
+                size = next(iter(sets.values()))[precision, width]["bytes"]
+                cells.append(f"{mean_quality(sets.values(), (precision, width)) / whole:.1%} · {size:,} B")
+            lines.append([f"`{model}`", precision, *cells])
+    made = table(("model", "kept as", *(f"{width} dimensions" for width in widths)), lines)
+    return f"{made}\n\n100 % is the mean nDCG@10 of whole float32 vectors: {'; '.join(notes)}."
+
+
+def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tuple[str, int]) -> float:
+    """Give the mean nDCG@10 over sets."""
+    return statistics.fmean(rows[key]["ndcg10"] for rows in sets)
+
+
 def one_line(text: str) -> str:
     """Make a docstring fit a table's cell."""
     return " ".join(text.replace("``", "`").split())
@@ -145,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "embed": embed_options,
     "models": models,
     "options": options,
+    "precision": precisions,
     "scores": scores,
     "server": server_settings,
     "settings": engine_settings,

@@ -26,12 +26,13 @@ def new_cluster(nodes: int = 2, cpus: int = 2) -> Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Give a cluster of two nodes with two CPUs each, and this process connected to it."""
-    # Ray's files in a folder of the tests' own; its name is short, since that of a socket must be.
+    # Ray's files in a folder of the tests' own; its name is short, since that of a socket must be, and a Mac's is not.
     with (
-        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # else two nodes are refused on a Mac
         patch.delenv("OMP_NUM_THREADS", raising=False)
         patch.setenv("RAY_worker_niceness", "0")  # else every other program of the machine goes first
         cluster = new_cluster()

@@ -2,8 +2,8 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
@@ -20,11 +20,7 @@ def kill(pid: int) -> None:
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                status, title = (folder / "status").read_text(), (folder / "cmdline").read_text()
-            except OSError:
-                continue  # it ended meanwhile
-            parent = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid"))
-            yield int(folder.name), parent, title
+    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)  # noqa: S607 - as the path has it
+    for line in listed.stdout.splitlines():
+        pid, parent, title = line.split(maxsplit=2)
+        yield int(pid), int(parent), title

@@ -48,7 +48,7 @@ test: $(VENV)/.test
 
 .PHONY: test-stores
 test-stores: $(VENV)/.stores
-	$(BIN)/python -m pytest -q tests/stores
+	$(BIN)/python -m pytest -q tests/stores --timeout 600
 
 test-server: $(VENV)/.fuzz
 	$(BIN)/python scripts/fuzz_server.py

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import os
 from typing import Any, ClassVar, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.cache import KEY_VERSION
@@ -15,7 +16,7 @@ from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, PoolingOption
 from mlx_qwen_embeddings.precision import Precision
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import resolve
-from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
+from mlx_qwen_embeddings.settings import Device, DType, EngineSettings, refuse_float16
 from mlx_qwen_embeddings.shared import get_engine
 from mlx_qwen_embeddings.tokenization import Truncate
 
@@ -107,12 +108,17 @@ class AdapterOptions(BaseModel):
             UnknownModelError: When the name means nothing; the message gives close matches.
             ValueError: When a field does not fit, or two names differ (``pydantic.ValidationError`` is one).
         """
-        model, model_name = fields.pop("model", None), fields.pop("model_name", None)
+        model, model_name = (_as_text(fields.pop(name, None)) for name in ("model", "model_name"))
         if model is not None and model_name is not None and model != model_name:
             message = f"model={model!r} and model_name={model_name!r} name two models: give one of them"
             raise ValueError(message)
         chosen = model if model is not None else model_name
         super().__init__(**fields if chosen is None else fields | {self.name_field: chosen})
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _refuse_float16(cls, value: object) -> object:
+        return refuse_float16(value)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -183,6 +189,10 @@ class AdapterOptions(BaseModel):
 def to_floats(vectors: NDArray[Any]) -> Any:
     """Give nested lists of Python floats, whatever the precision."""
     return vectors.astype(np.float32, copy=False).tolist()
+
+
+def _as_text(model: object) -> object:
+    return os.fspath(model) if isinstance(model, os.PathLike) else model
 
 
 def default_model() -> str:

@@ -19,7 +19,7 @@ from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Prog
 from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import ModelFacts, Opened
-from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.recipes import finish, make_recipe, recipe_for_ids
 from mlx_qwen_embeddings.settings import EngineSettings
@@ -53,15 +53,16 @@ class EmbeddingEngine:
         Args:
             model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
             settings: All settings; None reads the environment.
-            **overrides: Single settings that win, see ``EngineSettings``.
+            **overrides: Single settings that win, see ``EngineSettings``; one that is None leaves it as it is.
 
         Raises:
             pydantic.ValidationError: When a setting does not fit.
         """
         if model is not None:
             overrides["model"] = str(model)
+        given = {name: value for name, value in overrides.items() if value is not None}
         base = settings.model_dump(exclude_unset=True) if settings else {}
-        self._core = Core(EngineSettings(**base | overrides) if settings else EngineSettings.from_env(**overrides))
+        self._core = Core(EngineSettings(**base | given) if settings else EngineSettings.from_env(**given))
         weakref.finalize(self, self._core.worker.close, 0).atexit = False  # the worker sees to that itself
         weakref.finalize(self, self._core.cache.close)
 
@@ -157,9 +158,7 @@ class EmbeddingEngine:
         Yields:
             Blocks of shape (at most ``block_size``, d), in the order of the input.
         """
-        if block_size < 1:
-            message = f"block_size must be at least 1, got {block_size}"
-            raise ValueError(message)
+        block_size = whole_number("block_size", block_size)
         checked = EmbedOptions(**options)
         # One bar over all blocks, not one a block.
         progress = partial(Progress, len(texts) if isinstance(texts, Sized) else None, show=checked.show_progress)

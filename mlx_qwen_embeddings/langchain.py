@@ -1,5 +1,6 @@
 """LangChain: ``MLXQwenEmbeddings``, an ``Embeddings`` on the shared engine."""
 
+from os import PathLike
 from typing import ClassVar, Unpack
 
 from pydantic import ConfigDict, Field
@@ -37,7 +38,13 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
     model: str = Field(default_factory=default_model, min_length=1)
     """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
 
-    def __init__(self, model: str | None = None, *, model_name: str | None = None, **fields: Unpack[AdapterFields]) -> None:
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        *,
+        model_name: str | PathLike[str] | None = None,
+        **fields: Unpack[AdapterFields],
+    ) -> None:
         """Check all fields; the model is loaded by the first call.
 
         Args:

@@ -1,5 +1,6 @@
 """LlamaIndex: ``MLXQwenEmbedding``, a ``BaseEmbedding`` on the shared engine."""
 
+from os import PathLike
 from typing import Any, ClassVar, Unpack
 
 from pydantic import ConfigDict, Field, model_validator
@@ -64,7 +65,11 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
     a cache of its own, which knows model, prompt and text."""
 
     def __init__(
-        self, model_name: str | None = None, *, model: str | None = None, **fields: Unpack[LlamaIndexFields]
+        self,
+        model_name: str | PathLike[str] | None = None,
+        *,
+        model: str | PathLike[str] | None = None,
+        **fields: Unpack[LlamaIndexFields],
     ) -> None:
         """Check all fields; the model is loaded by the first call.
 

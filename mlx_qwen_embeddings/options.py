@@ -54,10 +54,9 @@ class EmbedOptions:
         for name, value in (("dimensions", self.dimensions), ("max_length", self.max_length)):
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                message = f"{name} must be a whole number from 1, or None, got {value!r}"
-                raise ValueError(message)
-            object.__setattr__(self, name, int(value))  # numpy's integers are no JSON, and end up in cache keys
+            object.__setattr__(
+                self, name, whole_number(name, value, ", or None")
+            )  # numpy's integers are no JSON, and end up in cache keys
         for name in ("normalize", "wait", "show_progress"):
             if not isinstance(getattr(self, name), bool):
                 message = f"{name} must be True or False, got {getattr(self, name)!r}"
@@ -98,6 +97,14 @@ def _check_unicode(name: str, words: object) -> None:
     except UnicodeEncodeError as error:
         message = f"{name} holds a lone surrogate at character {error.start}, which is not text: leave it out"
         raise InvalidTextError(message) from error
+
+
+def whole_number(name: str, value: object, others: str = "") -> int:
+    """Give a number from 1 as Python's own, or refuse it with a ``ValueError`` that says what else may be."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        message = f"{name} must be a whole number from 1{others}, got {value!r}"
+        raise ValueError(message)
+    return int(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -1,11 +1,12 @@
 """What an engine is opened with: frozen, checked, readable from the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Device = Literal["auto", "cpu", "gpu"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -15,6 +16,33 @@ DEFAULT_MODEL = "small"
 
 CACHE_FILE = "vectors.sqlite"
 """Name of the persistent cache in a folder."""
+
+
+def refuse_float16(value: object) -> object:
+    """Refuse the compute type that overflows, with the reason; anything else is handed on."""
+    if value in ("float16", "fp16"):
+        message = "dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'"
+        raise ValueError(message)
+    return value
+
+
+def in_one_line(error: ValidationError) -> str:
+    """Say what does not fit, each with the name of its field or variable."""
+    said = [(".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, ")) for entry in error.errors()]
+    return "; ".join(words if name in words else f"{name}: {words}" for name, words in said)
+
+
+def name_variables(error: ValidationError, fields: Collection[str]) -> ValidationError:
+    """Give the error with the variable in place of each field that came from one."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(entry["type"], "{said}", {"said": entry["msg"]}),
+            loc=(PREFIX + str(entry["loc"][0]).upper(), *entry["loc"][1:]) if entry["loc"][0] in fields else entry["loc"],
+            input=entry["input"],
+        )
+        for entry in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, details)
 
 
 class EngineSettings(BaseModel):
@@ -79,10 +107,7 @@ class EngineSettings(BaseModel):
     @field_validator("dtype", mode="before")
     @classmethod
     def _refuse_float16(cls, value: object) -> object:
-        if value in ("float16", "fp16"):
-            message = "dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'"
-            raise ValueError(message)
-        return value
+        return refuse_float16(value)
 
     @field_validator("cache_path")
     @classmethod
@@ -101,11 +126,15 @@ class EngineSettings(BaseModel):
             **overrides: Fields that win over the environment; one that is None leaves it to the environment.
 
         Raises:
-            pydantic.ValidationError: When a value does not fit; it names the field.
+            pydantic.ValidationError: When a value does not fit; it names the variable, or the field of an override.
         """
         source = os.environ if environ is None else environ
         found = {name: source[PREFIX + name.upper()] for name in cls.model_fields if source.get(PREFIX + name.upper())}
-        return cls.model_validate(found | {name: value for name, value in overrides.items() if value is not None})
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls.model_validate(found | given)
+        except ValidationError as error:
+            raise name_variables(error, found.keys() - given.keys()) from None
 
     @classmethod
     def high_throughput(cls, **overrides: Any) -> Self:

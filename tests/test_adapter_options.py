@@ -54,6 +54,20 @@ def test_the_name_comes_as_model_or_as_model_name(adapter: Adapter, given: dict[
 
 
 @both
+@pytest.mark.parametrize("name", ["model", "model_name"])
+def test_a_folder_may_be_a_path(adapter: Adapter, name: str) -> None:
+    embeddings = adapter(**{name: NANO_FOLDER})
+    assert embeddings.model == embeddings.model_name == str(NANO_FOLDER)
+    assert adapter(model=NANO_FOLDER, model_name=str(NANO_FOLDER)).model == str(NANO_FOLDER)
+
+
+@both
+def test_float16_is_refused_with_the_reason(adapter: Adapter) -> None:
+    with pytest.raises(ValidationError, match=r"overflows to NaN.*use 'bfloat16' or 'float32'"):
+        adapter(model="nano", dtype="float16")
+
+
+@both
 def test_two_different_names_are_refused(adapter: Adapter) -> None:
     with pytest.raises(ValueError, match=r"'nano'.*'small'.*give one"):
         adapter(model="nano", model_name="small")

@@ -106,6 +106,12 @@ def test_the_extra_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> 
         cli.main(["--help"])
 
 
+def test_a_variable_that_does_not_fit_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_QWEN_DEVICE", "tpu")
+    status, out, err = run("embed", "a", "--model", "nano")
+    assert (status, out, err) == (1, "", "mlx-qwen: MLX_QWEN_DEVICE: Input should be 'auto', 'cpu' or 'gpu'\n")
+
+
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     program = (
         "import sys\n"

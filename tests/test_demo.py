@@ -172,6 +172,18 @@ def test_an_unknown_model_is_said_in_one_line(capsys: pytest.CaptureFixture[str]
     assert "'nano'" in errors
 
 
+@pytest.mark.parametrize(("model", "device"), [("", "auto"), ("nano", "tpu")])
+def test_what_is_no_setting_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: str, device: str
+) -> None:
+    monkeypatch.setenv("MLX_QWEN_DEVICE", device)
+    assert demo.main(["--model", model]) == 1
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.count("\n") == 1
+    assert ("model" if not model else "MLX_QWEN_DEVICE") in errors
+
+
 RUN = Run("A", 1.25, 0.002, [Hit(Passage("1", "book", "a text"), 0.5), Hit(Passage("2", "book", "another"), 0.25)])
 
 

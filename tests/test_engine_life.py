@@ -120,3 +120,8 @@ def test_it_shows_what_it_was_made_with() -> None:
     assert EmbeddingEngine(settings=given, batch_tokens=5).settings == EngineSettings(
         model="nano", cache_bytes=0, batch_tokens=5
     )
+
+
+def test_none_leaves_a_setting_as_it_was_given() -> None:
+    given = EngineSettings(model="nano", dtype="float32", lanes=1)
+    assert EmbeddingEngine(settings=given, dtype=None, lanes=None, device=None).settings == given

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,16 @@ def assert_nothing_runs(engine: EmbeddingEngine) -> None:
             thread.join(PATIENCE)
             assert not thread.is_alive()
     assert engine.stats().queued_requests == 0
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "3", None])
+def test_a_block_has_a_whole_number_of_texts(size: Any, fresh: EmbeddingEngine) -> None:
+    with pytest.raises(ValueError, match="block_size must be a whole number from 1, got"):
+        fresh.stream_documents(TEXTS, block_size=size)
+
+
+def test_a_block_size_may_be_numpys(engine: EmbeddingEngine) -> None:
+    assert [len(block) for block in engine.stream_documents(TEXTS, block_size=np.int64(6))] == [6, 5]
 
 
 @pytest.mark.parametrize("size", [1, 4, 11, 50])

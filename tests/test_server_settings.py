@@ -67,6 +67,12 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, text: str, message
         ServerSettings.load(path, EMPTY)
 
 
+def test_a_variable_that_does_not_fit_is_named() -> None:
+    for name in ("PORT", "LANES"):
+        with pytest.raises(ValueError, match=f"MLX_QWEN_{name}: Input should be a valid integer"):
+            ServerSettings.load(environ={f"MLX_QWEN_{name}": "many"}, max_texts=3)
+
+
 def test_a_file_without_keys_never_opens_the_server(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# none yet\n\n", "utf-8")

@@ -87,6 +87,18 @@ def test_what_does_not_fit_is_refused_by_name(field: str, value: object) -> None
         EngineSettings.model_validate({field: value})
 
 
+def test_a_variable_that_does_not_fit_is_named_and_an_argument_by_its_field() -> None:
+    environ = {"MLX_QWEN_DEVICE": "tpu", "MLX_QWEN_DTYPE": "float16", "MLX_QWEN_LANES": "{0}"}
+    with pytest.raises(ValidationError) as caught:
+        EngineSettings.from_env(environ, batch_tokens=0, lanes=0)
+    found = {error["loc"]: error["msg"] for error in caught.value.errors()}
+    assert set(found) == {("MLX_QWEN_DEVICE",), ("MLX_QWEN_DTYPE",), ("batch_tokens",), ("lanes",)}
+    assert found["MLX_QWEN_DEVICE",] == "Input should be 'auto', 'cpu' or 'gpu'"
+    assert "use 'bfloat16' or 'float32'" in found["MLX_QWEN_DTYPE",]
+    with pytest.raises(ValidationError, match="MLX_QWEN_LANES"):
+        EngineSettings.from_env(environ)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "fp16"])
 def test_float16_is_refused_with_the_reason(dtype: str) -> None:
     with pytest.raises(ValidationError, match=r"overflows to NaN.*use 'bfloat16' or 'float32'"):

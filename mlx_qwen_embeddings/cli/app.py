@@ -40,10 +40,13 @@ class Commands(TyperGroup):
 
 
 def _one_line(error: Exception) -> str:
-    # A refused setting comes from pydantic, whose text spreads over many lines.
-    details = getattr(error, "errors", None)
-    if callable(details):
-        return "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in details())
+    if "pydantic" in sys.modules:  # --help does without it
+        from pydantic import ValidationError  # noqa: PLC0415 - as said above
+
+        from mlx_qwen_embeddings.settings import in_one_line  # noqa: PLC0415 - as said above
+
+        if isinstance(error, ValidationError):  # its text spreads over many lines
+            return in_one_line(error)
     return " ".join(str(error).split()) or type(error).__name__
 
 

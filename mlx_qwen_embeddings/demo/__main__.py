@@ -7,6 +7,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.demo import report
 from mlx_qwen_embeddings.demo.passages import load_passages
@@ -14,6 +16,7 @@ from mlx_qwen_embeddings.demo.questions import QUESTIONS
 from mlx_qwen_embeddings.demo.runs import Build, Run, disagreement, run, timed
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
+from mlx_qwen_embeddings.settings import in_one_line
 from mlx_qwen_embeddings.shared import get_engine
 
 TOLERANCE = 1e-4
@@ -37,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines, agree = demonstrate(options.model, options.question or [question.text for question in QUESTIONS])
     except MLXQwenEmbeddingsError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except ValidationError as error:  # of the settings, which may come from the environment
+        sys.stderr.write(f"{in_one_line(error)}\n")
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no dashes or curly quotes

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from mlx_qwen_embeddings.settings import PREFIX, EngineSettings
+from mlx_qwen_embeddings.settings import PREFIX, EngineSettings, in_one_line, name_variables
 
 
 def _split(value: object) -> object:
@@ -84,23 +84,23 @@ class ServerSettings(BaseModel):
             **flags: Settings of both that win over variables and file; those that are None do not.
 
         Raises:
-            ValueError: When a value does not fit, or the file holds what is no setting; the message names it.
+            ValueError: When a value does not fit, or the file holds what is no setting; the message names it, by its
+                variable where it came from one.
             OSError: When the file cannot be read.
         """
         source = os.environ if environ is None else environ
         path = config or (Path(source[PREFIX + "CONFIG"]) if source.get(PREFIX + "CONFIG") else None)
         found = {} if path is None else _read(path)
-        for name in [*cls.model_fields, *EngineSettings.model_fields]:
-            if source.get(PREFIX + name.upper()):
-                found[name] = source[PREFIX + name.upper()]
-        found |= {name: value for name, value in flags.items() if value is not None}
+        known = [*cls.model_fields, *EngineSettings.model_fields]
+        variables = {name: source[PREFIX + name.upper()] for name in known if source.get(PREFIX + name.upper())}
+        given = {name: value for name, value in flags.items() if value is not None}
+        found |= variables | given
         own = {name: value for name, value in found.items() if name not in EngineSettings.model_fields}
         engines = {name: value for name, value in found.items() if name in EngineSettings.model_fields}
         try:
             return cls.model_validate(own), EngineSettings.model_validate(engines)
         except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()]
-            raise ValueError("; ".join(wrong)) from error
+            raise ValueError(in_one_line(name_variables(error, variables.keys() - given.keys()))) from error
 
     def keys(self) -> list[str]:
         """Give the API keys of settings and file together.

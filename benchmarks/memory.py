@@ -27,7 +27,7 @@ def long_stream(model: str, number: int) -> dict[str, Any]:
     from mlx_qwen_embeddings.registry import NANO_FOLDER
 
     def texts() -> Iterator[str]:
-        given = documents(2000, longest=180)
+        given = documents(2000, longest=60)
         return (f"{place} {text}" for place, text in enumerate(islice(cycle(given), number)))
 
     with EmbeddingEngine(model, device="cpu", cache_bytes=CACHE).warmup() as engine:

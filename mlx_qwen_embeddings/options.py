@@ -1,7 +1,7 @@
 """What shapes one call: checked once, before anything is computed."""
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal, TypedDict, get_args
 
 from mlx_qwen_embeddings.errors import InvalidTextError
@@ -70,7 +70,7 @@ class EmbedOptions:
             raise TypeError(message)
         for name, words in (("instruction", self.instruction), ("chat_template", self.chat_template)):
             _check_unicode(name, words)
-        if isinstance(self.timeout, str) or (self.timeout is not None and not self.timeout > 0):
+        if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
             message = f"timeout must be seconds above 0, or None, got {self.timeout!r}"
             raise ValueError(message)
 

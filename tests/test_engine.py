@@ -135,6 +135,9 @@ def test_poolings_differ_and_native_is_the_last_token(engine: EmbeddingEngine, v
         ({"pooling": "cls"}, "pooling must be one of 'native'"),
         ({"truncate": "start"}, "truncate must be one of 'end', 'error'"),
         ({"timeout": 0}, "timeout must be seconds above 0"),
+        ({"timeout": [5]}, "timeout must be seconds above 0"),
+        ({"timeout": b"5"}, "timeout must be seconds above 0"),
+        ({"timeout": float("nan")}, "timeout must be seconds above 0"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(options: dict[str, Any], message: str, engine: EmbeddingEngine) -> None:

@@ -31,6 +31,8 @@ class ModelSpec:
         download_bytes: Rough size on disk, in bytes; None when not known.
         local: Whether ``source`` is a folder on this machine.
         prompts: Prompts by role that the model's card asks for; they count where its own files name none.
+        pooling: What its card names ("last", "mean", "first"), for ``verify``; the engine takes what the files say. None
+            when only they tell.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelSpec:
     download_bytes: int | None = None
     local: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a row that could never be resolved."""
@@ -84,7 +87,9 @@ def _bert(
     weights: str = "fp32",
     prompts: Mapping[str, str] | None = None,
 ) -> ModelSpec:
-    return ModelSpec(name, source, aliases, dimensions, 512, weights, megabytes * 1_000_000, prompts=dict(prompts or {}))
+    pooling = "first" if prompts is PASSAGES_PROMPTS else "mean"
+    size = megabytes * 1_000_000
+    return ModelSpec(name, source, aliases, dimensions, 512, weights, size, prompts=dict(prompts or {}), pooling=pooling)
 
 
 _BUILT_IN = [

@@ -10,7 +10,7 @@ from checkpoints import Shape, random_weights
 from gguf_files import metadata_of, tokenizer_metadata, write_gguf
 
 from mlx_qwen_embeddings import verify
-from mlx_qwen_embeddings.registry import NANO_FOLDER
+from mlx_qwen_embeddings.registry import NANO_FOLDER, list_models
 from mlx_qwen_embeddings.verification import known
 from mlx_qwen_embeddings.verification.known import Known
 
@@ -64,3 +64,49 @@ def test_a_bert_passes_and_one_without_its_last_token_fails(tmp_path: Path) -> N
     assert [row.name for row in failures] == ["end token", "end token, cut", "finite values"]  # the empty text's
     assert "copy the original model's tokenizer.json" in failures[0].remedy
     assert "mend the end token" in failures[-1].remedy
+
+
+def carded(folder: Path, name: str, width: int = 384, **files: object) -> Path:
+    """Write a BERT with random weights under the name of a published one."""
+    shape = BertShape(hidden_size=width)
+    path = write_bert(folder / name, bert_weights(shape), shape.config())
+    (path / "1_Pooling").mkdir()
+    mode = "cls" if name.startswith("bge") else "mean"
+    (path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}), "utf-8")
+    (path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": files}), "utf-8")
+    return path
+
+
+def test_pooling_and_prompts_of_a_bert_with_a_card(tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "document": "passage: "}
+    good = carded(tmp_path, "e5-small-v2", **prompts)
+    rows = {row.name: row for row in verify(str(good)).rows}
+    assert (rows["pooling"].ok, rows["prompts"].ok) == (True, True)
+    (good / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', "utf-8")
+    (good / "config_sentence_transformers.json").unlink()
+    failures = {row.name: row for row in verify(str(good)).failures}
+    assert set(failures) == {"pooling", "prompts"}
+    assert (failures["pooling"].expected, failures["pooling"].found) == ("mean token", "first token")
+    assert "copy the original model's modules.json and 1_Pooling" in failures["pooling"].remedy
+    assert failures["prompts"].expected == "query 'query: ', document 'passage: '"
+    assert f'set "prompts" to {json.dumps(prompts)}' in failures["prompts"].remedy
+
+
+def test_a_card_counts_for_a_model_of_its_size_alone(tmp_path: Path) -> None:
+    assert "pooling" not in {row.name for row in verify(str(carded(tmp_path, "e5-small-v2", width=48))).rows}
+    snapshot = tmp_path / "models--BAAI--bge-small-en-v1.5" / "snapshots"
+    failures = {row.name for row in verify(str(carded(snapshot, "bge0c0ffee"))).failures}
+    assert failures == {"prompts"}
+
+
+def test_every_bert_of_the_registry_has_a_card() -> None:
+    cards = {row.name: (row.pooling, bool(row.prompts)) for row in list_models() if row.pooling}
+    assert len(cards) == 10
+    assert (cards["all-minilm"], cards["bge-base"], cards["e5-large"]) == (("mean", False), ("first", True), ("mean", True))
+    assert (cards["mxbai-embed-large"], cards["snowflake-arctic-embed-m"]) == (("first", True), ("first", True))
+
+
+def test_the_scores_of_all_minilm_are_those_of_its_readme() -> None:
+    minilm = next(entry for entry in known.published() if entry.name == "all-MiniLM-L6-v2")
+    assert minilm.scores == [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    assert minilm.weights == (90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")

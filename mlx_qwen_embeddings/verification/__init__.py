@@ -1,6 +1,5 @@
 """Is a model whole, and does it give the vectors that it should? The engine mends and warns; this fails and says how."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import ModelSpec, resolve
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.verification.folder import folder_checks
-from mlx_qwen_embeddings.verification.known import Known, known_model
+from mlx_qwen_embeddings.verification.known import Known, card_of, known_model
 from mlx_qwen_embeddings.verification.report import Check, VerifyReport
 from mlx_qwen_embeddings.verification.vectors import vector_checks
 
@@ -47,7 +46,10 @@ def verify(model: str, *, revision: str | None = None, **settings: Any) -> Verif
         row = Check("loads", ok=False, expected="a whole model", found="it cannot be opened", remedy=str(error))
         return VerifyReport(wanted.model, (row,))
     with EmbeddingEngine(settings=wanted) as engine:
-        rows = tuple(_checks(engine, files, weights, known, dtype))
+        rows = (
+            *folder_checks(files, weights, known, dtype, card_of(spec, files, known)),
+            *vector_checks(engine, dtype, known, _tolerance(files, known, dtype)),
+        )
     return VerifyReport(wanted.model, rows, known.name if known else None)
 
 
@@ -61,9 +63,6 @@ def _open(spec: ModelSpec, wanted: EngineSettings) -> tuple[ModelFiles, list[Pat
     return files, weights, known_model(spec.source, files, weights)
 
 
-def _checks(
-    engine: EmbeddingEngine, files: ModelFiles, weights: list[Path], known: Known | None, dtype: str
-) -> Iterator[Check]:
-    yield from folder_checks(files, weights, known, dtype)
+def _tolerance(files: ModelFiles, known: Known | None, dtype: str) -> float:
     kinds = {tensor.kind for tensor in files.header.tensors.values()} if files.header else set()
-    yield from vector_checks(engine, dtype, known, known.tolerance(files.config, dtype, kinds) if known else 0.0)
+    return known.tolerance(files.config, dtype, kinds) if known else 0.0

@@ -3,13 +3,17 @@
 The engine mends some of these faults when it opens a model. Here they fail, since other programs do not mend them.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import ModelSpec
 from mlx_qwen_embeddings.verification.known import Known
 from mlx_qwen_embeddings.verification.report import Check
 from mlx_qwen_embeddings.verification.stored import Flaw, flaws
@@ -18,7 +22,9 @@ _LONG_TEXT, _CUT = "one two three four five six seven eight nine ten " * 4, 8
 _COPY = "copy the original model's {0} into {1}"
 
 
-def folder_checks(files: ModelFiles, weights: list[Path], known: Known | None, dtype: str) -> Iterator[Check]:
+def folder_checks(
+    files: ModelFiles, weights: list[Path], known: Known | None, dtype: str, card: ModelSpec | None = None
+) -> Iterator[Check]:
     """Check what the files say.
 
     Args:
@@ -26,6 +32,7 @@ def folder_checks(files: ModelFiles, weights: list[Path], known: Known | None, d
         weights: Its safetensors files; empty for other forms, whose numbers are not looked through.
         known: The published model that it is; None when none is known.
         dtype: Compute type.
+        card: What is known of the model where its family alone does not tell; None when nothing is.
     """
     yield _guard("end token", "a special token closes a text", lambda: _end_token(files))
     yield _guard("end token, cut", "it closes a text that was cut, too", lambda: _end_token(files, cut=True))
@@ -33,6 +40,9 @@ def folder_checks(files: ModelFiles, weights: list[Path], known: Known | None, d
         yield _guard("pooling", "last token", lambda: _pooling(files))
         yield _guard("prompts", "the model's own", lambda: _prompts(files, known))
         yield _guard("normalisation", "Normalize is the last module, or no modules.json", lambda: _normalisation(files))
+    elif card is not None:
+        yield _guard("pooling", f"{card.pooling} token", lambda: _carded_pooling(files, card))
+        yield _guard("prompts", "those of the model's card", lambda: _carded_prompts(files, card))
     if weights:
         found = [flaw for path in weights for flaw in _flaws(path)]
         yield _finite(found, files)
@@ -86,6 +96,22 @@ def _token(raw: Tokenizer, token: int) -> str:
 def _pooling(files: ModelFiles) -> Check:
     remedy = f'set "pooling_mode_lasttoken" to true and all other modes to false in {files.path}/1_Pooling/config.json'
     return _row("pooling", f"{files.family.pooling} token", f"{files.pooling} token", remedy)
+
+
+def _carded_pooling(files: ModelFiles, card: ModelSpec) -> Check:
+    remedy = _COPY.format("modules.json and 1_Pooling", files.path)
+    return _row("pooling", f"{card.pooling} token", f"{files.pooling} token", remedy)
+
+
+def _carded_prompts(files: ModelFiles, card: ModelSpec) -> Check:
+    wanted = {role: card.prompts.get(role, "") for role in get_args(Role)}
+    own = {role: files.prompts.get(role, "") for role in wanted}
+    remedy = f'set "prompts" to {json.dumps(wanted)} in {files.path}/config_sentence_transformers.json'
+    return _row("prompts", _quoted(wanted), _quoted(own), remedy)
+
+
+def _quoted(prompts: Mapping[str, str]) -> str:
+    return ", ".join(f"{role} {text!r}" for role, text in prompts.items())
 
 
 def _prompts(files: ModelFiles, known: Known | None) -> Check:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import ModelSpec, list_models
 
 PUBLISHED = Path(__file__).parent / "published"
 _OWNERS = ("qwen", "mlx-community")
@@ -117,6 +118,30 @@ def known_model(source: str, files: ModelFiles, weights: list[Path]) -> Known | 
         elif _named(known.name, source) and all(files.config.get(key) == value for key, value in known.shape.items()):
             return known
     return None
+
+
+def card_of(spec: ModelSpec, files: ModelFiles, known: Known | None) -> ModelSpec | None:
+    """Give the row of the registry whose card says how a model is pooled and prompted; None when there is none.
+
+    Args:
+        spec: The model as it was asked for; a folder is told by its name and size.
+        files: Its folder.
+        known: The published model that it is.
+    """
+    if spec.pooling is not None:
+        return spec
+    names = {name.lower() for name in (*_own_names(spec.source), *([known.name] if known else ()))}
+    for row in list_models():
+        if row.pooling and row.source.rpartition("/")[2].lower() in names and row.dimensions == files.config["hidden_size"]:
+            return row
+    return None
+
+
+def _own_names(source: str) -> Iterator[str]:
+    path = Path(source)
+    yield path.name
+    # The cache of huggingface_hub: models--owner--name/snapshots/commit.
+    yield path.parent.parent.name.rpartition("--")[2]
 
 
 def _named(name: str, source: str) -> bool:

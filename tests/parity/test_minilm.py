@@ -1,5 +1,6 @@
 """BERT beside sentence-transformers on the real weights of all-MiniLM-L6-v2, and transformers on bert-base's layout."""
 
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_odd_texts(engine: EmbeddingEngine, theirs: SentenceTransformer) -> None
 def test_verify_passes(folder: Path) -> None:
     report = verify(str(folder))
     assert report.ok, str(report)
+    assert report.known == "all-MiniLM-L6-v2"
+    names = {row.name for row in report.rows}
+    assert {"pooling", "prompts", "published scores", "published document", "published query"} <= names
+
+
+def test_verify_finds_a_wrong_pooling(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', "utf-8")
+    failures = {row.name for row in verify(str(copy)).failures}
+    assert failures == {"pooling", "published scores", "published document", "published query"}
 
 
 @pytest.mark.parametrize("prompt", ["query: ", "Represent this sentence for searching relevant passages: "])

@@ -25,6 +25,9 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-stores  2,000 passages in Chroma, FAISS, LanceDB, Qdrant and pgvector, by both frameworks"
 	@echo "make test-server  schemathesis against the server"
+	@echo "make soak         everything at once with faults and kills, ten minutes; SECONDS=60 is shorter"
+	@echo "make kills        kill -9 of writers of the cache, 200 times, and of bulk jobs, 40 times; KILLS=20 is shorter"
+	@echo "make fuzz         anything given to the public API, a minute; SECONDS=600 is longer"
 	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
 	@echo "make mac          tests, verify and bench of the real model in one file to send (REPORT=medium for another model)"
@@ -52,6 +55,19 @@ test-stores: $(VENV)/.stores
 
 test-server: $(VENV)/.fuzz
 	$(BIN)/python scripts/fuzz_server.py
+	$(BIN)/python scripts/gunicorn_workers.py
+
+.PHONY: soak kills fuzz
+# RESULT=soak/result.json keeps what it found for the README: scripts/update_readme.py writes the table.
+soak: $(VENV)/.test
+	$(BIN)/python -m soak --seconds $(or $(SECONDS),600) --output $(or $(RESULT),build/soak.json)
+
+kills: $(VENV)/.test
+	$(BIN)/python tests/cache_kills.py --kills $(or $(KILLS),200)
+	$(BIN)/python tests/bulk_kills.py --kills $(or $(KILLS),40)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python scripts/fuzz_api.py --seconds $(or $(SECONDS),60)
 
 test-node: $(VENV)/.test
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "node and npm are not here: install Node.js 20 or newer (Debian: nodejs, npm)" >&2; exit 1; }

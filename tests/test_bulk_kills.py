@@ -1,23 +1,17 @@
 """Bulk jobs that are killed, at random moments and at every single step, and continued."""
 
-import json
 import os
 import random
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bulk_kills import PART, compare, kill_until_done, start, write_rows
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
-
-PROGRAM = str(Path(__file__).parent / "bulk_kills.py")
-PART = 8
 
 
 @pytest.fixture(scope="module")
@@ -26,52 +20,15 @@ def engine() -> Iterator[EmbeddingEngine]:
         yield engine
 
 
-def write_rows(path: Path, count: int) -> Path:
-    # 1.50 is a number whose text a careless copy changes.
-    lines = [f'{{"id": {n}, "text": "Passage {n}{" and so on" * (n % 5)}", "weight": 1.50}}\n' for n in range(count)]
-    path.write_text("".join(lines), "utf-8")
-    return path
-
-
-def read(target: Path) -> tuple[list[dict[str, Any]], Any]:
-    rows = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
-    return rows, np.array([row.pop("embedding") for row in rows])
-
-
-def start(source: Path, target: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, PROGRAM, str(source), str(target), str(PART)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_job_that_is_killed_at_random_moments_ends_as_one_that_is_not(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_rows(tmp_path / "in.jsonl", 200)
     target, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     embed_file(source, whole, model=engine, part_rows=PART, dimensions=64)
-    chance = random.Random(3)
-    written, kills = 0, 0
-    while not target.exists():
-        assert kills < 60
-        job = start(source, target)
-        assert job.stdout is not None
-        # After some parts, and some of a part's time: the moment is not one that the job chooses.
-        for _ in range(chance.randrange(5)):
-            written += job.stdout.readline().startswith("part")
-        ends = time.perf_counter() + chance.uniform(0, 0.05)
-        while time.perf_counter() < ends:
-            pass
-        job.kill()
-        rest, errors = job.communicate()
-        written += rest.count("part ")
-        assert (job.returncode, errors) in {(-9, ""), (0, "")}
-        kills += 1
+    kills, written = kill_until_done(source, target, random.Random(3), most=60)
     assert kills > 4
     # A part may have been written by a run that was killed before it said so, but none was written twice.
     assert written <= 25
-    rows, vectors = read(target)
-    wanted_rows, wanted = read(whole)
-    assert rows == wanted_rows
-    assert [row["id"] for row in rows] == list(range(200))
-    np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-6)
+    compare(target, whole)
     # Killed between the move and the removal, the folder is left, and the next run removes it.
     if (tmp_path / "out.jsonl.parts").exists():
         embed_file(source, target, model=engine, part_rows=PART, dimensions=64)

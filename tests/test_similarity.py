@@ -416,3 +416,12 @@ def test_importing_needs_numpy_only() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("metric", ["dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("size", [3e38, 1e300])
+def test_numbers_too_large_to_compare_are_told(metric: str, size: float) -> None:
+    huge = [[size, size], [-size, size]]
+    with pytest.raises(ValueError, match=f"a and b hold numbers too large for the metric '{metric}'"):
+        getattr(similarity, metric)(huge, [[size, -size]])
+    np.testing.assert_allclose(cosine(huge, huge), np.eye(2), atol=1e-6)

@@ -165,7 +165,12 @@ def _scores(
     scores = np.empty((len(rows), len(columns)), dtype)
     for i, left in _tiles(a, rows, unit=metric == "cosine"):
         for j, right in _tiles(b, columns, unit=metric == "cosine"):
-            scores[i, j] = _KERNELS[metric](left, right)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scores[i, j] = _KERNELS[metric](left, right)
+            if not np.isfinite(scores[i, j]).all():
+                raise ValueError(
+                    f"{a.name} and {b.name} hold numbers too large for the metric {metric!r}: normalize() them"
+                )
     return scores
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_encoder import PATIENCE, Caller, FakeEncoder
+from forking import Child
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, shared
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError
@@ -325,3 +326,55 @@ def test_a_forked_child_gives_places_out_afresh(folders: list[Path]) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert engines[0].embed_query("a text").shape == (384,)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forks_while_models_take_turns_leave_children_that_can_use_all(folders: list[Path]) -> None:
+    # Some of these forks meet a model that waits for its place, one that is being freed, one that is being loaded.
+    engines = [shared.get_engine(folder, cache_bytes=0, device="cpu", max_loaded_models=1) for folder in folders]
+    wanted = engines[0].embed_query("a text")
+    enough = threading.Event()
+
+    def take_turns(start: int) -> int:
+        turns = 0
+        while not enough.is_set():
+            vector = engines[(start + turns) % 3].embed_query("a text")
+            np.testing.assert_allclose(vector, wanted, atol=1e-5)
+            turns += 1
+        return turns
+
+    with ThreadPoolExecutor(3) as pool:
+        turning = [pool.submit(take_turns, start) for start in range(3)]
+        try:
+            children = [Child(lambda: [engine.embed_query("a text") for engine in engines]) for _ in range(5)]
+            found = [vector for child in children for vector in child.result()]
+        finally:
+            enough.set()
+        assert all(turns.result(PATIENCE) for turns in turning)
+    np.testing.assert_allclose(found, [wanted] * 15, atol=1e-5)
+    assert sum(loaded(engines)) <= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_a_model_waits_for_its_place(models: LoadedModels) -> None:
+    with several(models, 2, max_loaded_models=1) as (first, second):
+        with first.encoder.held():
+            holds = first.ask()
+            first.encoder.begun()
+            waits = second.ask(2)
+            releasing = threading.Thread(target=let_a_fork_go_on, args=(first,))
+            releasing.start()
+            # The child takes none of the parent's places: there both models are to be had, one after the other.
+            child = Child(lambda: (first.ask(3).right, second.ask(4).right, len(models._holders)))
+            releasing.join(PATIENCE)
+        assert child.result() == (True, True, 1)
+        assert holds.right
+        assert waits.right
+
+
+def let_a_fork_go_on(model: Model) -> None:
+    with model.worker._changed:
+        while not model.worker._changed.wait_for(lambda: model.worker._pausing, 0.005):
+            pass
+    model.encoder._held = False
+    model.encoder._let_go.release()

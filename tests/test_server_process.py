@@ -1,7 +1,11 @@
 """A real server: keys, token ids, log, metrics, and its end."""
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,11 +169,23 @@ def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(t
         assert client.post("/embed", json={"text": "kept"}).json()["cached"] is True
 
 
-def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
-    import socket
-    import subprocess
-    import sys
+@pytest.mark.skipif(sys.platform != "linux", reason="MKL is Linux's")
+@pytest.mark.parametrize(("given", "expected"), [(None, "0"), ("7", "7")])
+def test_mkl_is_told_to_let_cores_go_before_it_is_loaded(given: str | None, expected: str) -> None:
+    program = (
+        "import os, sys\n"
+        "from mlx_qwen_embeddings.server import run\n"
+        "run.create_app = lambda *_: sys.exit(f\"{os.environ['KMP_BLOCKTIME']} {'mlx.core' in sys.modules}\")\n"
+        "from mlx_qwen_embeddings.server.settings import ServerSettings\n"
+        "run.serve(*ServerSettings.load())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KMP_BLOCKTIME"}
+    environment |= {} if given is None else {"KMP_BLOCKTIME": given}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr.splitlines()[-1] == f"{expected} False"
 
+
+def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

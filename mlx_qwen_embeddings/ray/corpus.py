@@ -1,5 +1,6 @@
 """Parts of a corpus, done by the actors of a cluster."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class RayRunner:
             ConnectionError: When there is no cluster at the address.
         """
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         self._placement = placement or Placement()
         self._model, self._settings = model, dict(settings or {})
         self._shared: SharedModel | None = None

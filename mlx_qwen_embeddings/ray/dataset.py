@@ -54,9 +54,10 @@ def embed_dataset(
     Raises:
         UnknownModelError: When the name means nothing.
         ModelLoadError: When a node cannot have the model.
-        ValueError: When an option does not fit.
+        ValueError: When an option does not fit, or the actors would leave no CPU for reading.
     """
     checked, placement = EmbedOptions(**options), Placement(concurrency=concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
+    placement.check_room_for_reading()
     shared = SharedModel.find(model, settings or {}, placement)
     return ds.repartition(target_num_rows_per_block=batch_rows).map_batches(
         TableEmbedder,

@@ -48,6 +48,21 @@ class Placement:
         )
         return room if most is None else min(room, most)
 
+    def check_room_for_reading(self) -> None:
+        """Refuse actors that take every CPU: Ray Data would wait for ever for one to read with.
+
+        Raises:
+            ValueError: The message says how many there are.
+        """
+        fewest = self.concurrency[0] if isinstance(self.concurrency, tuple) else self.concurrency or 1
+        taken, there = fewest * self.resources().get("num_cpus", 0), sum(node.get("CPU", 0) for node in _nodes())
+        if there - taken < 1:
+            message = (
+                f"{fewest} actors of {taken / fewest:g} CPUs leave none of the cluster's {there:g} to read with: "
+                "take a smaller num_cpus or concurrency"
+            )
+            raise ValueError(message)
+
     def strategy(self) -> ActorPoolStrategy:
         """Give Ray Data's description of the actors."""
         calls: dict[str, Any] = {"max_concurrent_calls_per_actor": CALLS_AT_ONCE, "enable_true_multi_threading": True}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import ray
-from corpora import COUNT, write
+from corpora import COUNT, WIDTH, texts, write
 from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -56,3 +56,9 @@ def engine() -> Iterator[EmbeddingEngine]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write ``COUNT`` texts to one file of four row groups."""
     return write(tmp_path_factory.mktemp("corpus") / "in.parquet", COUNT)
+
+
+@pytest.fixture(scope="session")
+def wanted(engine: EmbeddingEngine) -> Any:
+    """Give the vectors of the corpus as a single process computes them."""
+    return engine.embed_documents(texts(COUNT), dimensions=WIDTH)

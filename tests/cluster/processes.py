@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 from ray.cluster_utils import Cluster
@@ -12,6 +13,15 @@ def actors(cluster: Cluster, kind: str) -> dict[int, int]:
     """Give the process of every actor of a class, with that of its node."""
     nodes = {process.process.pid for node in cluster.worker_nodes for process in node.all_processes.get("raylet", ())}
     return {pid: parent for pid, parent, title in _processes() if parent in nodes and kind in title}
+
+
+def all_end(cluster: Cluster, kind: str, seconds: float = 30) -> bool:
+    """Wait until no actor of a class is left; False when that takes too long."""
+    ends = time.perf_counter() + seconds
+    while actors(cluster, kind):  # what Ray is told to end ends a little later
+        if time.perf_counter() > ends:
+            return False
+    return True
 
 
 def kill(pid: int) -> None:

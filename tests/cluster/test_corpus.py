@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from corpora import COUNT, WIDTH, texts, write
-from processes import actors, kill
+from processes import actors, all_end, kill
 from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -38,12 +38,12 @@ def read(folder: Path) -> tuple[list[int], list[str], Any]:
     return table["id"].to_pylist(), table["text"].to_pylist(), flat.reshape(len(table), -1)
 
 
-def check(folder: Path, engine: EmbeddingEngine, count: int) -> None:
+def check(folder: Path, count: int, wanted: Any) -> None:
     """Hold that each row is there once, in its place, with the vector that a single process gives it."""
     ids, found, vectors = read(folder)
     assert ids == list(range(count))
     assert found == texts(count)
-    np.testing.assert_allclose(vectors, engine.embed_documents(texts(count), dimensions=WIDTH), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-5)
 
 
 class Disturbed(RayRunner):
@@ -61,13 +61,11 @@ class Disturbed(RayRunner):
                 self.happens()
 
 
-def test_a_cluster_gives_what_a_single_process_gives(
-    corpus: Path, tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
-) -> None:
+def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, tmp_path: Path, cluster: Cluster, wanted: Any) -> None:
     report = embed_parquet(corpus, tmp_path / "out", runner=runner(), dimensions=WIDTH)
     assert (report.rows, report.resumed, report.dimensions) == (COUNT, 0, WIDTH)
-    check(tmp_path / "out", engine, COUNT)
-    assert actors(cluster, "PartWriter") == {}
+    check(tmp_path / "out", COUNT, wanted)
+    assert all_end(cluster, "PartWriter")
 
 
 @pytest.mark.parametrize("victim", ["actor", "node"])
@@ -95,7 +93,7 @@ def test_what_dies_in_the_middle_is_made_good(
             cluster.remove_node(node, allow_graceful=False)
     assert disturbed.left > 5
     assert seen[0]
-    check(tmp_path / "out", engine, FEW)
+    check(tmp_path / "out", FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
 def test_a_killed_driver_is_continued(tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine) -> None:
@@ -115,7 +113,7 @@ def test_a_killed_driver_is_continued(tmp_path: Path, cluster: Cluster, engine: 
     assert said.startswith(f"{folder}: {FEW:,} vectors of {WIDTH} dimensions in {FEW // 50} parts, ")
     assert 50 * len(there) <= resumed < FEW
     assert {name: (folder / name).stat().st_ino for name in there} == there
-    check(folder, engine, FEW)
+    check(folder, FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
 def test_without_a_bound_there_are_as_many_actors_as_there_is_room_for(cluster: Cluster) -> None:
@@ -137,7 +135,7 @@ def test_a_row_without_a_text_is_named(tmp_path: Path, cluster: Cluster) -> None
     pq.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "in.parquet")
     with pytest.raises(ValueError, match=r"in\.parquet, row 2: column 'text' is empty, not a text"):
         embed_parquet(tmp_path / "in.parquet", tmp_path / "out", runner=runner(), part_rows=1)
-    assert actors(cluster, "PartWriter") == {}
+    assert all_end(cluster, "PartWriter")
 
 
 def test_a_model_that_nobody_knows_is_an_error_here(cluster: Cluster) -> None:

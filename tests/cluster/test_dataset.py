@@ -31,12 +31,11 @@ def vectors(table: pa.Table, name: str = "embedding") -> Any:
     return table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
 
-def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Cluster, engine: EmbeddingEngine) -> None:
+def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Cluster, wanted: Any) -> None:
     table = collect(embed_dataset(ray.data.read_parquet(str(corpus)), **options()))
     assert table["id"].to_pylist() == list(range(COUNT))
     assert table["text"].to_pylist() == texts(COUNT)
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), WIDTH)
-    wanted = engine.embed_documents(texts(COUNT), dimensions=WIDTH)
     np.testing.assert_allclose(vectors(table), wanted, rtol=0, atol=1e-5)
 
 
@@ -87,3 +86,10 @@ def test_an_option_that_does_not_fit_is_refused_at_once(cluster: Cluster) -> Non
     dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
     with pytest.raises(ValueError, match="dimensions"):
         embed_dataset(dataset, **options(dimensions=0))
+
+
+@pytest.mark.parametrize("places", [{"concurrency": 2, "num_cpus": 2}, {"concurrency": (4, 8), "num_cpus": 1}])
+def test_actors_that_leave_no_cpu_to_read_with_are_refused(places: dict[str, Any], cluster: Cluster) -> None:
+    dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
+    with pytest.raises(ValueError, match=r"leave none of the cluster's 4 to read with"):
+        embed_dataset(dataset, **options(**places))

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -25,6 +26,10 @@ from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
 from mlx_qwen_embeddings.server import settings as server
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+sys.path.append(str(README.parent))
+
+from soak.report import as_table  # noqa: E402 - the line above finds it
+
 PRECISION = README.parent / "benchmarks" / "results" / "precision.json"
 
 
@@ -126,6 +131,11 @@ def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tup
     return statistics.fmean(rows[key]["ndcg10"] for rows in sets)
 
 
+def soak_ledger() -> str:
+    """Give the table of the last soak that was kept."""
+    return as_table(json.loads((README.parent / "soak" / "result.json").read_text("utf-8")))
+
+
 def one_line(text: str) -> str:
     """Make a docstring fit a table's cell."""
     return " ".join(text.replace("``", "`").split())
@@ -178,6 +188,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores": scores,
     "server": server_settings,
     "settings": engine_settings,
+    "soak": soak_ledger,
 }
 
 

@@ -32,6 +32,7 @@ help:
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
 	@echo "make mac          tests, verify and bench of the real model in one file to send (REPORT=medium for another model)"
 	@echo "make test-ray     the tests on a Ray cluster of two nodes on this machine (installs Ray)"
+	@echo "make notebooks    the notebooks from top to bottom, and Ctrl-C in a kernel of Jupyter (installs Jupyter's and Ray)"
 	@echo "make parity       vectors beside transformers and sentence-transformers (installs torch)"
 	@echo "make parity-large checkpoints of full size: 0.6B beside transformers, 4B and 8B loaded in 4 bits"
 	@echo "make bench        this package beside its peers: an hour on two cores; 8 GB of memory, 5 GB of disk"
@@ -86,6 +87,12 @@ mac: $(VENV)/.test
 # A Ray cluster of two nodes on this machine; RAY_TEXTS=2000 compares fewer texts with the single process.
 test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -q --timeout 600 tests/cluster
+
+.PHONY: notebooks
+# STORE=--store writes what they show into the files; NAMES="03_look_at_embeddings" runs some of them.
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python scripts/notebooks.py $(STORE) $(NAMES)
+	$(BIN)/python -m pytest -q tests/jupyter
 
 parity: $(VENV)/.reference
 	$(BIN)/python -m pytest -q tests/parity
@@ -174,6 +181,10 @@ $(VENV)/.dist: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.ray: pyproject.toml | $(VENV)/.made
 	$(PIP) install -e ".[cli,ray$(addprefix $(comma),$(BACKEND))]" --group ray
+	@touch $@
+
+$(VENV)/.notebooks: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e ".[$(EXTRAS),notebooks,parquet,ray]" --group notebooks
 	@touch $@
 
 $(VENV)/.reference: $(VENV)/.test

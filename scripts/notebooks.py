@@ -1,0 +1,68 @@
+"""Run the notebooks from top to bottom, each in a kernel of this interpreter.
+
+python scripts/notebooks.py [--store] [NAME...]
+
+An error in a cell, or a notebook that takes more than a minute, ends it with status 1. ``--store`` writes outputs into the
+files.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+LIMIT = 60.0
+"""Seconds of a notebook."""
+
+
+def run(path: Path, *, store: bool) -> str:
+    """Run a notebook; give what is wrong with it, "" when nothing is."""
+    notebook = nbformat.read(path, as_version=4)
+    manager = AsyncKernelManager(kernel_name="python3")
+    manager.kernel_spec.argv[0] = sys.executable
+    client = NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(FOLDER)}})
+    start = time.perf_counter()
+    try:
+        client.execute(env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+    except CellExecutionError as error:
+        return str(error)
+    seconds = time.perf_counter() - start
+    print(f"{path.name}: {seconds:.0f} s")
+    if store:
+        clean(notebook)
+        nbformat.write(notebook, path)
+    return f"it took {seconds:.0f} s, and has {LIMIT:.0f}" if seconds > LIMIT else ""
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Drop what differs from run to run and says nothing."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    } | {name: value for name, value in notebook.metadata.items() if name == "widgets"}
+    for cell in notebook.cells:
+        cell.metadata = {}
+
+
+def main() -> int:
+    """Run those that are named, else all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="Notebooks, such as 01_langchain.")
+    parser.add_argument("--store", action="store_true", help="Write outputs into the files.")
+    arguments = parser.parse_args()
+    paths = [FOLDER / f"{name}.ipynb" for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
+    faults = {path.name: fault for path in paths if (fault := run(path, store=arguments.store))}
+    for name, fault in faults.items():
+        print(f"{name}: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,9 @@ from mlx_qwen_embeddings.tokenization import TextTokenizer, read_tokenizer
 DEFAULT_MAX_LENGTH = 8192
 """Most tokens of a text unless the caller raises it: longer ones cost memory and time that should be asked for."""
 
+MAX_JSON_BYTES = 100_000_000
+"""The largest such file, the index of the weights, has less than a hundredth of it."""
+
 _POOLING_NAMES: dict[str, Pooling] = {
     "cls": "first",
     "cls_token": "first",
@@ -76,6 +79,9 @@ class ModelFiles:
         if not path.is_file():
             return {}
         try:
+            if path.stat().st_size > MAX_JSON_BYTES:
+                message = f"it has {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}"
+                raise ValueError(message)  # noqa: TRY301 - it ends as all else that cannot be read
             return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
             message = f"{path} cannot be read as JSON ({error}): download it again"

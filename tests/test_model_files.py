@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen_embeddings import EngineSettings
+from mlx_qwen_embeddings import EngineSettings, model_files
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
@@ -176,3 +176,12 @@ def test_a_revision_of_a_local_folder_makes_no_sense(tmp_path: Path) -> None:
     folder(tmp_path)
     with pytest.raises(ModelLoadError, match="revision='v1' makes no sense"):
         locate(EngineSettings(model=str(tmp_path), revision="v1"))
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "MAX_JSON_BYTES", 1000)
+    folder(tmp_path, modules=[{"path": "x" * 2000}])
+    with pytest.raises(
+        ModelLoadError, match=r"modules\.json cannot be read as JSON \(it has 20\d\d bytes, more than 1000\)"
+    ):
+        locate(EngineSettings(model=str(tmp_path)))

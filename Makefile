@@ -107,10 +107,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.report
 
 # INFINITY is the virtual environment of infinity-emb, which wants other versions than this package does.
-SECONDS ?= 30
 INFINITY ?= .venv-infinity
 load: $(VENV)/.serve $(addsuffix /.made,$(INFINITY))
-	$(BIN)/python -m benchmarks.load --seconds $(SECONDS) $(addprefix --peer ,$(INFINITY))
+	$(BIN)/python -m benchmarks.load --seconds $(or $(SECONDS),30) $(addprefix --peer ,$(INFINITY))
 	$(BIN)/python scripts/update_readme.py
 
 test-lowest:

@@ -95,7 +95,7 @@ def overload(server: Served, seconds: float) -> dict[str, Any]:
     url = f"{server.url}/v1/embeddings"
 
     def calm(seed: int) -> dict[str, Any]:
-        return wrk.run(url, LIMIT // 2, seconds, model="nano", seed=seed)
+        return wrk.run(url, LIMIT, seconds, model="nano", seed=seed)
 
     before, memory = calm(10), server.memory
     connections = LIMIT * EXCESS

@@ -123,7 +123,7 @@ def precisions() -> str:
                 cells.append(f"{mean_quality(sets.values(), (precision, width)) / whole:.1%} · {size:,} B")
             lines.append([f"`{model}`", precision, *cells])
     made = table(("model", "kept as", *(f"{width} dimensions" for width in widths)), lines)
-    return f"{made}\n\n100 % is the mean nDCG@10 of whole float32 vectors:\n{',\n'.join(notes)}."
+    return "\n".join([made, "", "100 % is the mean nDCG@10 of whole float32 vectors:", ",\n".join(notes) + "."])
 
 
 def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tuple[str, int]) -> float:

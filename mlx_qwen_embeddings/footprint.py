@@ -32,9 +32,9 @@ def piece_bytes(config: Mapping[str, Any], rows: int, length: int, before: int =
         length: Tokens of each, padding counted.
         before: Tokens of a kept prompt.
     """
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    head_dim = config.get("head_dim") or hidden // heads
-    width = HIDDEN_ROWS * hidden + INNER_ROWS * config["intermediate_size"] + HEAD_ROWS * heads * head_dim
+    heads, hidden, inner = (int(config[name]) for name in ("num_attention_heads", "hidden_size", "intermediate_size"))
+    head_dim = int(config.get("head_dim") or hidden // heads)
+    width = HIDDEN_ROWS * hidden + INNER_ROWS * inner + HEAD_ROWS * heads * head_dim
     scores = min(SCORE_BYTES, 4 * rows * heads * min(length, CAUSAL_ROWS) * (length + before))
     return 4 * rows * length * width + BLOCKS_AHEAD * scores
 

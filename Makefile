@@ -89,9 +89,10 @@ test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -q --timeout 600 tests/cluster
 
 .PHONY: notebooks
-# STORE=--store writes what they show into the files; NAMES="03_look_at_embeddings" runs some of them.
+# STORE=--store writes what they show into the files; NAMES="03_look_at_embeddings" runs some of them; LIMIT=300 is for a machine
+# that is busy otherwise.
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python scripts/notebooks.py $(STORE) $(NAMES)
+	$(BIN)/python scripts/notebooks.py --limit $(or $(LIMIT),60) $(STORE) $(NAMES)
 	$(BIN)/python -m pytest -q tests/jupyter
 
 parity: $(VENV)/.reference

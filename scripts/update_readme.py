@@ -179,9 +179,17 @@ def literals(kind: Any) -> tuple[Any, ...]:
     return next((get_args(part) for part in found if get_origin(part) is Literal), ())
 
 
+def under_load() -> str:
+    """Give the table of the server under load."""
+    from benchmarks.load_report import short  # noqa: PLC0415 - found by the path that was added above
+
+    return short()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "embed": embed_options,
+    "load": under_load,
     "models": models,
     "options": options,
     "precision": precisions,

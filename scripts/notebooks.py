@@ -2,8 +2,8 @@
 
 python scripts/notebooks.py [--store] [--limit SECONDS] [NAME...]
 
-An error in a cell, or a notebook that takes longer than the limit, ends it with status 1. ``--store`` writes outputs into the
-files.
+An error in a cell, or a notebook that takes longer than the limit, ends it with status 1. ``--store`` writes outputs into
+the files.
 """
 
 import argparse

@@ -27,7 +27,7 @@ SMALL = NANO | {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []
 def write(folder: Path, *, escape: bool = False, **changes: Any) -> Path:
     text = json.dumps(SMALL | changes)
     path = folder / "tokenizer.json"
-    path.write_text(text.replace('"Replace"', '"\\u0052eplace"') if escape else text)
+    path.write_text(text.replace('"normalizer"', '"\\u006eormalizer"') if escape else text)
     return path
 
 
@@ -61,6 +61,7 @@ BOMBS = {
     "by pattern": sequence(*[replace({"Regex": "a"}, "aa")] * 60),
     "of nothing": sequence(*[replace({"Regex": "x*"}, "a")] * 60),
     "empty": sequence(*[replace({"String": ""}, "a")] * 60),
+    "without a type": sequence(*[{name: value for name, value in DOUBLE.items() if name != "type"}] * 60),
     "in front": {"type": "Prepend", "prepend": "a" * 1000},
 }
 

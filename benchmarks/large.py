@@ -53,7 +53,7 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
         children = {name: stack.enter_context(Child(peer, prefixed)) for name, peer in peers.items()}
         asked = {name: (child, FEW) for name, child in children.items()}
         found["(a) subset, stock MLX"] = compare(asked, max(1, rounds // 2), work, "(a) subset")
-    found |= shortcuts(model, work, rounds)
+    found |= shortcuts(model, work, max(1, rounds // 2))
     return found
 
 

@@ -5,12 +5,20 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from mlx_qwen_embeddings.models.linear import FEW_TOKENS, Linear
+from mlx_qwen_embeddings.models import linear
+from mlx_qwen_embeddings.models.linear import FEW_TOKENS, STEP, Linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 7), (1, FEW_TOKENS), (1, FEW_TOKENS + 1), (2, FEW_TOKENS)])
-def test_both_orders_give_the_same(shape: tuple[int, int], bias: bool) -> None:  # noqa: FBT001 - a parameter of the test
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 7), (2, 8), (1, FEW_TOKENS), (1, FEW_TOKENS + 1), (2, FEW_TOKENS)])
+@pytest.mark.parametrize("large", [0, 2**22])
+def test_both_orders_give_the_same(
+    shape: tuple[int, int],
+    bias: bool,  # noqa: FBT001 - a parameter of the test
+    large: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear, "LARGE_WEIGHT", large)
     layer = Linear(24, 40, bias=bias)
     x = mx.random.normal((*shape, 24), key=mx.random.key(1))
     expected = np.array(x, np.float64) @ np.array(layer.weight, np.float64).T
@@ -21,14 +29,17 @@ def test_both_orders_give_the_same(shape: tuple[int, int], bias: bool) -> None: 
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
 
 
-def test_few_tokens_take_the_other_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("width", "plain"), [(1024, [FEW_TOKENS + 1]), (1023, [1, STEP - 1, STEP + 1, FEW_TOKENS, FEW_TOKENS + 1])]
+)
+def test_few_tokens_take_the_other_order(width: int, plain: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     parent = nn.Linear.__call__
     monkeypatch.setattr(nn.Linear, "__call__", lambda self, x: taken.append(x.shape[1]) or parent(self, x))
-    layer = Linear(24, 40)
-    for tokens in (1, FEW_TOKENS, FEW_TOKENS + 1):
-        mx.eval(layer(mx.ones((1, tokens, 24))))
-    assert taken == [FEW_TOKENS + 1]
+    layer = Linear(1024, width)  # 4 MiB, and a little less
+    for tokens in (1, STEP - 1, STEP, STEP + 1, FEW_TOKENS, FEW_TOKENS + 1):
+        mx.eval(layer(mx.ones((1, tokens, 1024))))
+    assert taken == plain
 
 
 def test_it_is_packed_like_its_parent() -> None:

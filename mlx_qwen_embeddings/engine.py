@@ -91,6 +91,11 @@ class EmbeddingEngine:
         """Hash of the model's content and revision: two models with the same one give the same vectors."""
         return self._core.known().identity
 
+    @property
+    def revision(self) -> str | None:
+        """Commit on the Hub that the model is of; None for a folder or a file of your own, and for ``nano``."""
+        return self._core.known().files.revision
+
     def embed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
         """Embed documents.
 

@@ -19,6 +19,9 @@ KEY = "mlx_qwen_embeddings"
 RECORD = "mlx-qwen-vectors.json"
 """In a folder."""
 
+_NAMES = {"model", "revision"}
+"""What a record has for the message alone: the content is compared."""
+
 _SHAPING = ("normalize", "precision", "pooling", "document_instruction", "chat_template")
 
 
@@ -54,10 +57,12 @@ def check(embeddings: AdapterOptions, metadata: Mapping[str, Any] | None, *, nam
         )
         raise IndexMismatchError(message)
     stored, wanted = json.loads(metadata[KEY]), _made(embeddings)
-    differing = [key for key in wanted if key != "model" and stored.get(key) != wanted[key]]
+    differing = [key for key in wanted if key not in _NAMES and stored.get(key) != wanted[key]]
     if differing:
         used = "; ".join(_difference(key, stored, wanted) for key in differing)
         message = f"{name} holds vectors made with {used}: embed with the same, or build another store for these"
+        if "content" in differing:
+            message += _remedy(stored, wanted)
         raise IndexMismatchError(message)
 
 
@@ -95,6 +100,7 @@ def _made(embeddings: AdapterOptions) -> dict[str, Any]:
     engine = embeddings.engine
     return {
         "model": engine.settings.model,
+        "revision": engine.revision,
         "content": engine.fingerprint,
         "dimensions": embeddings.dimensions or engine.dimensions,
         **{name: getattr(embeddings, name) for name in _SHAPING},
@@ -106,4 +112,15 @@ def _difference(key: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) 
         return f"{key} {stored.get(key)!r}, not {wanted[key]!r}"
     if stored.get("model") != wanted["model"]:
         return f"the model {stored.get('model')!r}, not {wanted['model']!r}"
+    if stored.get("revision") and wanted["revision"]:
+        return f"the model {wanted['model']!r} at revision {stored['revision']!r}, not {wanted['revision']!r}"
     return f"the model {wanted['model']!r} while its files were others"
+
+
+def _remedy(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say how the same model is had, where it may be the same."""
+    if stored.get("revision") and stored.get("model") == wanted["model"]:
+        return f". Pass revision={stored['revision']!r} to have the model as it was"
+    if Path(wanted["model"]).exists():
+        return ". Copies of a folder need the same times of change to count as the same model: rsync -a, or cp -p"
+    return ""

@@ -49,9 +49,37 @@ def test_a_model_whose_files_changed_under_its_name(tmp_path: Path) -> None:
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
     embeddings = MLXQwenEmbeddings(str(folder))
     said = json.loads(stamp(embeddings)[KEY])
-    with pytest.raises(IndexMismatchError, match=rf"the model '{folder}' while its files were others: embed with the same"):
+    with pytest.raises(
+        IndexMismatchError,
+        match=rf"the model '{folder}' while its files were others: embed with the same.* same times .*rsync -a, or cp -p",
+    ):
         check(embeddings, {KEY: json.dumps(said | {"content": "0" * 16})})
     check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said | {"content": MLXQwenEmbeddings("nano").engine.fingerprint})})
+
+
+def test_another_commit_of_a_hub_s_model_is_named_with_how_to_have_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = "b" * 40, "a" * 40
+    snapshots = tmp_path / "models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ"
+    for commit in (old, new):
+        shutil.copytree(NANO_FOLDER, snapshots / "snapshots" / commit)
+    (snapshots / "refs").mkdir()
+    (snapshots / "refs" / "main").write_text(new)
+    monkeypatch.setenv("MLX_QWEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MLX_QWEN_OFFLINE", "1")
+    made = stamp(MLXQwenEmbeddings("small", revision=old))
+    assert json.loads(made[KEY])["revision"] == old
+    message = rf"the model 'small' at revision '{old}', not '{new}': embed with the same.* Pass revision='{old}'"
+    with pytest.raises(IndexMismatchError, match=message):
+        check(MLXQwenEmbeddings("small"), made)
+    check(MLXQwenEmbeddings("small", revision=old), made)
+
+
+def test_a_record_without_a_revision_is_read_too() -> None:
+    said = json.loads(stamp(MLXQwenEmbeddings("nano"))[KEY])
+    del said["revision"]
+    check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said)})
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"hnsw:space": "cosine"}])

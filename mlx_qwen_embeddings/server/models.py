@@ -18,6 +18,9 @@ from mlx_qwen_embeddings.shared import get_engine
 
 ROLES: dict[str, Role] = {"query": "query", "document": "document"}
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a warm-up that failed is tried again; each pause is twice the one before."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,6 +75,7 @@ class Models:
             self.find(name)
         self.engines: dict[str, EmbeddingEngine] = {}
         self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
+        self._warmed: set[str] = set()
 
     def _add(self, name: str) -> None:
         if name.lower() in self._names:
@@ -125,22 +129,29 @@ class Models:
         self.engines[name] = engine
         logger.info("loading", extra={"model": name})
         await _in_background(engine.warmup)
+        self._warmed.add(name)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
         return engine
 
     async def warm_up(self) -> None:
-        """Load the models of ``warm``, one after the other; one that fails is logged, and tried again when asked for."""
-        for name in self.warm:
-            task = self._task(self.find(name).name)
+        """Load the models of ``warm``, one after the other; those that fail are logged, and tried again after a pause."""
+        missing, pause = [self.find(name).name for name in self.warm], FIRST_PAUSE
+        while missing := [name for name in missing if not await self._warms(name)]:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _warms(self, name: str) -> bool:
+        if name not in self._warmed:
+            task = self._task(name)
             await asyncio.wait([task])
             if error := task.exception():
                 logger.error("cannot load: %s", error, extra={"model": name})
+        return name in self._warmed
 
     @property
     def ready(self) -> bool:
-        """Whether every model of ``warm`` was loaded; one that made room for another since then counts."""
-        tasks = [self._loading.get(self.find(name).name) for name in self.warm]
-        return all(task and task.done() and not task.cancelled() and not task.exception() for task in tasks)
+        """Whether every model of ``warm`` was loaded once; one that made room for another since then counts."""
+        return all(self.find(name).name in self._warmed for name in self.warm)
 
     async def close(self) -> None:
         """Stop the engines."""

@@ -85,7 +85,8 @@ class Pool:
         actor, number = self._in_hand.pop(reference)
         rows = self._result(reference, actor, number)
         if rows is not None:
-            self._load[actor] -= 1
+            if actor in self._load:  # else it was lost over its other part, after it had done this one
+                self._load[actor] -= 1
             return rows
         self._waiting.appendleft(number)
         if self._load.pop(actor, None) is not None:

@@ -58,15 +58,15 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
         ModelLoadError: When anything does not fit; the message names it and the folder.
     """
     dtype = mx.float32 if backend.dtype == "float32" else mx.bfloat16
-    with naming(files):
+    with naming(files), _explaining():
         model, weights, layers = build(files)
         if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
             weights = unpack(weights, layers, dtype)
         else:
             quantize_modules(model, layers)
         fill(model, weights, dtype)
-    model.eval()
-    mx.eval(model.parameters())
+        model.eval()
+        mx.eval(model.parameters())
     free_buffers()
     return cast("EncoderModel", model)  # nn.Module declares no __call__
 
@@ -103,6 +103,18 @@ def naming(files: ModelFiles) -> Iterator[None]:
         if str(error).startswith(str(files.path)):
             raise
         message = f"{files.gguf or files.path}: {error}"
+        raise ModelLoadError(message) from error
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Make of what MLX raises, such as for memory that it cannot have, an error of loading."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = (
+            f"MLX cannot load it ({error}): if it is too large for this machine, free some memory, or take a smaller one"
+        )
         raise ModelLoadError(message) from error
 
 

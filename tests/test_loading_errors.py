@@ -11,7 +11,7 @@ import pytest
 from checkpoints import WITH_TOKENIZER, Shape, random_weights, save, write_checkpoint
 from forward import pooled_vectors
 
-from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings import EmbeddingEngine, loading
 from mlx_qwen_embeddings.errors import ModelLoadError
 
 SHAPE = Shape()
@@ -199,3 +199,17 @@ def test_the_engine_hands_the_reason_to_every_caller(spoil: Callable[[Path], Any
         for _ in range(2):
             with pytest.raises(ModelLoadError, match=rf"^{tmp_path}.*{message}"):
                 engine.embed_documents(["the tide"])
+
+
+@pytest.mark.parametrize("step", ["fill", "eval"])
+def test_an_allocation_that_fails_is_an_error_of_loading(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        message = "[malloc] Unable to allocate 123 bytes."
+        raise RuntimeError(message)
+
+    write(tmp_path)
+    monkeypatch.setattr(loading if step == "fill" else loading.mx, step, fails)
+    with pytest.raises(ModelLoadError, match=rf"^{tmp_path}: MLX cannot load it \(.*123 bytes\.\): .* free .*memory"):
+        pooled_vectors(tmp_path)

@@ -40,8 +40,13 @@ _forking = threading.RLock()
 
 
 def protect(item: Forkable, stage: Stage) -> None:
-    """Call ``item`` around every fork, for as long as it lives."""
-    _objects[item] = stage
+    """Call ``item`` around every fork, for as long as it lives.
+
+    What is made while another thread forks waits for the end of that: it was not asked to come to rest, so it could be in
+    the middle of something at the fork. So nothing may be protected under a lock that ``before_fork`` takes.
+    """
+    with _forking:
+        _objects[item] = stage
 
 
 def _before() -> None:

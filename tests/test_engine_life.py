@@ -2,6 +2,9 @@
 
 import gc
 import pickle
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,35 @@ def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert worker.memory == (0, 0)
+
+
+def test_one_that_is_closed_under_a_call_is_freed() -> None:
+    engine = EmbeddingEngine("nano", batch_tokens=50)
+    begun, errors = threading.Event(), list[BaseException]()
+
+    def texts() -> Iterator[str]:
+        yield from TEXTS
+        yield from (f"text {number}" for number in range(3000))
+
+    def ask(engine: EmbeddingEngine) -> None:
+        try:
+            for _ in engine.stream_documents(texts(), block_size=len(TEXTS)):
+                begun.set()
+        except EngineClosedError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask, args=(engine,))
+    asking.start()
+    assert begun.wait(PATIENCE)
+    engine.close()
+    asking.join(PATIENCE)
+    assert len(errors) == 1
+    # The error holds on to the frames that it went through, and these to the engine.
+    errors.clear()
+    seen = weakref.ref(engine)
+    del engine, asking
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_pickle_is_its_settings(vectors: Vectors) -> None:

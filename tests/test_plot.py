@@ -153,6 +153,19 @@ def test_t_sne_keeps_groups_apart() -> None:
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(middles, 2)) > spread
 
 
+def test_a_group_has_its_name_where_its_members_are_most_among_themselves() -> None:
+    rng = np.random.default_rng(5)
+    around = np.linspace(0, 6, 60)
+    ring = 10 * np.stack([np.cos(around), np.sin(around)], axis=1)
+    knot = rng.normal([10.5, 0], 0.2, (15, 2))  # of the ring's group
+    middle = rng.normal(scale=0.5, size=(40, 2))
+    given = np.concatenate([ring, knot, middle])
+    picture = embedding_map(given, ["ring"] * 75 + ["middle"] * 40)
+    at = {note.get_text(): np.asarray(note.xy) for note in picture.axes[0].texts}  # type: ignore[attr-defined]
+    assert np.linalg.norm(at["ring"] - [10.5, 0]) < 0.7
+    assert np.linalg.norm(at["middle"]) < 1
+
+
 def test_a_map_has_its_texts_where_its_points_are_and_escapes_them() -> None:
     given = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 0.5]])
     picture = embedding_map(given, ["a", "b", "<b>"], ["<script>alert(1)</script>", 'say "&"', "z" * 500])
@@ -237,6 +250,24 @@ def test_labels_of_a_heat_map_do_not_overlap(count: int) -> None:
     assert all(figure.x0 <= box.x0 and figure.y0 <= box.y0 for box in boxes(picture, list(axes.get_xticklabels())))
 
 
+def test_neighbours_with_the_same_label_share_it() -> None:
+    names = ["birds"] * 60 + ["cooking"] * 30 + ["fog"] + ["law"] * 59
+    axes = similarity_heatmap(random_vectors(150), labels=names).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["birds", "cooking", "fog", "law"]
+    assert axes.get_yticks() == pytest.approx([29.5, 74.5, 90, 120])
+    few = similarity_heatmap(random_vectors(5), labels=["a", "a", "b", "a", "a"]).axes[0]
+    assert [label.get_text() for label in few.get_xticklabels()] == ["a", "b", "a"]
+    assert few.get_xticks() == pytest.approx([0.5, 2, 3.5])
+
+
+def test_a_label_that_is_too_near_to_the_one_before_is_left_out() -> None:
+    names = ["birds"] * 100 + [f"single {row}" for row in range(20)] + ["law"] * 80
+    picture = similarity_heatmap(random_vectors(200), labels=names)
+    labels = list(picture.axes[0].get_yticklabels())
+    assert [label.get_text() for label in labels] == ["birds", "single 0", "single 8", "single 16", "law"]
+    assert overlapping(boxes(picture, labels)) == 0
+
+
 def test_a_heat_map_of_5000_vectors_is_the_mean_of_neighbours() -> None:
     given = random_vectors(5000, 8)
     picture = similarity_heatmap(given)
@@ -287,6 +318,13 @@ def test_a_curve_of_many_sizes_and_of_one() -> None:
     assert overlapping(boxes(picture, list(picture.axes[0].get_xticklabels()))) == 0
     assert len(picture.axes[0].lines[0].get_xdata()) == len(rows)  # type: ignore[arg-type]
     assert [label.get_text() for label in dimension_curve(rows[:1]).axes[0].get_xticklabels()] == ["32"]
+
+
+def test_lines_of_one_colour_have_different_strokes() -> None:
+    rows = [{"dimensions": 64, "precision": f"{number}", "bytes": number, "ndcg10": 0.5} for number in range(1, 22)]
+    looks = [(line.get_color(), line.get_linestyle()) for line in dimension_curve(rows).axes[0].lines]
+    assert len(set(looks)) == 21
+    assert [stroke for _, stroke in looks[:8]] == ["-"] * 7 + ["--"]
 
 
 def test_a_curve_names_what_is_missing() -> None:

@@ -8,10 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from mlx_qwen_embeddings.plot.picture import Picture, Spot
-from mlx_qwen_embeddings.plot.style import looks, shorten
+from mlx_qwen_embeddings.plot.style import COLORS, looks, shorten
 
 _LEAST_STEP = 0.08
 """Share of the axis between two labels."""
+
+_STROKES = ("-", "--", ":", "-.")
+"""One for each round of the colours: two lines of one colour have different strokes."""
 
 _NAMES = {"ndcg10": "nDCG@10", "dimensions": "dimensions", "bytes": "bytes a vector"}
 
@@ -42,9 +45,10 @@ def dimension_curve(
     picture = Picture(10, 4.2)
     left, right = picture.subplots(1, 2, sharey=True)
     for axes, along in ((left, "dimensions"), (right, "bytes")):
-        for (name, line), (color, marker) in zip(lines.items(), looks(len(lines)), strict=True):
+        for number, ((name, line), (color, marker)) in enumerate(zip(lines.items(), looks(len(lines)), strict=True)):
             xs, ys = [row[along] for row in line], [row[figure] for row in line]
-            axes.plot(xs, ys, marker=marker, color=color, label=shorten(name), markersize=5, linewidth=1.4)
+            look = {"marker": marker, "color": color, "linestyle": _STROKES[number // len(COLORS) % len(_STROKES)]}
+            axes.plot(xs, ys, **look, label=shorten(name), markersize=5, linewidth=1.4)
             picture.spots += [Spot(axes, row[along], row[figure], _told(row, group, figure)) for row in line]
         _scale(axes, sorted({row[along] for row in rows}))
         axes.set(xlabel=_NAMES[along])

@@ -1,6 +1,7 @@
 """How alike texts are, as colours."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -47,8 +48,9 @@ def similarity_heatmap(
 ) -> Picture:
     """Draw the cosine of every pair.
 
-    Up to 12 a side have the numbers in the cells, up to 40 a label each, more of them every so many; beyond 400 a cell is
-    the mean over several neighbours, so sort them in a way that means something.
+    Up to 12 a side have the numbers in the cells, up to 40 a label each, more of them every so many, and neighbours with
+    the same label one in their middle; beyond 400 a cell is the mean over several neighbours, so sort them in a way that
+    means something.
 
     Args:
         rows: Texts, or vectors (n, d).
@@ -131,10 +133,23 @@ def _draw(
 def _label(axes: Axes, names: tuple[list[str], list[str]], steps: tuple[int, int], counts: tuple[int, int]) -> None:
     for axis, words, step, count in zip((axes.yaxis, axes.xaxis), names, steps, counts, strict=True):
         every = 1 if count <= _MOST_LABELS else -(-count // _SOME_LABELS)
-        chosen = range(0, count, every)
-        axis.set_ticks([row / step for row in chosen], [shorten(words[row]) for row in chosen], fontsize=8)
+        chosen = _runs(words, every)
+        axis.set_ticks([row / step for row, _ in chosen], [shorten(word) for _, word in chosen], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
     axes.tick_params(length=0 if max(counts) <= _MOST_LABELS else 3)
+
+
+def _runs(words: list[str], every: int) -> list[tuple[float, str]]:
+    """Give the middle of each run of equal words, and the word; none nearer than ``every`` rows to the one before."""
+    chosen: list[tuple[float, str]] = []
+    start = 0
+    for word, same in groupby(words):
+        end = start + len(list(same))
+        middle = (start + end - 1) / 2
+        if not chosen or middle - chosen[-1][0] >= every:
+            chosen.append((middle, word))
+        start = end
+    return chosen
 
 
 def _write(axes: Axes, image: AxesImage, cells: Cells) -> None:

@@ -23,6 +23,9 @@ _MOST_NAMED = 30
 _MOST_REGIONS = 12
 """Groups up to which their names stand in the picture too; more of them would hide the points."""
 
+_NEIGHBOURS, _AT_ONCE = 10, 500
+"""Points around a member that are looked at for its group's name, and members that this is done for at once."""
+
 _HOVER = 200
 """Characters that are shown of a text at most."""
 
@@ -120,7 +123,7 @@ def _name(
     groups: dict[str, NDArray[np.intp]],
     words: Sequence[object] | None,
 ) -> None:
-    """Write words beside points where these are few, else those of the groups in their middle."""
+    """Write words beside points where these are few, else those of groups where their members are by themselves."""
     renderer = picture.settle()
     taken: list[Bbox] = []
     if words is not None and len(points) <= _MOST_NAMED:
@@ -129,5 +132,20 @@ def _name(
         taken = [Bbox([[x - radius, y - radius], [x + radius, y + radius]]) for x, y in pixels]
         place(axes, renderer, ((x, y, shorten(word)) for (x, y), word in zip(points, words, strict=True)), taken=taken)
     elif len(groups) <= _MOST_REGIONS:
-        middles = ((*np.median(points[rows], axis=0), shorten(name)) for name, rows in groups.items())
-        place(axes, renderer, middles, taken=taken, upon=True)
+        hearts = ((*points[_heart(points, rows)], shorten(name)) for name, rows in groups.items())
+        place(axes, renderer, hearts, taken=taken, upon=True)
+
+
+def _heart(points: Points, rows: NDArray[np.intp]) -> int:
+    """Give the member with the most neighbours of its own group, of several the one with the nearest neighbours.
+
+    The middle of all members may lie among other groups, or where nothing is.
+    """
+    count = min(_NEIGHBOURS, len(points) - 1)
+    own, spread = [], []
+    for some in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
+        distances = np.linalg.norm(points[some][:, None] - points, axis=2)
+        near = np.argpartition(distances, count, axis=1)[:, : count + 1]
+        own.append(np.isin(near, rows).sum(axis=1))
+        spread.append(np.take_along_axis(distances, near, axis=1).max(axis=1))
+    return int(rows[np.lexsort((np.concatenate(spread), -np.concatenate(own)))[0]])

@@ -2,11 +2,21 @@
 
 from importlib.util import find_spec
 
+import pytest
+
 from tests.stores import with_langchain, with_llama_index
 
 KINDS = {
     f"{framework.NAME} {name}": kind
     for framework in (with_langchain, with_llama_index)
     for name, kind in framework.KINDS.items()
-    if name != "pgvector" or find_spec("pgserver")  # its wheels end at Python 3.12, and lack Linux on arm64
 }
+
+HERE = [name for name in KINDS if "pgvector" not in name or find_spec("pgserver")]
+"""Those that can run on this machine."""
+
+_REASON = "pgserver, which brings PostgreSQL with pgvector, is not installed: no wheel for Python 3.13 or Linux on arm64"
+
+every = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.skipif(name not in HERE, reason=_REASON)) for name in KINDS]
+)

@@ -9,13 +9,11 @@ import pytest
 
 from mlx_qwen_embeddings.errors import IndexMismatchError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from tests.stores.kinds import KINDS
+from tests.stores.kinds import KINDS, every
 from tests.stores.passages import QUESTIONS
 from tests.stores.place import Place
 
 Built = Callable[[str], Place]
-
-every = pytest.mark.parametrize("name", KINDS)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.kinds import KINDS
+from tests.stores.kinds import HERE, KINDS
 from tests.stores.passages import QUESTIONS
 from tests.stores.place import Place
 
@@ -31,7 +31,7 @@ print(json.dumps(found))
 @pytest.mark.timeout(300)
 def test_a_new_process_finds_the_same(built: Built) -> None:
     questions = QUESTIONS[:3]
-    places = {name: built(name) for name in KINDS}
+    places = {name: built(name) for name in HERE}
     expected = {}
     for name, place in places.items():
         with KINDS[name](place, {}) as store:

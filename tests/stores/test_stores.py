@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from tests.stores.kinds import KINDS
+from tests.stores.kinds import KINDS, every
 from tests.stores.passages import QUESTIONS, Passage
 from tests.stores.place import Place
 
 Scores = dict[str, np.ndarray]
 Built = Callable[[str], Place]
 
-every = pytest.mark.parametrize("name", KINDS)
 ROUNDING = 1e-5
 
 

@@ -120,6 +120,11 @@ def free_buffers() -> None:
         _import_mlx().clear_cache()
 
 
+def kept_memory() -> int:
+    """Give the bytes of freed buffers that MLX keeps in this process for later; at most ``CACHE_LIMIT``."""
+    return int(_import_mlx().get_cache_memory())
+
+
 def return_memory() -> None:
     """Give memory that the allocator keeps back to the system, after much was freed.
 

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCol
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from mlx_qwen_embeddings.backend import kept_memory
 from mlx_qwen_embeddings.server.limits import Traffic
 from mlx_qwen_embeddings.server.models import Models
 
@@ -16,9 +17,13 @@ GAUGES = {
     "queued_tokens": "Their tokens.",
     "cache_entries": "Vectors in the cache.",
     "cache_bytes": "Size of the cache in memory.",
-    "memory_bytes": "Memory of live arrays.",
-    "peak_memory_bytes": "Highest that it was.",
     "load_seconds": "Time that loading took.",
+}
+
+MEMORY = {
+    "memory_bytes": "Memory of live arrays, of all models together.",
+    "peak_memory_bytes": "Highest that it was.",
+    "kept_memory_bytes": "Freed buffers that MLX keeps for later, in the resident memory as well.",
 }
 
 COUNTERS = {
@@ -75,6 +80,11 @@ class Engines(Collector):
         yield GaugeMetricFamily("mlx_qwen_requests_in_hand", "Requests in hand.", value=self._traffic.in_hand)
         loaded = sum(engine.loaded for engine, _ in engines.values())
         yield GaugeMetricFamily("mlx_qwen_loaded_models", "Models in memory.", value=loaded)
+        # MLX counts for the whole process: each loaded model says the same, and others 0.
+        live = max((stats.memory_bytes for _, stats in engines.values()), default=0)
+        peak = max((stats.peak_memory_bytes for _, stats in engines.values()), default=0)
+        for (name, meaning), size in zip(MEMORY.items(), (live, peak, kept_memory() if loaded else 0), strict=True):
+            yield GaugeMetricFamily(f"mlx_qwen_{name}", meaning, value=size)
         for name, meaning in GAUGES.items():
             gauge = GaugeMetricFamily(f"mlx_qwen_{name}", meaning, labels=["model"])
             for model, (_, stats) in engines.items():

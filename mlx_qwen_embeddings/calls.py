@@ -5,7 +5,7 @@ The texts go through in windows: while the worker computes one, the next is toke
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -40,6 +40,7 @@ class Recipe:
         dimensions: Width of a full vector.
         on_truncated: Called with the number of texts that were cut, the tokens of the longest, and ``max_length``.
         start: Position of the first text, for messages, when the texts are a piece of more.
+        call: What the requests of this call have in common.
     """
 
     tokenizer: TextTokenizer | TokenIds
@@ -54,6 +55,7 @@ class Recipe:
     dimensions: int
     on_truncated: Callable[[int, int, int], None]
     start: int = 0
+    call: object = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Window:
         recipe.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
         rows = self._tokenize([texts[row] for row in self._missing])
         self._check_lengths()
-        self.request = Request(rows, recipe.pooling, self._receive, recipe.prompt) if rows else None
+        self.request = Request(rows, recipe.pooling, self._receive, recipe.prompt, recipe.call) if rows else None
 
     def _tokenize(self, texts: list[str]) -> list[NDArray[np.int32]]:
         recipe = self._recipe

@@ -173,10 +173,12 @@ class EmbeddingEngine:
         self, texts: Iterator[str], block_size: int, options: EmbedOptions, make_progress: Callable[[], Progress]
     ) -> Iterator[Vectors]:
         start, underway = 0, deque[Ahead]()
+        call = object()  # its blocks take turns as one
         with make_progress() as progress:
             try:
                 while block := list(islice(texts, block_size)):
-                    underway.append(Ahead(partial(self._embed, block, "document", options, start), options.timeout))
+                    embed = partial(self._embed, block, "document", options, start=start, call=call)
+                    underway.append(Ahead(embed, options.timeout))
                     start += len(block)
                     if len(underway) > 1:
                         yield progress.counted(underway[0].result())
@@ -273,11 +275,19 @@ class EmbeddingEngine:
         )
 
     def _embed(
-        self, texts: Iterable[str], role: Role, options: EmbedOptions, start: int = 0, deadline: Deadline | None = None
+        self,
+        texts: Iterable[str],
+        role: Role,
+        options: EmbedOptions,
+        deadline: Deadline | None = None,
+        *,
+        start: int = 0,
+        call: object = None,
     ) -> Vectors:
         deadline = deadline or Deadline(options.timeout, wait=options.wait)
         checked = check_texts(texts, start=start)
         recipe = self._recipe(self._core.open(), role, options, start)
+        recipe = replace(recipe, call=call or recipe.call)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
         with Progress(len(checked), show=options.show_progress) as progress:
             drive(steps(checked, recipe, out), self._core.worker, deadline, progress)

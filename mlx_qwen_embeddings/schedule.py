@@ -25,6 +25,7 @@ class Request:
         rows: Token ids of each text.
         pooling: How they are pooled.
         prompt: Ids that the rows may start with; None when there is no prompt.
+        call: Whose they are: the requests of one call take turns with others as one.
         on_vectors: Called on the worker thread with positions in ``rows`` and their vectors, batch by batch.
         future: Settled when every row is done; cancelling it takes the rest of the rows out of the queue.
         failures: Rows that could not be computed, with the reason.
@@ -34,6 +35,7 @@ class Request:
     pooling: Pooling
     on_vectors: OnVectors
     prompt: Ids | None = None
+    call: object = field(default_factory=object)
     future: "Future[None]" = field(default_factory=Future)
     failures: dict[int, BaseException] = field(default_factory=dict)
     waiting: list[int] = field(init=False)

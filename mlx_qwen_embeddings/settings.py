@@ -74,7 +74,7 @@ class EngineSettings(BaseModel):
     """Streams that compute a batch side by side on a CPU; None is one a core, at most 4."""
 
     queue_tokens: int = Field(default=1_048_576, ge=1)
-    """Tokens that may wait in the queue before callers have to wait."""
+    """Tokens that may wait in the queue before callers have to wait. Calls of at most one batch have an eighth more."""
 
     cache_bytes: int = Field(default=256 * 2**20, ge=0)
     """Memory for cached vectors, in bytes; 0 switches the cache off."""

@@ -12,11 +12,15 @@ from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.delivery import BatchEncoder, Delivery, try_settle
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
 from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.room import Room
 from mlx_qwen_embeddings.schedule import Batch, Request, next_batch, take
 from mlx_qwen_embeddings.statistics import StatsCounter
 
 JOIN_SECONDS = 30.0
 """Longest wait for the batch in hand when a process forks or exits."""
+
+SMALL_TOKENS = 2048
+"""Most tokens of a small request until the model is loaded and the size of its batches known: a batch on a CPU."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Worker:
         Args:
             open_encoder: Makes the encoder, on the worker's thread.
             batch_tokens: Most tokens of a batch, padding counted; None leaves it to the encoder.
-            queue_tokens: Tokens that may wait before ``submit`` blocks.
+            queue_tokens: Tokens that may wait before ``submit`` blocks; see ``Room``.
             stats: Where to count.
         """
         self._open_encoder = open_encoder
@@ -75,15 +79,15 @@ class Worker:
         self._computing = threading.Lock()  # held during MLX work, so that a fork can wait for its end
         self._pausing = False
         self._requests: list[Request] = []
-        self._served: set[Request] = set()  # by the last batch
+        self._served: set[object] = set()  # calls, by the last batch
         self._line: list[Request] = []  # those that wait for room in the queue, in order
-        self._queued = 0
+        self._room = Room(self._queue_tokens)
         self._thread: threads.Running | None = None
         self._retiring = False
         self._retired: threads.Running | None = None  # the last one that freed the model to make room, or is at it
 
     def submit(self, request: Request, *, wait: bool = True, seconds: float | None = None) -> None:
-        """Queue a request.
+        """Queue a request. One of at most one batch passes those that wait for room, as far as there is room apart.
 
         Args:
             request: Its future is settled by the worker's thread.
@@ -99,20 +103,24 @@ class Worker:
             request.future.add_done_callback(lambda _: self._forget(request))
             try:
                 if not self._changed.wait_for(lambda: self._admits(request), seconds if wait else 0):
-                    message = f"the queue holds {self._queued} tokens of at most {self._queue_tokens}: try again later"
+                    message = f"the queue holds {self._room.tokens} tokens of at most {self._queue_tokens}: try again later"
                     raise EngineBusyError(message)
                 if not request.future.cancelled():
                     self.start()
                     self._requests.append(request)
-                    self._queued += request.tokens
+                    self._room.add(request, first=self._line[0] is request)
             finally:
                 self._line.remove(request)
                 self._changed.notify_all()
 
     def _admits(self, request: Request) -> bool:
         self.check_open()
-        full = self._requests and self._queued + request.tokens > self._queue_tokens
-        return request.future.cancelled() or (self._line[0] is request and not full)
+        first = self._line[0] is request
+        return request.future.cancelled() or self._room.has(request, first=first, small=self._is_small(request))
+
+    def _is_small(self, request: Request) -> bool:
+        known = self._batch_tokens or (self._encoder.batch_tokens if self._encoder else SMALL_TOKENS)
+        return len(request.rows) == 1 or request.tokens <= known
 
     def close(self, timeout: float | None = JOIN_SECONDS) -> None:
         """Stop: the batch in hand ends, everything that waits fails with ``EngineClosedError``."""
@@ -169,7 +177,7 @@ class Worker:
     @property
     def queue(self) -> tuple[int, int]:
         """Requests and tokens that wait or run."""
-        return len(self._requests), self._queued
+        return len(self._requests), self._room.tokens
 
     def check_open(self) -> None:
         """Refuse work that could never be done.
@@ -195,7 +203,7 @@ class Worker:
         with self._changed:
             if request in self._requests:
                 self._requests.remove(request)
-                self._queued -= request.tokens
+                self._room.remove(request)
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -248,12 +256,12 @@ class Worker:
                 self._retired, self._thread, self._encoder = self._thread, None, None
                 return None
             self.used_at = time.monotonic()
-            # Those that the last batch served go behind all that came while it ran. None of them has run out of rows:
-            # such a one was settled, and taken off the list.
-            self._requests.sort(key=lambda request: request in self._served)
+            # Calls that the last batch served go behind all that came while it ran. None of their requests has run out
+            # of rows: such a one was settled, and taken off the list.
+            self._requests.sort(key=lambda request: request.call in self._served)
             batch = next_batch(self._requests, batch_tokens)
             take(batch)
-            self._served = {request for request, _ in batch}
+            self._served = {request.call for request, _ in batch}
             return batch
 
     def _unfinished(self) -> list[Request]:
@@ -264,7 +272,7 @@ class Worker:
 
     def _fail_all(self, error: BaseException, *, ended: bool = False) -> None:
         with self._changed:
-            requests, self._requests, self._queued = self._requests, [], 0
+            requests, self._requests, self._room = self._requests, [], Room(self._queue_tokens)
             if ended:
                 self._thread = None  # unless closed, the next request starts a new one
             self._changed.notify_all()

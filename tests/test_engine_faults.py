@@ -8,7 +8,7 @@ import pytest
 from fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings import EmbeddingEngine, calls
 from mlx_qwen_embeddings.errors import (
     EmbeddingFailedError,
     EmbeddingTimeoutError,
@@ -99,6 +99,41 @@ def test_a_call_that_is_not_served_in_time_frees_its_place(fresh: EmbeddingEngin
     assert first.result(PATIENCE).shape == (384,)
     assert fresh.embed_query("next", timeout=PATIENCE).shape == (384,)
     assert len(faulty.batches) == 2  # nothing was run for the two
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
+    monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    # Three of its windows are under way: two fill the queue, the third stands in the line. Streamed, it is two blocks.
+    monkeypatch.setattr(calls, "WINDOW_TEXTS", 16)
+    # Their lengths differ, so that they share no batch.
+    long = [f"{'and so on ' * (45 if number // 16 % 2 else 20)}{number}" for number in range(80)]
+    with (
+        EmbeddingEngine("nano", cache_bytes=0, batch_tokens=256, queue_tokens=4096) as engine,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        encoder = WatchedEncoder(engine)
+        monkeypatch.setattr(encoder, "compute", lambda rows, pooling, prompt: np.ones((len(rows), 384), np.float32))
+        with encoder.held():
+            if streamed:
+                job = pool.submit(lambda: np.concatenate(list(engine.stream_documents(long, block_size=16))))
+            else:
+                job = pool.submit(engine.embed_documents, long)
+            encoder.begun()
+            worker, waiting = engine._core.worker, (2, 0 if streamed else 1)
+            with worker._changed:
+                assert worker._changed.wait_for(lambda: (len(worker._requests), len(worker._line)) == waiting, PATIENCE)
+            for turn in range(3):
+                text = "storm " * (1 + 9 * turn)
+                asked = pool.submit(engine.embed_query, text, wait=False)
+                wait_for_requests(engine, 3)
+                encoder.step()
+                (length,) = engine.count_tokens([text])
+                assert length in [tokens for _, tokens in encoder.batches[-1]], "it is in the very next batch"
+                encoder.step()
+                assert asked.result(PATIENCE).shape == (384,)
+        assert job.result(PATIENCE).shape == (80, 384)
 
 
 def test_closing_ends_the_calls_that_wait(fresh: EmbeddingEngine, faulty: FaultyEncoder) -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
     | {"safetensors_check"}
     | {"encoder", "footprint", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
-    {"delivery", "schedule", "worker"},
+    {"delivery", "room", "schedule", "worker"},
     {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
     {
         "adapter_options",

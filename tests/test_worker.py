@@ -271,13 +271,13 @@ def full(encoder: FakeEncoder) -> Iterator[Worker]:
 
 def test_a_full_queue_refuses_who_does_not_wait(full: Worker) -> None:
     with pytest.raises(EngineBusyError, match="20 tokens of at most 20"):
-        Caller([(1, 1)]).submit(full, wait=False)
+        Caller([(1, 3)]).submit(full, wait=False)
     assert full.queue == (1, 20)
 
 
 def test_a_full_queue_refuses_after_the_time_is_up(full: Worker) -> None:
     with pytest.raises(EngineBusyError):
-        Caller([(1, 1)]).submit(full, seconds=0.01)
+        Caller([(1, 3)]).submit(full, seconds=0.01)
 
 
 def test_the_time_to_wait_is_not_begun_anew_by_what_others_do(full: Worker) -> None:
@@ -285,7 +285,7 @@ def test_the_time_to_wait_is_not_begun_anew_by_what_others_do(full: Worker) -> N
 
     def wait() -> None:
         with pytest.raises(EngineBusyError):
-            Caller([(1, 1)]).submit(full, seconds=0.05)
+            Caller([(1, 3)]).submit(full, seconds=0.05)
         refused.set()
 
     waiting = in_thread(wait)
@@ -299,13 +299,13 @@ def test_the_time_to_wait_is_not_begun_anew_by_what_others_do(full: Worker) -> N
 
 
 def test_a_caller_waits_for_room(full: Worker, encoder: FakeEncoder) -> None:
-    caller = Caller([(1, 1)])
+    caller = Caller([(1, 3)])
     waiting = in_thread(lambda: caller.submit(full))
     wait_for_line(full, 1)
     assert full.queue == (1, 20)
     encoder.step()
     assert ended(waiting)
-    assert full.queue == (1, 1)
+    assert full.queue == (1, 3)
 
 
 def test_a_request_larger_than_the_queue_is_served_when_it_is_empty(encoder: FakeEncoder) -> None:
@@ -314,23 +314,64 @@ def test_a_request_larger_than_the_queue_is_served_when_it_is_empty(encoder: Fak
     worker.close()
 
 
-def test_small_requests_do_not_overtake_a_large_one_that_waits(full: Worker, encoder: FakeEncoder) -> None:
-    large, small = Caller([(1, 20)]), Caller([(2, 1)])
-    threads = [in_thread(lambda: large.submit(full))]
-    wait_for_line(full, 1)
-    threads.append(in_thread(lambda: small.submit(full)))
-    wait_for_line(full, 2)
-    with pytest.raises(EngineBusyError):
-        Caller([(3, 1)]).submit(full, wait=False)
-    encoder.step()
-    assert encoder.batches[-1] == [(1, 20)]
-    encoder.step()
-    assert encoder.batches[-1] == [(2, 1)]
-    assert all(ended(thread) for thread in threads)
+def test_small_requests_overtake_a_large_one_that_waits_within_an_eighth(encoder: FakeEncoder) -> None:
+    # A job larger than the queue has a part of it in the line at all times: whoever stood behind that would wait for long.
+    worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
+    large, small = Caller([(2, 20)] * 4), [Caller([(3, 5)]), Caller([(4, 5)])]
+    with encoder.held():
+        Caller([(1, 20)] * 4).submit(worker)
+        encoder.begun()
+        waiting = [in_thread(lambda: large.submit(worker))]
+        wait_for_line(worker, 1)
+        for one in small:
+            one.submit(worker, wait=False)
+        assert worker.queue == (3, 90)
+        with pytest.raises(EngineBusyError, match="90 tokens of at most 80"):
+            Caller([(5, 5)]).submit(worker, wait=False)
+        encoder.step()
+        assert encoder.batches[-1] == [(3, 5), (4, 5)]
+        encoder.step()
+        assert all(one.right for one in small)
+        assert worker.queue == (1, 80), "what was apart is free again"
+        Caller([(6, 5)]).submit(worker, wait=False)
+    assert ended(waiting[0])
+    assert large.right
+    worker.close()
+    assert worker.queue == (0, 0)
+
+
+def test_more_than_a_batch_does_not_overtake(encoder: FakeEncoder) -> None:
+    worker = make_worker(encoder, batch_tokens=8, queue_tokens=80)
+    with encoder.held():
+        Caller([(1, 20)] * 4).submit(worker)
+        encoder.begun()
+        with pytest.raises(EngineBusyError):
+            Caller([(2, 5)] * 2).submit(worker, wait=False)
+        Caller([(3, 10)]).submit(worker, wait=False)  # one text is one batch, however long
+        worker.close(0)
+    worker.close()
+
+
+def test_small_requests_without_end_do_not_keep_a_large_one_out(encoder: FakeEncoder) -> None:
+    worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
+    large = Caller([(2, 40)] * 4)
+    with encoder.held():
+        Caller([(1, 40)] * 2).submit(worker)
+        encoder.begun()
+        waiting = in_thread(lambda: large.submit(worker))
+        wait_for_line(worker, 1)
+        asked = Caller([(3, 5)]).submit(worker, wait=False)
+        for _ in range(4):
+            encoder.step()
+            if asked.request.future.done():
+                asked = Caller([(3, 5)]).submit(worker, wait=False)
+        assert ended(waiting), "the queue was never empty, but held none of the line"
+    assert large.right
+    worker.close()
 
 
 def test_a_cancelled_caller_stops_waiting_for_room(full: Worker) -> None:
-    caller = Caller([(1, 1)])
+    caller = Caller([(1, 3)])
     waiting = in_thread(lambda: caller.submit(full))
     wait_for_line(full, 1)
     caller.request.future.cancel()

@@ -38,7 +38,16 @@ def _left_in_container() -> int | None:
     if not limit.is_file() or not used.is_file():
         return None
     most = limit.read_text(encoding="ascii").strip()
-    return None if most == "max" else int(most) - int(used.read_text(encoding="ascii"))
+    return None if most == "max" else int(most) - int(used.read_text(encoding="ascii")) + _reclaimable()
+
+
+def _reclaimable() -> int:
+    # Counted as used, but freed as soon as somebody needs it: above all the files that were read, such as the weights.
+    stat = _CGROUP / "memory.stat"
+    if not stat.is_file():
+        return 0
+    counted = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+    return sum(int(counted.get(name, 0)) for name in ("inactive_file", "slab_reclaimable"))
 
 
 def resident_memory() -> int:

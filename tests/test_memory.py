@@ -103,6 +103,20 @@ def test_free_memory_is_what_linux_can_free_at_once(tmp_path: Path, monkeypatch:
     assert memory.available_memory() == 6144
 
 
+def test_what_a_container_caches_of_files_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The weights of a model that was just read are in the page cache, which the kernel counts as the container's.
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "absent")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("10000\n")
+    (tmp_path / "memory.current").write_text("9000\n")
+    (tmp_path / "memory.stat").write_text(
+        "anon 500\nfile 8000\ninactive_file 7000\nactive_file 1000\nslab_reclaimable 300\n"
+    )
+    assert memory.available_memory() == 1000 + 7000 + 300
+    (tmp_path / "memory.stat").write_text("anon 500\n")
+    assert memory.available_memory() == 1000
+
+
 def test_without_meminfo_it_is_all_the_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "absent")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)

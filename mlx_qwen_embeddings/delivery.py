@@ -19,6 +19,9 @@ from mlx_qwen_embeddings.tokenization import Ids
 OUT_OF_MEMORY = ("out of memory", "malloc", "unable to allocate", "insufficient memory")
 """What MLX's errors say on Metal, CUDA and the CPU when memory runs out."""
 
+RECOVERY_BATCHES = 100
+"""Batches that have to go well until twice as much is tried after memory ran out: it may have been short for a moment."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -66,9 +69,14 @@ class Delivery:
         """Count in ``stats``."""
         self._stats = stats
         self._limit: int | None = None
+        self._went_well = 0
+        self._said = False
 
     def at_most(self, tokens: int) -> int:
-        """Give the size of a batch that memory allows, as far as is known."""
+        """Give the size of a batch that memory allows, as far as is known; ``tokens`` is the size without a limit."""
+        if self._limit is not None and self._went_well >= RECOVERY_BATCHES:
+            self._went_well = 0
+            self._limit = None if self._limit * 2 >= tokens else self._limit * 2
         return tokens if self._limit is None else min(tokens, self._limit)
 
     def serve(self, encoder: BatchEncoder, batch: Batch) -> None:
@@ -82,6 +90,7 @@ class Delivery:
             return
         tokens = sum(len(request.rows[row]) for request, row in batch)
         self._stats.add(batches=1, tokens=tokens, padding_tokens=encoder.padding)
+        self._went_well += 1
         self._deliver(batch, vectors)
 
     def _split(self, encoder: BatchEncoder, batch: Batch, error: Exception) -> None:
@@ -128,13 +137,17 @@ class Delivery:
             try_settle(request.future, None)
 
     def _lower_limit(self, tokens: int) -> None:
-        said, self._limit = self._limit is not None, self.at_most(max(1, tokens // 2))
-        if not said:
+        self._went_well = 0
+        half = max(1, tokens // 2)
+        self._limit = half if self._limit is None else min(half, self._limit)
+        if not self._said:
+            self._said = True
             logger.warning(
-                "memory ran out in a batch of %d tokens: batches are halved from now on, to at most %d. Free some memory, "
-                "or set batch_tokens. Said once.",
+                "memory ran out in a batch of %d tokens: batches are halved, to at most %d, and doubled again once %d went "
+                "well. Free some memory, or set batch_tokens. Said once.",
                 tokens,
                 self._limit,
+                RECOVERY_BATCHES,
             )
 
 

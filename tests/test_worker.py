@@ -11,7 +11,7 @@ import pytest
 from fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings import threads
+from mlx_qwen_embeddings import delivery, threads
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, ModelLoadError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.schedule import Request
@@ -240,6 +240,29 @@ def test_out_of_memory_halves_the_batches_once_for_all_and_says_so(
     too_large = Caller([(1, 31)]).submit(worker)
     assert too_large.result() == [None], "one text that cannot be had fails alone"
     assert Caller([(2, 10)]).submit(worker).right
+    worker.close()
+
+
+def test_batches_grow_again_once_there_is_memory(
+    encoder: FakeEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RECOVERY_BATCHES", 10)
+    compute, most = encoder.compute, [30]
+
+    def small_memory(rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
+        if sum(map(len, rows)) > most[0]:
+            raise MemoryError
+        return compute(rows, pooling, prompt)
+
+    monkeypatch.setattr(encoder, "compute", small_memory)
+    worker = make_worker(encoder)
+    assert Caller([(number, 10) for number in range(200)]).submit(worker).right
+    sizes = [sum(length for _, length in batch) for batch in encoder.batches]
+    assert 2 <= sum(size > 30 for size in sizes[5:]) <= len(sizes) / 10, "now and then more is tried, and fails"
+    most[0] = 1000
+    assert Caller([(number, 10) for number in range(200)]).submit(worker).right
+    assert sum(length for _, length in encoder.batches[-2]) == 100
+    assert len(caplog.records) == 1
     worker.close()
 
 

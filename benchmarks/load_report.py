@@ -4,8 +4,13 @@ python -m benchmarks.load_report      writes them anew from results/load.json
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
+
+from benchmarks.load_faults import excess, faults, gain, lost
+from benchmarks.overload import LIMIT
+from benchmarks.wrk import PATIENCE
 
 RESULTS = Path(__file__).parent / "results"
 HEAD = ("connections", "requests/s", "p50", "p95", "p99", "lost")
@@ -18,9 +23,8 @@ def milliseconds(seconds: float) -> str:
 
 def row(case: dict[str, Any]) -> list[str]:
     """Give the cells of a case."""
-    lost = case["lost"] + case["refused"] + case.get("unaccounted", 0)
     times = [milliseconds(case[name]) for name in ("p50", "p95", "p99")]
-    return [str(case["connections"]), f"{case['per_second']:,.0f}", *times, str(lost)]
+    return [str(case["connections"]), f"{case['per_second']:,.0f}", *times, str(lost(case) + case["refused"])]
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
@@ -46,28 +50,42 @@ def short() -> str:
     """Give the README's table."""
     found = read()["found"]
     rows = [[name if not place else "", *row(case)] for name, cases in sides(found) for place, case in enumerate(cases)]
-    return table(("model", *HEAD), rows)
+    return f"{table(('model', *HEAD), rows)}\n\n{sentences(found)}"
 
 
-def gain(cases: list[dict[str, Any]]) -> float:
-    """Say how many times the throughput of one connection 64 of them have."""
-    rates = {case["connections"]: case["per_second"] for case in cases}
-    ratio: float = rates[64] / rates[1]
-    return ratio
+def sentences(found: dict[str, Any]) -> str:
+    """Tell the README of the overload, and of infinity-emb, whoever is faster."""
+    over = found["overload"]
+    statuses, rest = over["during"]["statuses"], over["after"]["per_second"] / over["before"]["per_second"]
+    said = (
+        f"Asked for {excess(over):.1f} times what it gives, the server that takes {LIMIT} requests at a time "
+        f"answered {statuses.get('429', 0):,} of {sum(statuses.values()):,} with 429, and gave {rest:.1f} times as much "
+        "afterwards as before."
+    )
+    if peer := found.get("all-MiniLM"):
+        pairs = [
+            (ours, ours["per_second"] / its["per_second"]) for ours, its in zip(peer["ours"], peer["infinity"], strict=True)
+        ]
+        ratios = [f"{ratio:.1f} at {case['connections']}" for case, ratio in pairs]
+        first = f"{pairs[0][1]:.1f} times infinity-emb's requests a second at {pairs[0][0]['connections']} connection"
+        said += f" On the same `all-minilm` this package gives {', '.join([first, *ratios[1:]])}."
+    return "\n".join(textwrap.wrap(said, 120, break_on_hyphens=False, break_long_words=False))
 
 
 def overload(found: dict[str, Any]) -> str:
     """Tell of the server that was asked for more than it can."""
     before, during, after, memory = (found[name] for name in ("before", "during", "after", "memory"))
     counts = ", ".join(f"{number:,} with {status}" for status, number in sorted(during["statuses"].items()))
+    within = during["served_within"]
     mib = {name: memory[name] / 2**20 for name in ("before", "peak", "after")}
     return (
-        f"{during['connections']} connections asked for {during['asked_per_second']:,.0f} texts a second of a server that "
-        f"gives {before['per_second']:,.0f} and takes 64 at a time. It answered {counts} (499: wrk hung up at its end), "
-        f"{during['served_per_second']:,.0f} vectors a second, half of them within {milliseconds(during['p50'])} and 99 of "
-        f"100 within {milliseconds(during['p99'])}; {during['lost']} answers were lost. Then it gave "
-        f"{after['per_second']:,.0f} a second. Memory: {mib['before']:,.0f} MiB before, {mib['peak']:,.0f} at most, "
-        f"{mib['after']:,.0f} after."
+        f"{during['connections']} connections asked for {during['asked_per_second']:,.0f} texts a second, "
+        f"{excess(found):.1f} times the {before['per_second']:,.0f} that the server gives, which takes {LIMIT} at a time. "
+        f"It answered {counts} (499: wrk hung up at its end), {during['served_per_second']:,.0f} vectors a second, half of "
+        f"them within {milliseconds(within['p50'])} and 99 of 100 within {milliseconds(within['p99'])}; {lost(during)} "
+        f"answers were lost. Then it gave {after['per_second']:,.0f} a second. Memory: {mib['before']:,.0f} MiB before, "
+        f"{mib['peak']:,.0f} at most, {mib['after']:,.0f} after; the freed buffers that MLX keeps, up to 512 MiB, are not "
+        "counted."
     )
 
 
@@ -78,8 +96,8 @@ def page() -> str:
     parts = ["# Load", "Written by `make load`; the raw figures are in [load.json](load.json)."]
     parts.append(
         f"{result['date']}, {machine['processor']}, {machine['cores']} cores, with wrk on the same machine, "
-        f"{found['seconds']:g} seconds a case. A request is one new text of 12 words, answered in base64. Lost: no answer, "
-        "no 200, or not in the server's own count."
+        f"{found['seconds']:g} seconds a case. A request is one new text of 12 words, answered in base64. Lost: no 200, "
+        f"no answer within {PATIENCE} seconds, or one that is not in the server's own log."
     )
     for name, cases in sides(found):
         parts += [f"## {name}", table(HEAD, [row(case) for case in cases])]
@@ -88,7 +106,9 @@ def page() -> str:
         "## One text again and again, from the cache",
         table(HEAD, [row(x) for x in found["nano"]["one text, cached"]]),
     ]
-    parts += ["## Four times what it can do", overload(found["overload"])]
+    parts += ["## More than four times what it can do", overload(found["overload"])]
+    if wrong := faults(found):
+        parts.append("**It does not hold:** " + "; ".join(wrong) + ".")
     if peer := found.get("all-MiniLM"):
         parts.append(
             f"infinity-emb was asked in turns with this package, on the same weights (cosine of the vectors at least "

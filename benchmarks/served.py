@@ -4,7 +4,6 @@ import json
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,10 +46,14 @@ class Served:
 
     @property
     def memory(self) -> int:
-        """Resident bytes, as the system counts them."""
+        """Resident bytes, as the system counts them, but for the freed buffers that MLX keeps, up to a limit of its own."""
         command = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
         said = subprocess.run(command, check=True, capture_output=True, text=True)
-        return int(said.stdout) * 1024
+        return int(said.stdout) * 1024 - int(self.gauge("mlx_qwen_kept_memory_bytes"))
+
+    def gauge(self, name: str) -> float:
+        """Give one of this package's metrics that has no labels."""
+        return float(self.ask("/metrics").decode().partition(f"\n{name} ")[2].partition("\n")[0])
 
     @contextmanager
     def peak(self) -> Iterator[list[int]]:
@@ -69,9 +72,12 @@ class Served:
             over.set()
             thread.join()
 
-    def requests(self) -> Counter[str]:
-        """Count the log's embedding requests by status."""
-        return Counter(str(line["status"]) for line in self.lines())
+    def wait_until_idle(self) -> None:
+        """Wait until this package's server has nothing in hand: then every request has its line in the log."""
+        end = time.monotonic() + PATIENCE
+        while self.gauge("mlx_qwen_requests_in_hand"):
+            assert time.monotonic() < end, "requests stay in hand whose clients have gone"
+            time.sleep(0.1)
 
     def lines(self) -> list[dict[str, Any]]:
         """Give the lines on embedding requests of this package's log."""

@@ -1,0 +1,51 @@
+"""What has to hold under load, and which requests are lost."""
+
+from typing import Any
+
+from benchmarks.overload import EXCESS
+
+LEAST_GAIN, LEAST_REST, MOST_KEPT_MIB = 3, 0.8, 64
+"""What has to hold: the throughput of 64 connections over that of one, the throughput after the overload over that before,
+and the memory that stays afterwards."""
+
+
+def lost(case: dict[str, Any]) -> int:
+    """Count the requests without an answer: for wrk, in the server's log, and between the two."""
+    return int(case["lost"] + case.get("overdue", 0) + case.get("unaccounted", 0))
+
+
+def gain(cases: list[dict[str, Any]]) -> float:
+    """Say how many times the throughput of one connection 64 of them have."""
+    rates = {case["connections"]: case["per_second"] for case in cases}
+    ratio: float = rates[64] / rates[1]
+    return ratio
+
+
+def excess(found: dict[str, Any]) -> float:
+    """Say how many times its throughput the overloaded server was asked for."""
+    ratio: float = found["during"]["asked_per_second"] / found["before"]["per_second"]
+    return ratio
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+    """Say what the server did not hold; nothing when all is well."""
+    nano, over = found["nano"], found["overload"]
+    cases = {f"nano, {kind}": nano[kind] for kind in ("new texts", "one text, cached")}
+    cases["overload"] = [over[name] for name in ("before", "during", "after")]
+    cases["all-MiniLM"] = found.get("all-MiniLM", {}).get("ours", [])
+    named = [(f"{name}, {case['connections']} connections", case) for name, cases_ in cases.items() for case in cases_]
+    said = [f"{name}: {lost(case)} answers were lost" for name, case in named if lost(case)]
+    calm = [(name, case) for name, case in named if case is not over["during"]]
+    said += [f"{name}: {case['refused']} were refused without need" for name, case in calm if case["refused"]]
+    kept = (over["memory"]["after"] - over["memory"]["before"]) / 2**20
+    rest = over["after"]["per_second"] / over["before"]["per_second"]
+    more = f"the throughput of one, not {LEAST_GAIN}"
+    checks = [
+        (nano["least cosine after"] > 1 - 1e-5, f"vectors changed: cosine {nano['least cosine after']:.6f}"),
+        (gain(nano["new texts"]) >= LEAST_GAIN, f"64 connections have {gain(nano['new texts']):.2f} times {more}"),
+        (excess(over) >= EXCESS, f"overload asked for {excess(over):.2f} times what the server gives, not {EXCESS}"),
+        (over["during"]["statuses"].get("429", 0) > 0, "overload: nothing was refused with 429"),
+        (kept <= MOST_KEPT_MIB, f"overload: {kept:.0f} MiB stayed, of at most {MOST_KEPT_MIB}"),
+        (rest >= LEAST_REST, f"after the overload it gave {rest:.2f} of what it gave before"),
+    ]
+    return said + [complaint for holds, complaint in checks if not holds]

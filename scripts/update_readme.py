@@ -106,16 +106,18 @@ def scores() -> str:
 
 
 def precisions() -> str:
-    """Give the table of what shorter and coarser vectors keep, and under it over which sets."""
+    """Give the table of what shorter and coarser vectors keep, over the sets that all models were measured on."""
     measured: dict[str, dict[str, dict[tuple[str, int], dict[str, Any]]]] = {}
     for one in json.loads(PRECISION.read_text("utf-8")):
         rows = {(row["precision"], row["dimensions"]): row for row in one["rows"]}
         measured.setdefault(one["model"], {})[one["set"]] = rows
+    common = sorted(set.intersection(*(set(sets) for sets in measured.values())))
+    measured = {model: {name: sets[name] for name in common} for model, sets in measured.items()}
     widths = sorted({width for sets in measured.values() for rows in sets.values() for _, width in rows})
     lines, notes = [], []
     for model, sets in sorted(measured.items(), reverse=True):
         whole = mean_quality(sets.values(), ("float32", widths[-1]))
-        notes.append(f"`{model}`: {whole:.3f} over {', '.join(sorted(sets))}")
+        notes.append(f"`{model}` {whole:.3f}")
         for precision in dict.fromkeys(name for name, _ in next(iter(sets.values()))):
             cells = []
             for width in widths:
@@ -123,7 +125,7 @@ def precisions() -> str:
                 cells.append(f"{mean_quality(sets.values(), (precision, width)) / whole:.1%} · {size:,} B")
             lines.append([f"`{model}`", precision, *cells])
     made = table(("model", "kept as", *(f"{width} dimensions" for width in widths)), lines)
-    return "\n".join([made, "", "100 % is the mean nDCG@10 of whole float32 vectors:", ",\n".join(notes) + "."])
+    return f"{made}\n\n100 % is the mean nDCG@10 of whole float32 vectors over {', '.join(common)}: {', '.join(notes)}."
 
 
 def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tuple[str, int]) -> float:

@@ -106,13 +106,40 @@ def test_every_make_target_that_it_names_exists() -> None:
     assert {"demo", "test", "lint"} <= set(named) <= set(targets)
 
 
-def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
-    broken = [link for link in links if link.startswith("#") and link[1:] not in anchors]
-    broken += [link for link in links if not link.startswith(("#", "https://")) and not (PROJECT / link).exists()]
-    assert links
-    assert broken == []
+def anchors(markdown: str) -> set[str]:
+    """Give what GitHub calls each heading in a link."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", markdown), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    markdown = page.read_text("utf-8")
+    broken = []
+    for link in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", markdown)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not link.startswith("https://") and not (
+            target.exists() and (not anchor or anchor in anchors(target.read_text("utf-8")))
+        ):
+            broken.append(link)
+    return broken
+
+
+OURS = ("benchmarks", "mlx_qwen_embeddings", "notebooks", "scripts", "soak", "tests", "training")
+PAGES = [*PROJECT.glob("*.md"), *(page for name in OURS for page in sorted((PROJECT / name).rglob("*.md")))]
+PAGES = [page for page in PAGES if "node_modules" not in page.parts]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_the_links_of_the_pages_are_found(tmp_path: Path) -> None:
+    assert {"README.md", "SCALE.md", "CHANGELOG.md"} <= {page.name for page in PAGES}
+    page = tmp_path / "page.md"
+    page.write_text("# What, now\n[a](#what-now) [b](#what,-now) [c](page.md#what-now) [d](gone.md) [e](page.md#gone)\n")
+    assert broken_links(page) == ["#what,-now", "gone.md", "page.md#gone"]
 
 
 def test_every_architecture_that_is_served_is_named() -> None:

@@ -52,3 +52,13 @@ def test_pictures_are_stored(name: str) -> None:
     path = PROJECT / "notebooks" / f"{name}.ipynb"
     kinds = [kind for cell in cells(path, "code") for output in cell["outputs"] for kind in output.get("data", {})]
     assert "image/png" in kinds
+
+
+def test_the_notebook_on_precision_has_the_readme_s_table() -> None:
+    readme = (PROJECT / "README.md").read_text("utf-8").split("<!-- precision -->")[1].split("<!-- /precision -->")[0]
+    path = PROJECT / "notebooks" / "04_choose_dimensions_and_precision.ipynb"
+    outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]
+    shown = "".join("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
+    share = r"\d+\.\d% · [\d,]+ B"
+    assert len(re.findall(share, readme)) == 80
+    assert re.findall(share, shown) == re.findall(share, readme)

@@ -33,6 +33,7 @@ def embed_dataset(
 
     A node finds the model at once; everything else is lazy, as in all of Ray Data. An actor or node that dies is replaced,
     and its batches are computed anew. Ray Data gives rows in any order unless its context says ``preserve_order``.
+    A run that was killed as a whole begins anew: ``embed_parquet`` with a ``RayRunner``, or ``mlx-qwen bulk``, continues.
 
     Large blocks are cut into ``batch_rows`` rows, so that a single large file still keeps every actor busy. An actor's
     engine cuts those by length and tokens, and two batches are in its hand at once: memory is bounded by them.

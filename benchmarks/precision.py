@@ -148,7 +148,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.speed:
         (RESULTS / "precision_speed.json").write_text(json.dumps(speed(given.speed), indent=1) + "\n")
-    for model in given.models:
+    for model in given.models if given.folders else ():
         with EmbeddingEngine(minilm() if model == "all-minilm" else model, cache_path=given.cache) as engine:
             for folder in given.folders:
                 data = read_retrieval(folder)

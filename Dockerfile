@@ -1,5 +1,6 @@
 # The server. BACKEND is cpu, cuda12 or cuda13; the CUDA libraries come with the Python packages, the driver from the host:
-#   docker build --build-arg BACKEND=cuda13 -t mlx-qwen-embeddings . && docker run --gpus all -p 127.0.0.1:8000:8000 ...
+#   docker build --build-arg BACKEND=cuda13 -t mlx-qwen-embeddings . && docker run --gpus all --stop-timeout 45 -p 127.0.0.1:8000:8000 ...
+# What was accepted has 30 seconds after SIGTERM (MLX_QWEN_DRAIN_SECONDS): docker stop kills after 10 unless it is told more.
 FROM python:3.12-slim-bookworm
 
 ARG BACKEND=cpu
@@ -30,8 +31,9 @@ ENV HF_HOME=/models \
     MLX_QWEN_HOST=0.0.0.0 \
     MLX_QWEN_PORT=8000
 EXPOSE 8000
+# Of the port that is set, and past any proxy.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+    CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ['MLX_QWEN_PORT']), timeout=4); c.request('GET', '/health'); raise SystemExit(c.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["mlx-qwen"]
 CMD ["serve"]

@@ -62,12 +62,13 @@ def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
     ours = {"MLX_QWEN_HOST": "127.0.0.1", "MLX_QWEN_PORT": port, "MLX_QWEN_MODEL": "nano", "HF_HOME": str(place / "models")}
     environment = os.environ | given | ours | {"PATH": f"{programs}:{os.environ['PATH']}"}
     command = json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"])
-    health = json.loads(said["HEALTHCHECK"].partition("CMD ")[2].replace(given["MLX_QWEN_PORT"], port))
+    health = json.loads(said["HEALTHCHECK"].partition("CMD ")[2])
+    check = [programs / health[0], *health[1:]]
     print(shlex.join(command), flush=True)
     server = subprocess.Popen([programs / command[0], *command[1:]], cwd=place, env=environment)
     try:
         end = time.monotonic() + PATIENCE
-        while subprocess.run([programs / health[0], *health[1:]], check=False, capture_output=True).returncode:
+        while subprocess.run(check, check=False, capture_output=True, env=environment).returncode:
             if server.poll() is not None or time.monotonic() > end:
                 print("it never was healthy", flush=True)
                 return 1

@@ -1,15 +1,22 @@
 """Dockerfile and compose file: that they fit each other, the settings' defaults and pyproject.toml."""
 
+import json
+import re
 import shlex
+import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.settings import ServerSettings
+from mlx_qwen_embeddings.settings import EngineSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -42,8 +49,51 @@ def test_nothing_runs_as_root_and_models_are_in_the_volume() -> None:
     assert int(SAID["USER"]) > 0
     assert words.index("USER") < words.index("ENTRYPOINT")
     assert SAID["VOLUME"] == VARIABLES["HF_HOME"]
-    assert f"{VARIABLES['MLX_QWEN_PORT']}/health" in SAID["HEALTHCHECK"]
     assert SAID["EXPOSE"] == VARIABLES["MLX_QWEN_PORT"]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1), (None, 1)])
+def test_the_health_check_asks_the_port_that_is_set_and_no_proxy(status: int | None, expected: int) -> None:
+    command = json.loads(SAID["HEALTHCHECK"].partition("CMD ")[2])
+    asked: list[str] = []
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status or 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = str(server.server_port if status else 1)
+        # Nobody listens at the proxy's place.
+        variables = {"MLX_QWEN_PORT": port, "http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+        done = subprocess.run([sys.executable, *command[1:]], check=False, capture_output=True, env=variables, timeout=60)
+        server.shutdown()
+        thread.join()
+    assert (done.returncode, asked) == (expected, ["/health"] if status else [])
+
+
+def test_only_the_named_model_is_served_and_keys_are_shown(compose: dict[str, Any]) -> None:
+    text = (ROOT / "compose.yaml").read_text("utf-8")
+    assert compose["services"]["embeddings"]["environment"] == {"MLX_QWEN_MODELS": "${MODEL:-small}"}
+    server, _ = ServerSettings.load(environ={"MLX_QWEN_MODELS": "nano"})
+    assert Models(server, EngineSettings()).default == "nano"
+    shown = yaml.safe_load(
+        re.sub(r"^( *)# (?=MLX_QWEN_API_KEYS|authorization|  credentials)", r"\1", text, flags=re.MULTILINE)
+    )
+    assert "MLX_QWEN_API_KEYS" in shown["services"]["embeddings"]["environment"]
+    (job,) = yaml.safe_load(shown["configs"]["prometheus"]["content"])["scrape_configs"]
+    assert set(job["authorization"]) == {"credentials"}
+
+
+def test_docker_run_is_given_the_time_to_drain() -> None:
+    (seconds,) = re.findall(r"docker run .*--stop-timeout (\d+)", (ROOT / "Dockerfile").read_text("utf-8"))
+    assert int(seconds) > ServerSettings().drain_seconds
 
 
 def test_compose_publishes_on_this_machine_alone_and_waits_for_the_drain(compose: dict[str, Any]) -> None:

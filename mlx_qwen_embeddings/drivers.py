@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from mlx_qwen_embeddings.calls import Step, Window
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.worker import Worker
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.1
 """How often a progress bar is redrawn while a window is computed."""
@@ -104,6 +106,28 @@ class Deadline:
         """Seconds to wait at a stretch."""
         left = self.left()
         return left if longest is None else longest if left is None else min(left, longest)
+
+
+def in_time(future: "Future[T]", deadline: Deadline) -> T:
+    """Give a future's result.
+
+    Raises:
+        EmbeddingTimeoutError: When the deadline passes before.
+    """
+    while not wait([future], deadline.left()).done:
+        pass
+    return future.result()
+
+
+async def ain_time(future: "Future[T]", deadline: Deadline) -> T:
+    """Do as ``in_time`` without holding up the event loop; a future that runs goes on when the caller is cancelled."""
+    waiting = asyncio.wrap_future(future)
+    try:
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=deadline.slice(longest=WAKE_SECONDS))
+        return waiting.result()
+    finally:
+        waiting.cancel()
 
 
 def drive(steps: Iterator[Step], worker: Worker, deadline: Deadline, progress: Progress) -> None:

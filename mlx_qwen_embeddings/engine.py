@@ -1,6 +1,5 @@
 """The engine: texts in, vectors out, from any thread, process or event loop."""
 
-import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.cache import MemoryCache
 from mlx_qwen_embeddings.calls import WINDOW_TEXTS, Details, Embedded, Recipe, steps
-from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, drive
+from mlx_qwen_embeddings.drivers import INLINE_CHARACTERS, Ahead, Deadline, Progress, adrive, ain_time, drive, in_time
 from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.lifecycle import Core
 from mlx_qwen_embeddings.opening import ModelFacts, Opened
@@ -286,7 +285,9 @@ class EmbeddingEngine:
     ) -> Vectors:
         deadline = deadline or Deadline(options.timeout, wait=options.wait)
         checked = check_texts(texts, start=start)
-        recipe = self._recipe(self._core.open(), role, options, start)
+        hurried = self._core.opened is None and deadline.left() is not None
+        opened = in_time(self._core.open_beside(), deadline) if hurried else self._core.open()
+        recipe = self._recipe(opened, role, options, start)
         recipe = replace(recipe, call=call or recipe.call)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
         with Progress(len(checked), show=options.show_progress) as progress:
@@ -301,7 +302,7 @@ class EmbeddingEngine:
         self._core.worker.check_open()
         opened = self._core.opened
         if opened is None:
-            opened = await asyncio.to_thread(self._core.open)
+            opened = await ain_time(self._core.open_beside(), deadline)
         recipe = self._recipe(opened, role, options, 0)
         if ids:
             checked, recipe = spell(checked, opened.tokenizer.vocabulary_size), recipe_for_ids(recipe, opened, options)

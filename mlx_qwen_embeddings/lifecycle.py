@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from concurrent.futures import Future
 
 from mlx_qwen_embeddings.delivery import BatchEncoder
 from mlx_qwen_embeddings.fork import Stage, protect
@@ -33,6 +34,8 @@ class Core:
         )
         self.opened: Opened | None = None
         self._opening = threading.RLock()
+        self._asking = threading.Lock()
+        self._beside: Future[Opened] | None = None
         self._held = False
         self._warned = False
         protect(self, Stage.OPENING)
@@ -53,6 +56,28 @@ class Core:
             self.worker.start()  # weights load while the tokenizer does
             self.opened = opened = describe(*self._located)
             return opened
+
+    def open_beside(self) -> "Future[Opened]":
+        """Do as ``open`` in a thread that all callers share, and that goes on when none of them waits for it any more.
+
+        Raises:
+            EngineClosedError: When the engine is closed.
+            RuntimeError: When no thread can be had.
+        """
+        self.worker.check_open()
+        with self._asking:
+            if self._beside is None or (self._beside.done() and self.opened is None):
+                opening: Future[Opened] = Future()
+                opening.set_running_or_notify_cancel()  # from now on no caller can cancel it
+                threading.Thread(target=self._settle, args=(opening,), name="mlx-qwen-open", daemon=True).start()
+                self._beside = opening
+            return self._beside
+
+    def _settle(self, opening: "Future[Opened]") -> None:
+        try:
+            opening.set_result(self.open())
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
+            opening.set_exception(error)
 
     def known(self) -> Opened:
         """Give the model as it was opened, also when it is closed by now; one that never was is opened."""
@@ -98,4 +123,6 @@ class Core:
         """Take fresh locks: threads that held the old ones are gone."""
         self._held = False
         self._opening = threading.RLock()
+        self._asking = threading.Lock()
+        self._beside = None
         self.stats.lock = threading.Lock()

@@ -1,21 +1,22 @@
 """An engine from its first call to its end: counters, progress, pickles, and what it still tells when it is closed."""
 
+import asyncio
 import gc
 import pickle
 import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_encoder import PATIENCE
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
-from mlx_qwen_embeddings.errors import (
-    EngineClosedError,
-)
+from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, lifecycle
+from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, ModelLoadError
+from mlx_qwen_embeddings.opening import locate
 from tests.same_vectors import TEXTS, assert_same
 
 Vectors = NDArray[np.float32]
@@ -25,6 +26,53 @@ Vectors = NDArray[np.float32]
 def vectors() -> Vectors:
     with EmbeddingEngine("nano") as engine:
         return engine.embed_documents(TEXTS)
+
+
+@pytest.fixture
+def hanging(fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let the fresh engine's model be found no sooner than the event, as in a slow download."""
+    go_on, tries = threading.Event(), []
+
+    def wait(settings: EngineSettings) -> Any:
+        tries.append(settings)
+        assert go_on.wait(PATIENCE)
+        return locate(settings)
+
+    monkeypatch.setattr(lifecycle, "locate", wait)
+    yield go_on
+    go_on.set()
+    assert len(tries) == 1, "all calls share it"
+
+
+async def test_the_timeout_holds_while_the_model_is_opened(
+    fresh: EmbeddingEngine, hanging: threading.Event, vectors: Vectors
+) -> None:
+    for call in (fresh.embed_documents, fresh.embed_queries):
+        with pytest.raises(EmbeddingTimeoutError, match=r"within timeout=0\.05 s"):
+            call(TEXTS, timeout=0.05)
+    with pytest.raises(EmbeddingTimeoutError):
+        await fresh.aembed_documents(TEXTS, timeout=0.05)
+    patient = asyncio.create_task(fresh.aembed_documents(TEXTS, timeout=PATIENCE))
+    await asyncio.sleep(0)
+    hanging.set()  # it went on all the while, and serves the next calls
+    assert_same(await patient, vectors)
+    assert_same(fresh.embed_documents(TEXTS, timeout=PATIENCE), vectors)
+
+
+async def test_what_cannot_be_opened_is_told_and_tried_again(
+    fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, vectors: Vectors
+) -> None:
+    def fail(settings: EngineSettings) -> Any:
+        message = "no network"
+        raise ModelLoadError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "locate", fail)
+        with pytest.raises(ModelLoadError, match="no network"):
+            fresh.embed_documents(TEXTS, timeout=PATIENCE)
+        with pytest.raises(ModelLoadError, match="no network"):
+            await fresh.aembed_documents(TEXTS)
+    assert_same(fresh.embed_documents(TEXTS, timeout=PATIENCE), vectors)
 
 
 def test_counted_tokens_are_those_that_are_computed(fresh: EmbeddingEngine) -> None:

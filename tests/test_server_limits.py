@@ -229,6 +229,12 @@ def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:
         assert client.options("/v1/embeddings", headers=headers | {"Origin": "https://b.example"}).status_code == 400
 
 
+def test_a_server_without_keys_asks_for_none_in_its_openapi_document(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert "securitySchemes" not in document["components"]
+    assert not any("security" in operation for methods in document["paths"].values() for operation in methods.values())
+
+
 def test_the_openapi_page_has_an_example_of_each_body(client: TestClient) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     for name in ("EmbeddingsRequest", "EmbedRequest", "EmbedBatchRequest", "SimilarityRequest"):

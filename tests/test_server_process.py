@@ -39,11 +39,24 @@ def test_each_key_is_let_in_and_no_other(guarded: ServerProcess) -> None:
         assert [model.id for model in client.models.list()] == ["nano"]
     for key in ("fourth", "firs", "first1", "# of the file", "ü"):
         with guarded.client(headers={"Authorization": f"Bearer {key}".encode()}) as client:
-            for path in ("/v1/models", "/metrics", "/docs", "/nonsense"):
+            for path in ("/v1/models", "/metrics", "/docs/", "/nonsense"):
                 answer = client.get(path)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     with guarded.client() as client:
         assert [client.get(path).status_code for path in ("/v1/models", "/health", "/ready")] == [401, 200, 200]
+        assert "swagger" in client.get("/docs").text  # a browser sends no key of its own accord
+
+
+def test_the_openapi_document_says_where_a_key_is_needed(guarded: ServerProcess) -> None:
+    with guarded.client() as client:
+        document = client.get("/openapi.json").json()
+    (name, scheme) = next(iter(document["components"]["securitySchemes"].items()))
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    wanted = {
+        path: operation.get("security") for path, methods in document["paths"].items() for operation in methods.values()
+    }
+    assert {path for path, security in wanted.items() if security is None} == {"/health", "/ready"}
+    assert [security for security in wanted.values() if security] == [[{name: []}]] * 7
 
 
 def test_token_ids_where_they_are_allowed(guarded: ServerProcess) -> None:

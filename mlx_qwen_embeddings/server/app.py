@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from mlx_qwen_embeddings.server.auth import ApiKeys
+from mlx_qwen_embeddings.server.auth import BEARER, ApiKeys
 from mlx_qwen_embeddings.server.errors import handle_errors
 from mlx_qwen_embeddings.server.gone import CancelWhenGone
 from mlx_qwen_embeddings.server.limits import Limits, Traffic
@@ -49,8 +49,10 @@ def create_app(settings: ServerSettings, engines: EngineSettings) -> FastAPI:
     app.state.traffic = traffic
     handle_errors(app)
     service = Service(settings, models)
-    for router in (openai_routes(service), simple_routes(service), state_routes(models, traffic, metrics)):
-        app.include_router(router)
+    keyed = [BEARER] if settings.keys() else []
+    for router in (openai_routes(service), simple_routes(service)):
+        app.include_router(router, dependencies=keyed)
+    app.include_router(state_routes(models, traffic, metrics, keyed))
     return app
 
 

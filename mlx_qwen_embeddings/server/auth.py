@@ -4,13 +4,18 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_qwen_embeddings.server.errors import ApiError, refuse
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""Who starts and stops servers asks here, and holds no key."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+"""Who starts and stops servers asks here, and holds no key; nor does a browser that opens the API's description."""
+
+BEARER = Security(HTTPBearer(auto_error=False, description="One of the server's API keys."))
+"""For the OpenAPI document alone: ``ApiKeys`` looks at what is sent."""
 
 
 def _digest(key: str) -> bytes:

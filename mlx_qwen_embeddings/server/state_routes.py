@@ -1,6 +1,9 @@
 """How the server is, for those who start, stop and watch it."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Response
+from fastapi.params import Depends
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -10,8 +13,8 @@ from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.schemas import State, refusals
 
 
-def state_routes(models: Models, traffic: Traffic, metrics: Metrics) -> APIRouter:
-    """Make the endpoints."""
+def state_routes(models: Models, traffic: Traffic, metrics: Metrics, keyed: Sequence[Depends]) -> APIRouter:
+    """Make the endpoints; ``keyed`` are the dependencies of those that want an API key."""
     router = APIRouter(tags=["state"])
 
     @router.get("/health")
@@ -28,6 +31,7 @@ def state_routes(models: Models, traffic: Traffic, metrics: Metrics) -> APIRoute
 
     @router.get(
         "/metrics",
+        dependencies=keyed,
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}, **refusals(401)},
     )

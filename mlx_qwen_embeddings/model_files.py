@@ -25,6 +25,9 @@ DEFAULT_MAX_LENGTH = 8192
 MAX_JSON_BYTES = 100_000_000
 """The largest such file, the index of the weights, has less than a hundredth of it."""
 
+MAX_TEMPLATE_BYTES = 1_000_000
+"""The largest published chat templates have a twentieth of it."""
+
 _POOLING_NAMES: dict[str, Pooling] = {
     "cls": "first",
     "cls_token": "first",
@@ -79,10 +82,7 @@ class ModelFiles:
         if not path.is_file():
             return {}
         try:
-            if path.stat().st_size > MAX_JSON_BYTES:
-                message = f"it has {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}"
-                raise ValueError(message)  # noqa: TRY301 - it ends as all else that cannot be read
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(_read_text(path, MAX_JSON_BYTES))
         except (ValueError, OSError, RecursionError) as error:
             message = f"{path} cannot be read as JSON ({error}): download it again"
             raise ModelLoadError(message) from error
@@ -191,7 +191,11 @@ class ModelFiles:
             return self.header.metadata.get("tokenizer.chat_template")
         path = self.file("chat_template.jinja")
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            try:
+                return _read_text(path, MAX_TEMPLATE_BYTES)
+            except (ValueError, OSError) as error:
+                message = f"{path} cannot be read as a chat template ({error}): download it again"
+                raise ModelLoadError(message) from error
         template = self.json("tokenizer_config.json").get("chat_template")
         return template if isinstance(template, str) else None
 
@@ -260,6 +264,13 @@ def is_inside(folder: Path, path: Path) -> bool:
     parent = path.parent.resolve()
     linked = path.is_symlink() and Path(os.path.normpath(parent / path.readlink())).parent == blobs != root
     return linked and parent.is_relative_to(root)
+
+
+def _read_text(path: Path, most: int) -> str:
+    if path.stat().st_size > most:
+        message = f"it has {path.stat().st_size} bytes, more than {most}"
+        raise ValueError(message)
+    return path.read_text(encoding="utf-8")
 
 
 def _pooling(config: dict[str, Any], path: Path) -> Pooling:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, ModelLoadError
-from mlx_qwen_embeddings.tokenizer_check import check_content, check_steps
+from mlx_qwen_embeddings.tokenizer_check import check_content, check_size, check_steps
 
 Truncate = Literal["end", "error"]
 Ids = NDArray[np.int32]
@@ -124,6 +124,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         message = f"{path.parent} has no tokenizer.json: copy it from the model's own repository into that folder"
         raise ModelLoadError(message)
     try:
+        check_size(path.stat().st_size)
         raw = path.read_bytes()
         check_content(raw)
         with panics_told():

@@ -22,15 +22,23 @@ MAX_WORD = 1000
 _NAMED = re.compile(r'"normalizer"\s*:\s*(?=[{\[])')
 
 
-def check_content(raw: bytes) -> None:
-    """Look at a file's content before it is read: reading it runs its normalizer over the added tokens.
+def check_size(size: int) -> None:
+    """Look at a file's size, in bytes, before it is read into memory.
 
     Raises:
-        ValueError: When the file is too large, or its normalizer may take for ever.
+        ValueError: When it is too large.
     """
-    if len(raw) > MAX_BYTES:
-        message = f"it has {len(raw)} bytes, more than the {MAX_BYTES} that any tokenizer needs"
+    if size > MAX_BYTES:
+        message = f"it has {size} bytes, more than the {MAX_BYTES} that any tokenizer needs"
         raise ValueError(message)
+
+
+def check_content(raw: bytes) -> None:
+    """Look at a file's content before it is used: to do so runs its normalizer over the added tokens.
+
+    Raises:
+        ValueError: When its normalizer may take for ever.
+    """
     steps = list(_normalizers(raw.decode()))
     growth = 1.0
     for step in _objects(steps):

@@ -134,6 +134,23 @@ def test_the_chat_template_has_two_homes(tmp_path: Path) -> None:
     assert ModelFiles(tmp_path).chat_template == "{{ new }}"
 
 
+def test_a_chat_template_of_any_size_is_not_read(tmp_path: Path) -> None:
+    files = folder(tmp_path)
+    with (tmp_path / "chat_template.jinja").open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no room on the disk, and no memory holds it
+    with pytest.raises(
+        ModelLoadError, match=r"chat_template\.jinja cannot be read as a chat template \(it has 1099511627776 bytes"
+    ):
+        _ = files.chat_template
+
+
+def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    files = folder(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelLoadError, match=r"chat_template\.jinja cannot be read as a chat template"):
+        _ = files.chat_template
+
+
 # Nonsense
 
 

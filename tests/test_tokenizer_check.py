@@ -139,6 +139,13 @@ def test_a_file_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     refused(write(tmp_path), "more than the 1000")
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no room on the disk, and no memory holds it
+    refused(path, "has 1099511627776 bytes, more than the 100000000")
+
+
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"Replace":' * 100_000, '{"normalizer":' + "[" * 100_000, '["Replace"]']
 )

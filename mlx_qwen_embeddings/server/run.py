@@ -37,9 +37,13 @@ class DrainingServer(uvicorn.Server):
                 logger.info("listening", extra={"host": host, "port": port})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Begin to drain; a second signal ends it."""
-        if self._traffic.draining or self._loop is None:
+        """Begin to drain; a second signal ends the wait, and one while it ends already leaves everything as it is."""
+        if self.should_exit or self._loop is None:
             self.should_exit = self.force_exit = True
+            return
+        if self._traffic.draining:
+            self.config.timeout_graceful_shutdown = 0
+            self.should_exit = True
             return
         self._traffic.draining = True
         self._loop.call_soon_threadsafe(self._begin)

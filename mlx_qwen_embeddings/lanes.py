@@ -1,5 +1,6 @@
 """Several streams of the CPU at once: MLX does all but matrix products on one thread a stream."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,8 @@ from mlx_qwen_embeddings.backend import Backend, join_in
 from mlx_qwen_embeddings.blas import cores, set_threads
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 MOST_LANES = 4
 """More cores than this serve the matrix products of each lane instead."""
@@ -53,8 +56,12 @@ class Lanes(Generic[T]):
 
     def _helper(self, shift: "_Shift[T]") -> Callable[[], None]:
         def work() -> None:
-            join_in(self._backend)
-            shift.work()
+            try:
+                join_in(self._backend)
+            except Exception:
+                logger.exception("a lane could not be used; the others do its jobs")
+            else:
+                shift.work()
 
         return work
 

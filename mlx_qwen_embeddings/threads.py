@@ -5,6 +5,7 @@ for other work, and ends with the process only.
 """
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from queue import SimpleQueue
 from mlx_qwen_embeddings.backend import release_thread
 
 Task = Callable[[], None]
+
+logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _idle: "list[_Thread]" = []
@@ -47,11 +50,13 @@ class _Thread(threading.Thread):
             task, running = given
             try:
                 task()
-            finally:
-                del given, task  # they may hold a model
-                with _lock:
-                    _idle.append(self)
-                running.ended.set()  # last: whoever waits for it may end the process
+            except BaseException:
+                # A thread that ended here would be taken for an idle one, and whatever it was given never begin.
+                logger.exception("a thread's task failed")
+            del given, task  # they may hold a model
+            with _lock:
+                _idle.append(self)
+            running.ended.set()  # last: whoever waits for it may end the process
         release_thread()
 
 

@@ -1,19 +1,26 @@
 """Settings of the server: who wins, what is refused, which models are served."""
 
 import asyncio
+import inspect
+import re
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EngineSettings
+from mlx_qwen_embeddings.cli.app import app
+from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.server import models as served
+from mlx_qwen_embeddings.server import run
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
 EMPTY: dict[str, str] = {}
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -132,3 +139,23 @@ def test_a_model_that_never_comes_holds_up_no_end(monkeypatch: pytest.MonkeyPatc
     assert not asyncio.run(run())
     assert time.monotonic() - start < 10
     never.set()
+
+
+def test_flags_of_serve_reach_server_and_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[tuple[ServerSettings, EngineSettings]] = []
+    monkeypatch.setattr(run, "serve", lambda *settings: given.append(settings))
+    monkeypatch.setenv("MLX_QWEN_DTYPE", "bfloat16")
+    flags = ["--port", "9", "--model", "nano", "--dtype", "float32", "--max-loaded-models", "3"]
+    done = CliRunner().invoke(app, ["serve", *flags, "--cache-path", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    ((server, engines),) = given
+    assert (server.port, engines.model, engines.dtype, engines.max_loaded_models) == (9, "nano", "float32", 3)
+    assert engines.cache_path == tmp_path / "vectors.sqlite"
+
+
+def test_the_readme_names_the_flags_of_engines() -> None:
+    flags = [name for name in inspect.signature(serve).parameters if name in EngineSettings.model_fields]
+    named = " ".join(
+        re.findall(r"`--([a-z-]+)`", README.partition("Of the engines' settings, ")[2].partition(" are flags")[0])
+    )
+    assert named == " ".join(flags).replace("_", "-")

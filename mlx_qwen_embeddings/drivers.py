@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -25,6 +25,10 @@ POLL_SECONDS = 0.1
 WAKE_SECONDS = 0.5
 """How often an event loop wakes while a window is computed: Jupyter's Ctrl-C only asks the loop to cancel, and wakes it not
 (ipykernel's signal handler takes tornado's ``add_callback``, which does so for other threads alone)."""
+
+LINE_THREADS = 32
+"""Asynchronous calls that wait for room in a queue at a time, of all engines; others wait for one of these. They are not
+the event loop's own threads, which tokenise and look up."""
 
 INLINE_CHARACTERS = 20_000
 """Texts up to this size are tokenised on the event loop: it takes a few milliseconds, less than a change of thread."""
@@ -231,7 +235,21 @@ async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
     except EngineBusyError:
         if not deadline.wait:
             raise
-        await asyncio.to_thread(_submit, worker, window.request, deadline)
+        await ain_time(_line.submit(_submit, worker, window.request, deadline), deadline)
+
+
+def _new_line() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(LINE_THREADS, "mlx-qwen-line")
+
+
+def _forget_line() -> None:
+    global _line  # noqa: PLW0603 - its threads are not in a forked child
+    _line = _new_line()
+
+
+_line = _new_line()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_line)
 
 
 async def _await(future: "Future[None]", window: Window, deadline: Deadline, progress: Progress) -> None:

@@ -115,6 +115,14 @@ def wait_for_requests(engine: EmbeddingEngine, number: int) -> None:
         assert worker._changed.wait_for(lambda: len(worker._requests) == number, PATIENCE)
 
 
+def wait_for_line(worker: Worker, length: int) -> None:
+    """Wait until so many callers wait for room in the queue."""
+    with worker._changed:
+        # Nobody is told when one joins the line: so it is looked at again and again.
+        joined = (worker._changed.wait_for(lambda: len(worker._line) == length, 0.01) for _ in range(int(100 * PATIENCE)))
+        assert any(joined), f"{len(worker._line)} wait, not {length}"
+
+
 class Caller:
     """One caller's request, and what came back."""
 

@@ -3,14 +3,15 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests
+from fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings import EmbeddingEngine, drivers
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, InputTooLongError
 
 TEXTS = [f"Passage {number}{' and so on' * (number % 5)}" for number in range(64)]
@@ -187,3 +188,27 @@ async def test_a_full_queue_does_not_block_the_loop(wanted: Vectors) -> None:
             with pytest.raises(EmbeddingTimeoutError):
                 await engine.aembed_query("no room", timeout=0.05)
         assert_same(np.concatenate(await asyncio.gather(*calls)), wanted[:4])
+
+
+async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
+        encoder = WatchedEncoder(engine)
+        async with busy(engine, encoder):
+            calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS[:4]]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert await asyncio.wait_for(asyncio.to_thread(len, "free"), PATIENCE / 4) == 4
+        assert_same(np.concatenate(await asyncio.gather(*calls)), wanted[:4])
+
+
+async def test_the_timeout_holds_for_those_who_wait_for_a_thread_to_wait_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "_line", ThreadPoolExecutor(1))
+    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
+        encoder = WatchedEncoder(engine)
+        async with busy(engine, encoder):
+            first = asyncio.create_task(engine.aembed_query("takes the only thread"))
+            await asyncio.to_thread(wait_for_line, engine._core.worker, 1)
+            with pytest.raises(EmbeddingTimeoutError):
+                await asyncio.wait_for(engine.aembed_query("no room", timeout=0.05), PATIENCE / 4)
+        assert (await first).shape == (384,)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests
+from fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, calls
@@ -121,9 +121,8 @@ def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
             else:
                 job = pool.submit(engine.embed_documents, long)
             encoder.begun()
-            worker, waiting = engine._core.worker, (2, 0 if streamed else 1)
-            with worker._changed:
-                assert worker._changed.wait_for(lambda: (len(worker._requests), len(worker._line)) == waiting, PATIENCE)
+            wait_for_requests(engine, 2)
+            wait_for_line(engine._core.worker, 0 if streamed else 1)
             for turn in range(3):
                 text = "storm " * (1 + 9 * turn)
                 asked = pool.submit(engine.embed_query, text, wait=False)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker
+from fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker, wait_for_line
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import delivery, threads
@@ -50,12 +50,6 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
 def ended(thread: threading.Thread) -> bool:
     thread.join(PATIENCE)
     return not thread.is_alive()
-
-
-def wait_for_line(worker: Worker, length: int) -> None:
-    """Wait until so many callers wait for room in the queue."""
-    with worker._changed:
-        assert worker._changed.wait_for(lambda: len(worker._line) == length, PATIENCE)
 
 
 # Batches

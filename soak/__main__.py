@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from soak.report import as_result, as_table
+from soak.report import as_result, as_table, faults
 from soak.run import run
 
 
 def main() -> int:
-    """Run the program; the status is 1 when a request was answered wrongly, or not at all."""
+    """Run the program; the status is 1 when a request was answered wrongly or not at all, or anything grew or hung."""
     parser = argparse.ArgumentParser(description="Run everything at once, with faults, and compare every vector.")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--threads", type=int, default=64)
@@ -31,12 +31,13 @@ def main() -> int:
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         print(as_table(result))
-        for line in ledger.complaints:
+        ill = faults(result, ledger.complaints)
+        for line in ill:
             print(line, file=sys.stderr)
     if result["lost"]:
         faulthandler.dump_traceback()
         os._exit(1)  # a thread that hangs would keep the process from ending
-    return int(result["wrong"] > 0)
+    return int(bool(ill))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ class Call:
     """One request; its verdict is given once."""
 
     def __init__(self, what: str) -> None:
-        """Name it, for complaints."""
+        """Name it: its kind, and for complaints more behind a comma."""
         self.what = what
         self.began = time.monotonic()
         self.verdict: str | None = None
@@ -42,6 +42,7 @@ class Ledger:
         self._open: set[Call] = set()
         self.verdicts: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.right_by: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.complaints: list[str] = []
         self.longest = 0.0
@@ -64,6 +65,8 @@ class Ledger:
             self._open.discard(call)
             self.verdicts[verdict] += 1
             self.longest = max(self.longest, time.monotonic() - call.began)
+            if verdict == "right":
+                self.right_by[call.what.split(",")[0]] += 1
             if verdict == "failed":
                 self.failed[call.reason] += 1
             if verdict == "wrong" and len(self.complaints) < SHOWN:

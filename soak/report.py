@@ -11,6 +11,18 @@ from soak.watch import Watch
 
 MIB = 2**20
 
+KINDS = ("thread", "loop", "forked child", "spawned child", "an engine that is closed", "the cache after a kill")
+"""Each of them has to be right at least once in a run of ``LONG`` seconds."""
+
+LONG, LONGER = 120, 300
+"""Seconds after which every kind has had its turn, and after which memory has found its level."""
+
+GROWTH, SPARE = 1.5, 128
+"""Memory at the end may be so many times that after a quarter, and so many MiB more: the C library keeps what was freed."""
+
+THREADS = 40
+"""Most threads at the end: those that computed are kept for the next engine."""
+
 
 def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loops: int) -> dict[str, Any]:
     """Give everything that was found."""
@@ -23,6 +35,7 @@ def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loo
         f"mlx {version('mlx')}",
         "requests": sum(ledger.verdicts.values()),
         "right": ledger.verdicts["right"],
+        "right_by": dict(sorted(ledger.right_by.items())),
         "failed_as_they_should": dict(sorted(ledger.failed.items())),
         "wrong": ledger.verdicts["wrong"],
         "lost": ledger.verdicts["lost"],
@@ -34,6 +47,21 @@ def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loo
     }
 
 
+def faults(result: dict[str, Any], complaints: list[str]) -> list[str]:
+    """Say what must not be, in words; nothing where all is well."""
+    found = [f"{result[name]} {name}" for name in ("wrong", "lost") if result[name]] + complaints
+    if (ill := result["events"].get("children that did not end well", 0)) > 0:
+        found.append(f"{ill} children that did not end well")
+    if result["process_threads"]["end"] > THREADS:
+        found.append(f"{result['process_threads']['end']} threads at the end")
+    if result["seconds"] >= LONG:
+        found += [f"no {kind} was right" for kind in KINDS if not result["right_by"].get(kind)]
+    memory = result["memory_mib"]
+    if result["seconds"] >= LONGER and memory["end"] > GROWTH * memory["quarter"] + SPARE:
+        found.append(f"memory grew from {memory['quarter']} to {memory['end']} MiB")
+    return found
+
+
 def as_table(result: dict[str, Any]) -> str:
     """Lay the ledger out in Markdown."""
     failed, memory, threads = result["failed_as_they_should"], result["memory_mib"], result["process_threads"]
@@ -41,7 +69,7 @@ def as_table(result: dict[str, Any]) -> str:
     rows = [
         ("callers", f"{result['threads']} threads, {result['loops']} event loops{on_uvloop}, {result['seconds']:,.0f} s"),
         ("requests", f"{result['requests']:,}"),
-        ("right", f"{result['right']:,}"),
+        ("right", f"{result['right']:,}: {_listed(result['right_by'])}"),
         ("failed as they should", f"{sum(failed.values()):,}: {_listed(failed)}"),
         ("**wrong**", f"**{result['wrong']:,}**"),
         ("**lost**", f"**{result['lost']:,}**"),

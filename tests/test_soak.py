@@ -12,7 +12,7 @@ import pytest
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, EmbeddingTimeoutError, EngineBusyError, EngineClosedError
 from soak.judge import judge
 from soak.ledger import Ledger
-from soak.report import as_result, as_table
+from soak.report import as_result, as_table, faults
 from soak.texts import Request
 from soak.watch import Watch
 
@@ -97,3 +97,38 @@ def test_what_has_not_come_back_is_lost() -> None:
     thread.join(20)
     result = as_result(ledger, Watch([], 1), seconds=1, threads=1, loops=1)
     assert "| **lost** | **1** |" in as_table(result)
+
+
+WELL = {
+    "seconds": 600.0,
+    "wrong": 0,
+    "lost": 0,
+    "events": {"forked children": 20},
+    "process_threads": {"start": 3, "peak": 150, "end": 15},
+    "right_by": dict.fromkeys(
+        ("thread", "loop", "forked child", "spawned child", "an engine that is closed", "the cache after a kill"), 9
+    ),
+    "memory_mib": {"quarter": 600, "end": 700},
+}
+
+
+def test_a_run_in_which_all_is_well_has_no_fault() -> None:
+    assert faults(WELL, []) == []
+    assert faults(WELL, ["a thread of x did not end"]) == ["a thread of x did not end"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"wrong": 1}, "1 wrong"),
+        ({"lost": 2}, "2 lost"),
+        ({"events": {"children that did not end well": 1}}, "1 children"),
+        ({"process_threads": {"end": 100}}, "100 threads"),
+        ({"right_by": WELL["right_by"] | {"forked child": 0}}, "no forked child was right"),
+        ({"memory_mib": {"quarter": 600, "end": 1100}}, "memory grew from 600 to 1100 MiB"),
+    ],
+)
+def test_what_must_not_be_is_said(change: dict[str, object], said: str) -> None:
+    found = faults(WELL | change, [])
+    assert len(found) == 1
+    assert found[0].startswith(said)

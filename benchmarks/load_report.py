@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load_faults import excess, faults, gain, lost
+from benchmarks.markdown import table
 from benchmarks.overload import LIMIT
 from benchmarks.wrk import PATIENCE
 
@@ -25,11 +26,6 @@ def row(case: dict[str, Any]) -> list[str]:
     """Give the cells of a case."""
     times = [milliseconds(case[name]) for name in ("p50", "p95", "p99")]
     return [str(case["connections"]), f"{case['per_second']:,.0f}", *times, str(lost(case) + case["refused"])]
-
-
-def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """Write a table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def read() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from benchmarks import charts
+from benchmarks.markdown import table
 from benchmarks.record import RESULTS
 
 Results = dict[str, dict[str, Any]]
@@ -18,12 +19,6 @@ def load() -> Results:
     """Read the results that are there, by part."""
     paths = {part: RESULTS / f"{part}.json" for part in PARTS}
     return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Write a table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def is_comparison(found: Any) -> bool:

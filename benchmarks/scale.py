@@ -4,12 +4,13 @@
 tokens a second of processor time, which other programs on the machine do not spoil.
 """
 
-import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.markdown import fill, table
 
 SCALE = Path(__file__).parent / "SCALE.md"
 
@@ -116,22 +117,6 @@ def short(value: float) -> str:
     return f"{round(value, digits):,.0f}" if digits <= 0 else f"{value:.{digits}f}"
 
 
-def table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Lay out a Markdown table."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (headers, *rows)]
-    lines.insert(1, "|---" * len(headers) + "|")
-    return "\n".join(lines)
-
-
-def fill(page: str) -> str:
-    """Put every table between its marks."""
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        before, opening, closing, after = pattern.split(page)
-        page = f"{before}{opening}{make()}\n{closing}{after}"
-    return page
-
-
 def measure(folder: Path) -> float:
     """Give tokens a second of processor time of a folder's tokenizer, over texts of about ``TOKENS`` tokens."""
     from benchmarks.texts import documents
@@ -148,4 +133,4 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         print(f"{measure(Path(sys.argv[1])):,.0f} tokens a second of processor time")
     else:
-        SCALE.write_text(fill(SCALE.read_text("utf-8")), "utf-8")
+        SCALE.write_text(fill(SCALE.read_text("utf-8"), TABLES), "utf-8")

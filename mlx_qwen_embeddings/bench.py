@@ -1,27 +1,23 @@
 """How fast a model is on this machine: throughput by batch size, latency by concurrency, and what the cache saves."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.labelled import passages, questions
 
 BATCH_SIZES = (1, 8, 32, 128)
 CLIENTS = (1, 4, 16, 64)
 SHARES = {"batches": 0.5, "clients": 0.4, "cache": 0.1}
 """Of the time."""
-
-TEXTS = Path(__file__).parent / "conversion" / "labelled"
-"""Paragraphs and questions of Wikipedia."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +78,17 @@ def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any)
         **settings: See ``EngineSettings``.
     """
     start = time.perf_counter()
-    passages, questions = _texts("corpus.jsonl"), _texts("queries.jsonl")
     with EmbeddingEngine(model, **(settings | {"cache_bytes": 0, "cache_path": None})) as engine:
         engine.warmup()
-        throughput = _throughput(engine, passages, seconds * SHARES["batches"] / len(BATCH_SIZES))
-        latency = _latency(engine, questions, seconds * SHARES["clients"] / len(CLIENTS))
+        throughput = _throughput(engine, passages(), seconds * SHARES["batches"] / len(BATCH_SIZES))
+        latency = _latency(engine, questions(), seconds * SHARES["clients"] / len(CLIENTS))
         load_seconds = engine.stats().load_seconds
         backend = choose_backend(engine.settings.device, engine.settings.dtype)
         name = engine.settings.model
     with EmbeddingEngine(model, **(settings | {"cache_path": None})) as engine:
-        speedup = _cache_speedup(engine.warmup(), questions, seconds * SHARES["cache"])
+        speedup = _cache_speedup(engine.warmup(), questions(), seconds * SHARES["cache"])
     spent = time.perf_counter() - start
     return BenchReport(name, backend.device, backend.dtype, load_seconds, throughput, latency, speedup, spent)
-
-
-def _texts(name: str) -> list[str]:
-    lines = (TEXTS / name).read_text("utf-8").splitlines()
-    return list(dict.fromkeys(json.loads(line)["text"] for line in lines))
 
 
 def _throughput(engine: EmbeddingEngine, texts: list[str], seconds: float) -> list[Throughput]:

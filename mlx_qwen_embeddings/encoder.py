@@ -17,6 +17,7 @@ from mlx_qwen_embeddings.lanes import Lanes
 from mlx_qwen_embeddings.loading import CausalModel, KeysValues, load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.models.linear import STEP
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.tokenization import Ids
 
@@ -31,10 +32,6 @@ SHORTEST_SHARED = 4
 
 SMALLEST_PIECE, LARGEST_PIECE = 192, 512
 """Tokens that run through all layers together on the CPU: fewer read the weights too often, more leave its caches."""
-
-STEP = 16
-"""A text that is run by itself on the CPU is padded to a multiple of so many tokens: MKL computes as many at a time, and
-takes longer for 12 than for 16."""
 
 BATCH_TOKENS = {"cpu": 2048, "gpu": 16_384}
 """Most tokens of a batch: on the CPU four pieces, which is as fast as more and lets others in sooner."""

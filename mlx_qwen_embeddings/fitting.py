@@ -1,17 +1,16 @@
 """Settings for one machine, a bound on memory and a wait, found by measuring the model for a few seconds."""
 
-import json
 import re
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlx_qwen_embeddings.blas import cores
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.labelled import passages
 from mlx_qwen_embeddings.lanes import MOST_LANES
 from mlx_qwen_embeddings.memory import resident_memory
 from mlx_qwen_embeddings.settings import EngineSettings
@@ -26,8 +25,6 @@ WORDS = 60
 """Words of a text that is measured with: about 90 tokens."""
 
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-CORPUS = Path(__file__).parent / "conversion" / "labelled" / "corpus.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,7 @@ def _trials(engine: EmbeddingEngine, lanes: int, budgets: tuple[int, ...], befor
 
 
 def _texts(number: int) -> list[str]:
-    words = " ".join(json.loads(line)["text"] for line in CORPUS.read_text("utf-8").splitlines()).split()
+    words = " ".join(passages()).split()
     starts = [place * 37 % (len(words) - WORDS) for place in range(max(1, number))]
     return [" ".join(words[start : start + WORDS]) for start in starts]
 

@@ -10,7 +10,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -28,16 +28,11 @@ from mlx_qwen_embeddings.server import settings as server
 README = Path(__file__).resolve().parent.parent / "README.md"
 sys.path.append(str(README.parent))
 
-from soak.report import as_table  # noqa: E402 - the line above finds it
+from benchmarks.load_report import short  # noqa: E402 - the line above finds it
+from benchmarks.markdown import fill, table  # noqa: E402 - as above
+from soak.report import as_table  # noqa: E402 - as above
 
 PRECISION = README.parent / "benchmarks" / "results" / "precision.json"
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a Markdown table."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (headers, *rows)]
-    lines.insert(1, "|---" * len(headers) + "|")
-    return "\n".join(lines)
 
 
 def models() -> str:
@@ -181,17 +176,10 @@ def literals(kind: Any) -> tuple[Any, ...]:
     return next((get_args(part) for part in found if get_origin(part) is Literal), ())
 
 
-def under_load() -> str:
-    """Give the table of the server under load."""
-    from benchmarks.load_report import short  # noqa: PLC0415 - found by the path that was added above
-
-    return short()
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "embed": embed_options,
-    "load": under_load,
+    "load": short,
     "models": models,
     "options": options,
     "precision": precisions,
@@ -202,22 +190,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def fill(readme: str) -> str:
-    """Put every table between its marks.
-
-    Raises:
-        ValueError: When a pair of marks is not there exactly once.
-    """
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        parts = pattern.split(readme)
-        if len(parts) != len(("before", "mark", "mark", "after")):
-            message = f"the README needs <!-- {name} --> and <!-- /{name} --> exactly once"
-            raise ValueError(message)
-        before, opening, closing, after = parts
-        readme = f"{before}{opening}{make()}\n{closing}{after}"
-    return readme
-
-
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text("utf-8")), "utf-8")
+    README.write_text(fill(README.read_text("utf-8"), TABLES), "utf-8")

@@ -1,21 +1,11 @@
 """How much memory, how many threads, how long a queue there is, read twice a second."""
 
 import gc
-import resource
 import threading
 import time
-from pathlib import Path
 
 from mlx_qwen_embeddings import EmbeddingEngine
-
-_STATM = Path("/proc/self/statm")
-
-
-def memory() -> int:
-    """Give the memory of this process in bytes, as far as the system tells: elsewhere than on Linux, its peak."""
-    if _STATM.exists():
-        return int(_STATM.read_text("ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from mlx_qwen_embeddings.memory import resident_memory
 
 
 class Watch:
@@ -27,7 +17,7 @@ class Watch:
         self._quarter = seconds / 4
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.memory = {"start": memory(), "quarter": 0, "peak": 0, "end": 0, "closed": 0}
+        self.memory = {"start": resident_memory(), "quarter": 0, "peak": 0, "end": 0, "closed": 0}
         self.threads = {"start": threading.active_count(), "peak": 0, "end": 0}
         self.queue_tokens = self.queue_requests = 0
 
@@ -39,18 +29,18 @@ class Watch:
         """End, when nothing is asked any more."""
         self._over.set()
         self._thread.join()
-        self.memory["end"] = memory()
+        self.memory["end"] = resident_memory()
 
     def closed(self) -> None:
         """Look once more, when everything is closed."""
         gc.collect()
-        self.memory["closed"] = memory()
+        self.memory["closed"] = resident_memory()
         self.threads["end"] = threading.active_count()
 
     def _run(self) -> None:
         began = time.monotonic()
         while not self._over.wait(0.5):
-            now = memory()
+            now = resident_memory()
             self.memory["peak"] = max(self.memory["peak"], now)
             if not self.memory["quarter"] and time.monotonic() - began >= self._quarter:
                 self.memory["quarter"] = now

@@ -23,9 +23,9 @@ from mlx_qwen_embeddings import EmbeddingEngine, conversion
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.conversion import ConversionError, convert
 from mlx_qwen_embeddings.conversion.choice import choose
-from mlx_qwen_embeddings.conversion.cost import LABELLED
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.evaluation.sets import read_retrieval
+from mlx_qwen_embeddings.labelled import LABELLED
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.registry import NANO_FOLDER

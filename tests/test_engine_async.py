@@ -177,29 +177,29 @@ async def test_waiting_has_an_end(engine: EmbeddingEngine, encoder: WatchedEncod
     assert sum(map(len, encoder.batches)) == 2
 
 
-async def test_a_full_queue_does_not_block_the_loop(wanted: Vectors) -> None:
+@asynccontextmanager
+async def crowded(wanted: Vectors) -> AsyncIterator[EmbeddingEngine]:
+    """Have four calls wait for room in the queue for as long as the block lasts; then they get their vectors."""
     with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
-        encoder = WatchedEncoder(engine)
-        async with busy(engine, encoder):
+        async with busy(engine, WatchedEncoder(engine)):
             calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS[:4]]
             for _ in range(100):
                 await asyncio.sleep(0)
-            assert engine.stats().queued_requests == 1
-            with pytest.raises(EmbeddingTimeoutError):
-                await engine.aembed_query("no room", timeout=0.05)
+            yield engine
         assert_same(np.concatenate(await asyncio.gather(*calls)), wanted[:4])
+
+
+async def test_a_full_queue_does_not_block_the_loop(wanted: Vectors) -> None:
+    async with crowded(wanted) as engine:
+        assert engine.stats().queued_requests == 1
+        with pytest.raises(EmbeddingTimeoutError):
+            await engine.aembed_query("no room", timeout=0.05)
 
 
 async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
-        encoder = WatchedEncoder(engine)
-        async with busy(engine, encoder):
-            calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS[:4]]
-            for _ in range(100):
-                await asyncio.sleep(0)
-            assert await asyncio.wait_for(asyncio.to_thread(len, "free"), PATIENCE / 4) == 4
-        assert_same(np.concatenate(await asyncio.gather(*calls)), wanted[:4])
+    async with crowded(wanted):
+        assert await asyncio.wait_for(asyncio.to_thread(len, "free"), PATIENCE / 4) == 4
 
 
 async def test_the_timeout_holds_for_those_who_wait_for_a_thread_to_wait_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__", "_extras", "errors", "fork", "html_table"},
     {"precision", "prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "token_ids", "tokenization", "tokenizer_check"}
-    | {"cache_codec", "cache_faults", "cache_file", "sqlite_cache", "tiered_cache"},
+    | {"cache_codec", "cache_faults", "cache_file", "labelled", "sqlite_cache", "tiered_cache"},
     {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
     | {"safetensors_check"}
     | {"encoder", "footprint", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import resource
 import shutil
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from forking import Child
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, shared
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError
 from mlx_qwen_embeddings.loaded import LoadedModels, Place
+from mlx_qwen_embeddings.memory import resident_memory
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.statistics import StatsCounter
 from mlx_qwen_embeddings.worker import Worker
@@ -256,7 +256,7 @@ def test_the_process_does_not_grow_when_models_take_turns(folders: list[Path]) -
     def take_turns() -> int:
         for engine in engines:
             engine.embed_query("a text")
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return resident_memory()
 
     before = take_turns()
     after = [take_turns() for _ in range(4)][-1]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import mlx_qwen_embeddings
+from benchmarks.markdown import fill
 from mlx_qwen_embeddings.models import FAMILIES
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
@@ -74,14 +75,14 @@ def test_the_runner_notices_what_differs(code: str, expected: str | None) -> Non
 
 
 def test_its_tables_are_those_of_the_code() -> None:
-    assert updater().fill(README) == README, "run: python scripts/update_readme.py"
+    assert fill(README, updater().TABLES) == README, "run: python scripts/update_readme.py"
 
 
 def test_the_updater_mends_a_table_and_wants_its_marks() -> None:
-    fill = updater().fill
-    assert fill(README.replace("4-bit DWQ", "5-bit")) == README
+    tables = updater().TABLES
+    assert fill(README.replace("4-bit DWQ", "5-bit"), tables) == README
     with pytest.raises(ValueError, match="<!-- settings -->"):
-        fill(README.replace("<!-- /settings -->", ""))
+        fill(README.replace("<!-- /settings -->", ""), tables)
 
 
 def test_both_scores_of_nano_are_given_as_on_its_card() -> None:

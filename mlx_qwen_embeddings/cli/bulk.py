@@ -16,6 +16,8 @@ from mlx_qwen_embeddings.cli.common import (
     Precision,
     RoleOption,
     Truncate,
+    from_earlier,
+    resumable,
 )
 
 if TYPE_CHECKING:
@@ -91,11 +93,8 @@ def _cluster(address: str, model: str | None, model_dir: Path | None, places: di
 def _run(source: Path, folder: Path, options: dict[str, Any]) -> None:
     from mlx_qwen_embeddings.bulk import embed_parquet  # noqa: PLC0415 - as above
 
-    try:
+    with resumable(folder):
         report = embed_parquet(source, folder, show_progress=sys.stderr.isatty(), **options)
-    except KeyboardInterrupt:
-        typer.echo(f"mlx-qwen: stopped; the same command goes on with {folder}", err=True)
-        raise typer.Exit(130) from None
-    earlier = f", {report.resumed:,} of them from an earlier run" if report.resumed else ""
     parts = f"{report.parts:,} part{'' if report.parts == 1 else 's'}"
+    earlier = from_earlier(report.resumed)
     typer.echo(f"{folder}: {report.rows:,} vectors of {report.dimensions:,} dimensions in {parts}{earlier}")

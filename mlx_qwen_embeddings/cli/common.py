@@ -1,5 +1,7 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the ends of those that can be resumed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,3 +25,18 @@ InstructionOption = Annotated[
 ]
 DimensionsOption = Annotated[int | None, typer.Option(help="Keep so many leading dimensions.", min=1)]
 MaxLengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text; else the model's default.", min=1)]
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Tell whoever stops a run with Ctrl-C how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"mlx-qwen: stopped; the same command goes on with {output}", err=True)
+        raise typer.Exit(130) from None
+
+
+def from_earlier(rows: int) -> str:
+    """Say how much of the work an earlier run had done."""
+    return f", {rows:,} of them from an earlier run" if rows else ""

@@ -17,6 +17,8 @@ from mlx_qwen_embeddings.cli.common import (
     Precision,
     RoleOption,
     Truncate,
+    from_earlier,
+    resumable,
 )
 from mlx_qwen_embeddings.cli.reading import InputFormat, open_texts
 
@@ -93,12 +95,9 @@ def embed(
 def _write(source: "Source", output: Path, engine: "EmbeddingEngine", options: dict[str, Any]) -> None:
     from mlx_qwen_embeddings.bulk import embed_file  # noqa: PLC0415 - as above
 
-    try:
+    with resumable(output):
         report = embed_file(source, output, model=engine, show_progress=sys.stderr.isatty(), **options)
-    except KeyboardInterrupt:
-        typer.echo(f"mlx-qwen: stopped; the same command goes on with {output}", err=True)
-        raise typer.Exit(130) from None
-    earlier = f", {report.resumed:,} of them from an earlier run" if report.resumed else ""
+    earlier = from_earlier(report.resumed)
     typer.echo(f"{output}: {report.rows:,} vectors of {report.dimensions:,} dimensions{earlier}")
 
 

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.evaluation import rank_scores
 from mlx_qwen_embeddings.evaluation.sets import read_retrieval
+from mlx_qwen_embeddings.labelled import LABELLED
 from mlx_qwen_embeddings.options import CallOptions
-
-LABELLED = Path(__file__).parent / "labelled"
-"""150 passages and 350 questions; its README says where they are from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, uuid5
 
+import chromadb
+from chromadb.api import ClientAPI
+
+from mlx_qwen_embeddings.stores import check, stamp
 from tests.stores.passages import Passage
 
 COLLECTION = "passages"
@@ -23,3 +27,12 @@ def identifier(row: int) -> str:
 
 def metadata(row: int, passage: Passage) -> dict[str, Any]:
     return {"row": row, "page": passage.page, "part": passage.part}
+
+
+def chroma(place: Place, model: Any) -> tuple[ClientAPI, chromadb.Collection]:
+    """Open Chroma's collection, or make it with the model's stamp."""
+    client = chromadb.PersistentClient(str(place.folder), chromadb.Settings(anonymized_telemetry=False))
+    settings: Any = {"hnsw": {"space": "cosine", "ef_search": 200}}
+    collection = client.get_or_create_collection(COLLECTION, metadata=stamp(model), configuration=settings)
+    check(model, collection.metadata)
+    return client, collection

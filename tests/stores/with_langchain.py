@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import chromadb
 import faiss
 from langchain_chroma import Chroma
 from langchain_community.docstore import InMemoryDocstore
@@ -18,7 +17,7 @@ from qdrant_client.models import Distance, FieldCondition, Filter, MatchValue, V
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.stores import check, check_folder, stamp
 from tests.stores.passages import Passage
-from tests.stores.place import COLLECTION, Place, identifier, metadata
+from tests.stores.place import COLLECTION, Place, chroma, identifier, metadata
 
 NAME = "LangChain"
 
@@ -49,10 +48,7 @@ def embeddings(fields: Mapping[str, Any]) -> MLXQwenEmbeddings:
 @contextmanager
 def on_chroma(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
     made = embeddings(fields)
-    client = chromadb.PersistentClient(str(place.folder), chromadb.Settings(anonymized_telemetry=False))
-    settings = {"hnsw": {"space": "cosine", "ef_search": 200}}
-    collection = client.get_or_create_collection(COLLECTION, metadata=stamp(made), configuration=settings)
-    check(made, collection.metadata)
+    client, _ = chroma(place, made)
     yield Store(Chroma(COLLECTION, made, client=client), lambda page: {"filter": {"page": page}})
     client.close()
 

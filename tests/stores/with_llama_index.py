@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import chromadb
 import faiss
 import sqlalchemy
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
@@ -21,7 +20,7 @@ from qdrant_client import QdrantClient
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 from mlx_qwen_embeddings.stores import check, check_folder, stamp
 from tests.stores.passages import Passage
-from tests.stores.place import COLLECTION, Place, identifier, metadata
+from tests.stores.place import COLLECTION, Place, chroma, identifier, metadata
 
 NAME = "LlamaIndex"
 TABLE = f"data_{COLLECTION}"
@@ -62,10 +61,7 @@ def embed_model(fields: Mapping[str, Any]) -> MLXQwenEmbedding:
 @contextmanager
 def on_chroma(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
     made = embed_model(fields)
-    client = chromadb.PersistentClient(str(place.folder), chromadb.Settings(anonymized_telemetry=False))
-    settings = {"hnsw": {"space": "cosine", "ef_search": 200}}
-    collection = client.get_or_create_collection(COLLECTION, metadata=stamp(made), configuration=settings)
-    check(made, collection.metadata)
+    client, collection = chroma(place, made)
     yield Store(VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), made))
     client.close()
 

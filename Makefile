@@ -16,13 +16,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-server test-node test-lowest parity parity-large bench load docker-steps lint format typecheck
+.PHONY: help demo serve test test-heavy test-server test-node test-lowest parity parity-large bench load docker-steps lint format typecheck
 .PHONY: build clean
 
 help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
 	@echo "make serve        the HTTP server, with nano (MODEL=small for another model)"
 	@echo "make test         the tests"
+	@echo "make test-heavy   those that kill processes, crowd the server, or measure: minutes"
 	@echo "make test-stores  2,000 passages in Chroma, FAISS, LanceDB, Qdrant and pgvector, by both frameworks"
 	@echo "make test-server  schemathesis against the server"
 	@echo "make soak         everything at once with faults and kills, ten minutes; SECONDS=60 is shorter"
@@ -47,8 +48,12 @@ MODEL ?= nano
 serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/cluster --ignore=tests/stores
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/cluster --ignore=tests/stores $(LEFT_OUT)
+	$(PYTEST) -m "not heavy" $(LEFT_OUT)
+
+test-heavy: $(VENV)/.test
+	$(PYTEST) -m heavy $(LEFT_OUT)
 
 .PHONY: test-stores
 test-stores: $(VENV)/.stores
@@ -119,7 +124,7 @@ test-lowest:
 	@mkdir -p build
 	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest CONVERT= \
-		LEFT_OUT="--ignore=tests/test_convert.py --deselect=tests/test_foreign.py" test
+		LEFT_OUT="--ignore=tests/test_convert.py --deselect=tests/test_foreign.py" test test-heavy
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

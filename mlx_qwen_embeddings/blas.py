@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -79,12 +79,15 @@ def set_threads(path: str | None, number: int) -> None:
     _threads[path] = number
 
 
-def _blas_candidates() -> list[str]:
+def _blas_candidates() -> Iterator[str]:
     wanted = os.environ.get(BLAS_VARIABLE)
     if wanted:
-        return [] if wanted == "none" else [wanted]
-    found = [_mkl(), ctypes.util.find_library("openblas")]
-    return [path for path in found if path]
+        yield from () if wanted == "none" else (wanted,)
+        return
+    if path := _mkl():
+        yield path
+    if path := ctypes.util.find_library("openblas"):  # asked last: it starts a process or two
+        yield path
 
 
 def _mkl() -> str | None:

@@ -144,7 +144,7 @@ def test_the_blas_of_the_cpu_extra_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MLX_QWEN_BLAS", raising=False)
     monkeypatch.setattr(blas, "_mkl", lambda: "/mkl")
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"lib{name}.so")
-    assert blas._blas_candidates() == ["/mkl", "libopenblas.so"]
+    assert list(blas._blas_candidates()) == ["/mkl", "libopenblas.so"]
 
 
 # Forks

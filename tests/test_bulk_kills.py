@@ -13,6 +13,8 @@ from bulk_kills import PART, compare, kill_until_done, start, write_rows
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EmbeddingEngine]:

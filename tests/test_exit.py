@@ -1,9 +1,12 @@
 """The end of a process: whatever an engine is doing, the interpreter exits at once, with its own exit status."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import mlx.core as mx
 import pytest
@@ -15,7 +18,8 @@ SECONDS = 60
 """Longest that a process may take, most of which goes into imports on a busy machine."""
 
 SETUP = """
-import asyncio, signal, sys, threading
+import asyncio, faulthandler, signal, sys, threading
+faulthandler.register(signal.SIGUSR1)
 from mlx_qwen_embeddings.backend import choose_backend
 choose_backend()  # before the fake imports MLX
 sys.path.insert(0, {folder!r})
@@ -29,11 +33,20 @@ MANY = [f"text number {{number}} of a long call" for number in range(4000)]
 def run(program: str) -> tuple[int, list[str], str]:
     """Run a program behind ``SETUP``, and give its exit status, the lines it printed, and its errors."""
     source = SETUP.format(folder=str(Path(__file__).parent)) + program
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=SECONDS, check=False)
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+        try:
+            out, errors = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            # It and its children say where each of their threads is.
+            os.killpg(process.pid, signal.SIGUSR1)
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("\n".join(("it did not end:", *process.communicate())))
     # What MLX and Python say when a thread is torn down in the middle of something.
     for sign in ("terminate called", "Fatal Python error", "Exception ignored", "There is no Stream"):
-        assert sign not in done.stderr
-    return done.returncode, done.stdout.splitlines(), done.stderr
+        assert sign not in errors
+    return process.returncode, out.splitlines(), errors
 
 
 def test_an_engine_that_was_used_and_never_closed() -> None:

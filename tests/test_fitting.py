@@ -9,6 +9,8 @@ from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
 from mlx_qwen_embeddings.fitting import Trial, _choose, fit, parse_bytes
 from mlx_qwen_embeddings.memory import resident_memory
 
+pytestmark = pytest.mark.heavy
+
 TRIALS = [
     Trial(2, 128, 0.1, 1280, 10**9),
     Trial(2, 512, 0.3, 1700, 11 * 10**8),

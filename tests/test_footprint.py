@@ -14,6 +14,8 @@ from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
+pytestmark = pytest.mark.heavy
+
 WIDE = Shape(
     hidden_size=256, intermediate_size=768, num_attention_heads=4, num_key_value_heads=2, head_dim=128, vocab_size=64
 )

@@ -24,6 +24,8 @@ from llama_index.core import Document
 from llama_index.core.ingestion import IngestionPipeline
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 
+pytestmark = pytest.mark.heavy
+
 # The workers are two, also where there is one processor: LlamaIndex would cut their number down.
 multiprocessing.cpu_count = lambda: 2
 

@@ -8,6 +8,8 @@ import pytest
 
 import mlx_qwen_embeddings
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(mlx_qwen_embeddings.__file__).parents[1] / "scripts" / "machine_report.py"
 
 

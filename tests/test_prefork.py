@@ -19,6 +19,8 @@ PROGRAM = """
 import asyncio, json, os, signal, sys, threading
 from mlx_qwen_embeddings import get_engine
 
+pytestmark = pytest.mark.heavy
+
 when, texts = json.loads(sys.argv[1])
 engine = get_engine("nano", cache_bytes=0)
 if when != "imported":

@@ -15,6 +15,8 @@ from server_process import PATIENCE, ServerProcess, serving
 
 from mlx_qwen_embeddings import EmbeddingEngine
 
+pytestmark = pytest.mark.heavy
+
 CLIENTS, ANSWERS = 8, 40
 LONG = [f"number {number} " * 100 for number in range(1000)]
 """Work for far longer than the server is given in these tests."""

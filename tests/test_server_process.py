@@ -21,6 +21,8 @@ from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
+pytestmark = pytest.mark.heavy
+
 SECRET = "Nobody may read this sentence in a log."  # noqa: S105 - it is a text
 
 

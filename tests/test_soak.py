@@ -21,6 +21,7 @@ SECONDS = 5
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.heavy
 def test_everything_at_once_for_some_seconds(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
     command = [sys.executable, "-m", "soak", "--seconds", str(SECONDS), "--output", str(output)]

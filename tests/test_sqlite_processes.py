@@ -18,6 +18,8 @@ from cached_vectors import make, row, there
 
 from mlx_qwen_embeddings import EmbeddingEngine
 
+pytestmark = pytest.mark.heavy
+
 PATIENCE = 60
 
 

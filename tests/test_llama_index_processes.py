@@ -15,6 +15,8 @@ import pytest
 
 from mlx_qwen_embeddings import get_engine
 
+pytestmark = pytest.mark.heavy
+
 PASSAGES = [f"Passage {number} tells of {topic}." for number, topic in enumerate(["cats", "money", "bread", "stars"] * 3)]
 OPTIONS = {"dimensions": 64, "document_instruction": "Read the passage"}
 
@@ -23,8 +25,6 @@ import asyncio, json, multiprocessing, sys
 from llama_index.core import Document
 from llama_index.core.ingestion import IngestionPipeline
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
-
-pytestmark = pytest.mark.heavy
 
 # The workers are two, also where there is one processor: LlamaIndex would cut their number down.
 multiprocessing.cpu_count = lambda: 2

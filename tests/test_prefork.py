@@ -12,14 +12,14 @@ from same_vectors import TEXTS, assert_same
 
 from mlx_qwen_embeddings import EmbeddingEngine
 
+pytestmark = pytest.mark.heavy
+
 if not hasattr(os, "fork") or mx.is_available(mx.gpu):
     pytest.skip("this system does not fork, or MLX holds a GPU context, which does not survive it", allow_module_level=True)
 
 PROGRAM = """
 import asyncio, json, os, signal, sys, threading
 from mlx_qwen_embeddings import get_engine
-
-pytestmark = pytest.mark.heavy
 
 when, texts = json.loads(sys.argv[1])
 engine = get_engine("nano", cache_bytes=0)

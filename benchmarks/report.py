@@ -1,6 +1,6 @@
 """What was found, as tables in Markdown and as charts.
 
-python -m benchmarks.report      writes results/README.md, results/summary.md, results/ratios.png and results/growth.png
+python -m benchmarks.report      writes results/README.md, results/ratios.png and results/growth.png
 """
 
 import json
@@ -96,7 +96,7 @@ SUMMARY = (
 
 
 def summary(results: Results) -> str:
-    """Write the table that the project's README shows."""
+    """Write the table that the project's README shows, and where it was measured."""
     rows = []
     for part, case, label in SUMMARY:
         peers = results.get(part, {"found": {}})["found"].get(case, {})
@@ -104,14 +104,20 @@ def summary(results: Results) -> str:
         for name, got in list(peers.items())[1:]:
             shown = [label, f"{ours['median']:.2f} s"] if ours and name == list(peers)[1] else ["", ""]
             rows.append([*shown, name, f"{got['median']:.2f} s", f"{got['ratio']:.2f}"])
-    return table(["what", "here", "beside", "there", "times as fast"], rows) + "\n"
+    made = table(["what", "here", "beside", "there", "times as fast"], rows)
+    return "\n\n".join([made, *({where(results[part]) for part, *_ in SUMMARY if part in results})])
+
+
+def where(result: dict[str, Any]) -> str:
+    """Say in short on what it was measured."""
+    before = result["machine"][0]
+    return f"{result['date']}, {before['processor']}, {before['cores']} cores; peers in turn, medians of the rounds."
 
 
 def main() -> None:
     """Run the program."""
     results = load()
     (RESULTS / "README.md").write_text(text(results))
-    (RESULTS / "summary.md").write_text(summary(results))
     cases = {
         f"{case}\n{name}": got["ratio"]
         for part in ("large", "small")

@@ -30,6 +30,7 @@ sys.path.append(str(README.parent))
 
 from benchmarks.load_report import short  # noqa: E402 - the line above finds it
 from benchmarks.markdown import fill, table  # noqa: E402 - as above
+from benchmarks.report import load, summary  # noqa: E402 - as above
 from soak.report import as_table  # noqa: E402 - as above
 
 PRECISION = README.parent / "benchmarks" / "results" / "precision.json"
@@ -176,6 +177,11 @@ def literals(kind: Any) -> tuple[Any, ...]:
     return next((get_args(part) for part in found if get_origin(part) is Literal), ())
 
 
+def speed() -> str:
+    """Give the table of this package beside its peers."""
+    return summary(load())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "embed": embed_options,
@@ -187,6 +193,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "server": server_settings,
     "settings": engine_settings,
     "soak": soak_ledger,
+    "speed": speed,
 }
 
 

@@ -5,14 +5,25 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
 
 def actors(cluster: Cluster, kind: str) -> dict[int, int]:
     """Give the process of every actor of a class, with that of its node."""
-    nodes = {process.process.pid for node in cluster.worker_nodes for process in node.all_processes.get("raylet", ())}
+    nodes = _nodes(cluster)
     return {pid: parent for pid, parent, title in _processes() if parent in nodes and kind in title}
+
+
+def remove_node(cluster: Cluster, pid: int) -> None:
+    """End the node that this is the process of, with all that runs there."""
+    cluster.remove_node(_nodes(cluster)[pid], allow_graceful=False)
+
+
+def _nodes(cluster: Cluster) -> dict[int, Any]:
+    nodes = cluster.worker_nodes
+    return {raylet.process.pid: node for node in nodes for raylet in node.all_processes.get("raylet", ())}
 
 
 def all_end(cluster: Cluster, kind: str, seconds: float = 30) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import ray
 from corpora import COUNT, WIDTH, texts, write
-from processes import actors, kill
+from processes import actors, kill, remove_node
 from ray.cluster_utils import Cluster
 from ray.data import Dataset
 
@@ -39,9 +39,12 @@ def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Clus
     np.testing.assert_allclose(vectors(table), wanted, rtol=0, atol=1e-5)
 
 
-def test_an_actor_that_is_killed_in_the_middle_is_replaced(
-    tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
+@pytest.mark.parametrize("victim", ["actor", "node"])
+def test_what_dies_in_the_middle_is_replaced(
+    victim: str, tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
 ) -> None:
+    if victim == "node":  # two are left, which have room for an actor more and for reading
+        cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
@@ -57,8 +60,8 @@ def test_an_actor_that_is_killed_in_the_middle_is_replaced(
     found, writer = [], -1
     for batch in embed_dataset(gated, batch_rows=50, **options()).iter_batches(batch_size=50, batch_format="pyarrow"):
         if not found:
-            before = actors(cluster, "TableEmbedder")
-            kill(min(before))
+            actor, node = min(actors(cluster, "TableEmbedder").items())
+            kill(actor) if victim == "actor" else remove_node(cluster, node)
             writer = os.open(gate, os.O_RDWR)
         found.append(batch)
     os.close(writer)

@@ -1,7 +1,6 @@
 """Each shortcut of the encoder, switched off by name, so that its own share can be seen."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 
 def _lanes() -> None:
@@ -43,10 +42,9 @@ def _prompt() -> None:
 
 
 def _last_token() -> None:
-    from mlx_qwen_embeddings.encoder import Encoder
+    from mlx_qwen_embeddings.models import qwen3
 
-    original: Any = Encoder.__init__
-    Encoder.__init__ = lambda self, files, backend: original(self, files, backend, plain=True)  # type: ignore[method-assign]
+    qwen3.Layer.last = lambda self, x, lengths, prefix=None: qwen3.last_rows(self(x, prefix), lengths)  # type: ignore[method-assign]
 
 
 SWITCHES: dict[str, Callable[[], None]] = {
@@ -59,8 +57,8 @@ SWITCHES: dict[str, Callable[[], None]] = {
     "last_token": _last_token,
 }
 """What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
-SwiGLU; weights first where tokens are few; prompts computed once; all of the shortcuts that rest on the last token, and the
-lanes."""
+SwiGLU; weights first where tokens are few; prompts computed once; a last layer that computes keys and values of all tokens,
+and everything else for one token a text."""
 
 
 def switch_off(names: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ def measure() -> dict[str, object]:
     backend = choose_backend("cpu")
     import mlx.core as mx
 
+    mx.set_default_device(mx.cpu)  # also where there is a GPU
     set_threads(backend.blas, cores())
     a, b = mx.random.normal((512, 1024)), mx.random.normal((1024, 3072))
     mx.eval(a, b)

@@ -11,23 +11,26 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkpoint import make
 from benchmarks.texts import documents
 
-STREAMED = 100_000
+STREAMED = {"nano": (100_000, 60), "0.6B": (200, 320)}
+"""Texts, and words of the longest: as many tokens as go through in some minutes."""
+
 BLOCKS = 50
 
 CACHE = 32 * 2**20
 """Bytes of the cache: full after a fifth of the stream, so that what grows later is not the cache."""
 
 
-def long_stream(model: str, number: int) -> dict[str, Any]:
+def long_stream(model: str, number: int, longest: int) -> dict[str, Any]:
     """Stream different documents in this process, and note its memory after every block."""
     from mlx_qwen_embeddings import EmbeddingEngine
     from mlx_qwen_embeddings.memory import resident_memory
     from mlx_qwen_embeddings.registry import NANO_FOLDER
 
     def texts() -> Iterator[str]:
-        given = documents(2000, longest=60)
+        given = documents(min(number, 2000), longest=longest)
         return (f"{place} {text}" for place, text in enumerate(islice(cycle(given), number)))
 
     with EmbeddingEngine(model, device="cpu", cache_bytes=CACHE).warmup() as engine:
@@ -39,6 +42,7 @@ def long_stream(model: str, number: int) -> dict[str, Any]:
     second, last = (statistics.median(resident[place : place + 10]) for place in (10, 40))
     return {
         "texts": number,
+        "words of the longest": longest,
         "tokens": stats.tokens,
         "tokens/s": stats.tokens / taken,
         "stored, MB": sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
@@ -51,15 +55,15 @@ def long_stream(model: str, number: int) -> dict[str, Any]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
-    """Stream through nano and, where its checkpoint is there, the 0.6B's shape, each in a process of its own."""
-    large, found = work / "0.6B", dict[str, Any]()
-    streams = {"nano": STREAMED} | ({str(large): 200} if (large / "model.safetensors").exists() else {})
-    for model, number in streams.items():
-        command = [sys.executable, "-m", "benchmarks.memory", model, str(number)]
+    """Stream through nano and through the 0.6B's shape, each in a process of its own."""
+    found = {}
+    for name, sizes in STREAMED.items():
+        model = name if name == "nano" else str(make(work / name))
+        command = [sys.executable, "-m", "benchmarks.memory", model, *map(str, sizes)]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found[f"stream through {Path(model).name}"] = json.loads(answer)
+        found[f"stream through {name}"] = json.loads(answer)
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(long_stream(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(long_stream(sys.argv[1], *map(int, sys.argv[2:]))))

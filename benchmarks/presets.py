@@ -13,19 +13,49 @@ from typing import Any
 from benchmarks.texts import documents, queries
 
 PRESETS = ("from_env", "high_throughput", "low_latency", "low_memory")
+FITS: dict[str, dict[str, Any]] = {
+    "fit to 600 MB": {"max_memory": "600MB"},
+    "fit to 60 ms": {"target_latency_ms": 60},
+}
 QUERIES = 30
 
 
 def measure(preset: str, model: str) -> dict[str, float]:
-    """Measure one preset in this process."""
-    from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
+    """Measure one preset in this process; for those that are fitted, beside what was expected of them."""
+    from mlx_qwen_embeddings import EngineSettings
 
-    settings = getattr(EngineSettings, preset)(model=model, device="cpu")
+    if preset not in FITS:
+        return serve(getattr(EngineSettings, preset)(model=model, device="cpu"))
+    # Fitted in a process of its own, so that what it took is not in the peak that is measured here.
+    told = subprocess.run([sys.executable, "-m", "benchmarks.presets", preset], check=True, stdout=subprocess.PIPE).stdout
+    settings, expected = json.loads(told)
+    return serve(EngineSettings(**settings)) | expected
+
+
+def fitted(preset: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Let ``fit`` choose for nano, and give what it chose and what it expects, in the units of ``serve``."""
+    from mlx_qwen_embeddings.fitting import fit
+
+    found = fit("nano", device="cpu", **FITS[preset])
+    best = found.expected
+    chosen = found.settings.model_dump(include={"model", "device", "lanes", "batch_tokens", "cache_bytes"})
+    return chosen, {
+        "expected tokens/s": best.tokens_per_second,
+        "expected wait, at most": best.seconds + found.query_seconds,
+        "expected MB, at most": (best.memory_bytes + found.settings.cache_bytes) / 1e6,
+    }
+
+
+def serve(settings: Any) -> dict[str, float]:
+    """Embed documents, then queries beside a long job."""
+    from mlx_qwen_embeddings import EmbeddingEngine
+
     texts = [f"{text} {place}" for place, text in enumerate(documents(1000, longest=180))]
     with EmbeddingEngine(settings=settings).warmup() as engine:
         start = time.perf_counter()
         engine.embed_documents(texts[:500])
-        throughput = 500 / (time.perf_counter() - start)
+        taken = time.perf_counter() - start
+        tokens = engine.stats().tokens
         job = threading.Thread(target=engine.embed_documents, args=(texts[500:],))
         job.start()
         waits = []
@@ -38,26 +68,31 @@ def measure(preset: str, model: str) -> dict[str, float]:
         job.join()
     waits.sort()
     return {
-        "texts_per_second": throughput,
-        "query_beside_a_job_p50": waits[len(waits) // 2],
-        "query_beside_a_job_p95": waits[int(0.95 * (len(waits) - 1))],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "texts/s": 500 / taken,
+        "tokens/s": tokens / taken,
+        "query beside a job, p50": waits[len(waits) // 2],
+        "query beside a job, p95": waits[int(0.95 * (len(waits) - 1))],
+        "queries": len(waits),
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
     }
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
     """Measure every preset on nano, each in a process of its own, and give the medians."""
-    found: dict[str, list[dict[str, float]]] = {preset: [] for preset in PRESETS}
+    found: dict[str, list[dict[str, float]]] = {preset: [] for preset in (*PRESETS, *FITS)}
     for _ in range(rounds):
-        for preset in PRESETS:
+        for preset, turns in found.items():
             command = [sys.executable, "-m", "benchmarks.presets", preset, "nano"]
-            found[preset].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+            turns.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
     middle = {
         preset: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
         for preset, turns in found.items()
     }
-    return {"presets, nano": middle}
+    return {
+        "presets, nano": {preset: middle[preset] for preset in PRESETS},
+        "fitted, nano": {preset: middle[preset] for preset in FITS},
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:3])))
+    print(json.dumps(measure(*sys.argv[1:]) if sys.argv[2:] else fitted(sys.argv[1])))

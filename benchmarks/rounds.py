@@ -51,7 +51,9 @@ class Child:
             self._process.kill()
 
 
-def compare(peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path, log: str) -> dict[str, Any]:
+def compare(
+    peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path, log: str, *, alike: bool = True
+) -> dict[str, Any]:
     """Ask every peer once a round, and give seconds, their median, and how far the vectors are from the first peer's.
 
     Args:
@@ -59,6 +61,7 @@ def compare(peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path
         rounds: How often; a first, short order warms each of them up.
         scratch: Folder for vectors.
         log: Name to print.
+        alike: Whether they have the same model, so that their vectors can be compared.
     """
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     vectors: dict[str, Any] = {}
@@ -74,19 +77,20 @@ def compare(peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path
             if turn == 0:
                 vectors[name] = np.load(file)
             print(f"{log}: {name} {answer['seconds']:.2f} s", file=sys.stderr, flush=True)
-    ours = next(iter(vectors.values()))
-    return {
+    ours, own = next(iter(vectors.values())), next(iter(seconds.values()))
+    found = {
         name: {
             "seconds": times,
             "median": statistics.median(times),
             "texts": texts,
-            "ratio": statistics.median(
-                [other / own for other, own in zip(times, next(iter(seconds.values())), strict=True)]
-            ),
-            "worst_cosine": _worst(ours, vectors[name]),
+            "ratio": statistics.median([other / mine for other, mine in zip(times, own, strict=True)]),
+            "worst_cosine": _worst(ours, vectors[name]) if alike else None,
         }
         for name, times in seconds.items()
     }
+    for name, got in list(found.items())[1:]:
+        print(f"{log}: {next(iter(found))} is {got['ratio']:.2f} times as fast as {name}", file=sys.stderr, flush=True)
+    return found
 
 
 def _worst(ours: Any, theirs: Any) -> float | None:

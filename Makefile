@@ -111,6 +111,7 @@ parity-large: $(VENV)/.reference
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --rounds $(or $(ROUNDS),3) $(PARTS)
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python scripts/update_readme.py
 
 # INFINITY is the virtual environment of infinity-emb, which wants other versions than this package does.
 INFINITY ?= .venv-infinity

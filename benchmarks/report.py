@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 from benchmarks import charts
+from benchmarks.bars import bars
 from benchmarks.markdown import table
 from benchmarks.record import RESULTS
 
 Results = dict[str, dict[str, Any]]
 PARTS = ("large", "small", "engine", "presets", "growth", "memory", "cuda")
-HEAD = ["case", "peer", "time", "texts/s", "its time over ours", "worst cosine to ours"]
+HEAD = ["case", "peer", "time", "rounds", "texts/s", "its time over ours", "worst cosine to ours"]
 
 
 def load() -> Results:
@@ -32,10 +33,12 @@ def compared(found: dict[str, Any]) -> list[list[str]]:
     for case, peers in found.items():
         first = next(iter(peers))
         for name, got in peers.items():
-            cosine = "" if name == first or got["worst_cosine"] is None else f"{got['worst_cosine']:.6f}"
+            held_against = got["ratio"] == 1  # exactly: it is the time over itself
+            cosine = "" if held_against or got["worst_cosine"] is None else f"{got['worst_cosine']:.6f}"
             rate = f"{got['texts'] / got['median']:,.1f}"
             label = case if name == first or "without" in case else ""
-            rows.append([label, name, f"{got['median']:.2f} s", rate, f"{got['ratio']:.2f}", cosine])
+            taken = [duration(got["median"]), str(len(got["seconds"]))]
+            rows.append([label, name, *taken, rate, f"{got['ratio']:.2f}", cosine])
     return rows
 
 
@@ -46,9 +49,14 @@ def machine(result: dict[str, Any]) -> str:
     return (
         f"{result['date']}, {before['processor']}, {before['cores']} cores, Python {before['python']}; {packages}. "
         f"float32 products before and after: {before['sgemm_gflops']:.0f} and {after['sgemm_gflops']:.0f} GFLOP/s; reading "
-        f"memory: {before['bandwidth_gb_s']:.1f} and {after['bandwidth_gb_s']:.1f} GB/s. Medians of "
-        f"{result['rounds']} rounds, peers in turn."
+        f"memory: {before['bandwidth_gb_s']:.1f} and {after['bandwidth_gb_s']:.1f} GB/s. Medians "
+        "of the rounds, peers in turn."
     )
+
+
+def duration(seconds: float) -> str:
+    """Write a time."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def number(value: Any) -> str:
@@ -72,6 +80,7 @@ def case_table(case: str, values: Any) -> str:
 def text(results: Results) -> str:
     """Write all tables."""
     parts = ["# Results", "Written by `make bench`; the raw figures are beside this page."]
+    parts += ["## What is wanted", bars(results)]
     if "growth" in results:
         parts.append("![How cost grows](growth.png)")
     for part, result in results.items():
@@ -86,12 +95,15 @@ def text(results: Results) -> str:
 
 SUMMARY = (
     ("large", "(a) documents", "128 documents of 5 to 512 tokens, 0.6B"),
-    ("large", "(b) instructed queries", "256 queries of 7 to 16 tokens with the default instruction, 0.6B"),
+    ("large", "(b) instructed queries", "256 queries of 5 to 15 tokens with the default instruction, 0.6B"),
     ("large", "(c) one query at a time", "12 such queries, one after the other, 0.6B"),
     ("large", "(a) subset, stock MLX", "6 documents, 0.6B"),
-    ("small", "(a) all-MiniLM", "128 documents of up to 256 tokens, all-MiniLM"),
+    ("large", "(d) 64 concurrent queries", "64 queries at once, 0.6B"),
+    ("small", "(a) documents", "the 128 documents, cut at 256 tokens, all-MiniLM"),
     ("small", "(e) 20,000 short texts, 30 % repeated", "20,000 short texts, 30 % of them repeated, all-MiniLM"),
     ("small", "32 short texts", "32 short texts, all-MiniLM"),
+    ("small", "nano, (a) documents", "the 128 documents, `nano`"),
+    ("small", "(d) nano, 64 concurrent", "64 queries at once, `nano`"),
 )
 
 
@@ -102,10 +114,10 @@ def summary(results: Results) -> str:
         peers = results.get(part, {"found": {}})["found"].get(case, {})
         ours = next(iter(peers.values()), None)
         for name, got in list(peers.items())[1:]:
-            shown = [label, f"{ours['median']:.2f} s"] if ours and name == list(peers)[1] else ["", ""]
-            rows.append([*shown, name, f"{got['median']:.2f} s", f"{got['ratio']:.2f}"])
+            shown = [label, duration(ours["median"])] if ours and name == list(peers)[1] else ["", ""]
+            rows.append([*shown, name, duration(got["median"]), f"{got['ratio']:.2f}"])
     made = table(["what", "here", "beside", "there", "times as fast"], rows)
-    return "\n\n".join([made, *({where(results[part]) for part, *_ in SUMMARY if part in results})])
+    return "\n\n".join([made, *dict.fromkeys(where(results[part]) for part, *_ in SUMMARY if part in results)])
 
 
 def where(result: dict[str, Any]) -> str:

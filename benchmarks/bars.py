@@ -1,0 +1,110 @@
+"""What is wanted of the speed, beside what was found."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.markdown import table
+
+Results = Mapping[str, dict[str, Any]]
+Bar = tuple[str, str, Callable[[Results], float], Callable[[float], bool]]
+"""What, the bar in words, the figure, and whether that is enough."""
+
+
+def at_least(bar: float, what: str, figure: Callable[[Results], float]) -> Bar:
+    """Make a bar that is met from below."""
+    return what, f"≥ {bar:,g}", figure, lambda found: found >= bar
+
+
+def at_most(bar: float, what: str, figure: Callable[[Results], float]) -> Bar:
+    """Make a bar that is met from above."""
+    return what, f"≤ {bar:,g}", figure, lambda found: found <= bar
+
+
+def ratio(part: str, case: str, *peers: str) -> Callable[[Results], float]:
+    """Look up how many times as fast this package is as the slowest to beat of these peers."""
+    return lambda results: min(float(results[part]["found"][case][peer]["ratio"]) for peer in peers)
+
+
+def value(part: str, case: str, name: str) -> Callable[[Results], float]:
+    """Look up a figure."""
+    return lambda results: float(results[part]["found"][case][name])
+
+
+def per_text(case: str, peer: str) -> Callable[[Results], float]:
+    """Look up the seconds of a text on all-MiniLM."""
+    return lambda results: results["small"]["found"][case][peer]["median"] / results["small"]["found"][case][peer]["texts"]
+
+
+def over_weights(model: str) -> Callable[[Results], float]:
+    """Take the weights from the peak of a long stream, in GiB."""
+
+    def figure(results: Results) -> float:
+        stream = results["memory"]["found"][f"stream through {model}"]
+        return float(stream["peak, MB"] - stream["weights in memory, MB"]) * 1e6 / 2**30
+
+    return figure
+
+
+def growth(model: str) -> Callable[[Results], float]:
+    """Hold the memory at the end of a long stream against that after a fifth of it."""
+
+    def figure(results: Results) -> float:
+        stream = results["memory"]["found"][f"stream through {model}"]
+        return float(stream["at the end, MB"] / stream["after a fifth, MB"])
+
+    return figure
+
+
+FP32, MINILM, OURS = "sentence-transformers fp32", "all-MiniLM, sentence-transformers", "all-MiniLM, ours"
+STOCK = ("mlx-lm, text by text", "mlx-lm, padded batch", "mlx-embeddings")
+ADAPTERS = ("langchain", "llama_index")
+
+BARS: tuple[Bar, ...] = (
+    at_least(1.3, "(a) documents, 0.6B, times as fast as sentence-transformers", ratio("large", "(a) documents", FP32)),
+    at_least(2.5, "(b) instructed queries, 0.6B, likewise", ratio("large", "(b) instructed queries", FP32)),
+    at_most(
+        0.8,
+        "(c) one query, 0.6B: part of sentence-transformers' time",
+        lambda results: 1 / ratio("large", "(c) one query at a time", FP32)(results),
+    ),
+    at_most(1.5, "(c) over the time to read the weights once", value("large", "limits", "query over memory floor")),
+    at_least(40, "(a) some, times as fast as stock MLX", ratio("large", "(a) subset, stock MLX", *STOCK)),
+    at_least(0.8, "(a) share of the machine's own matrix products", value("large", "limits", "share of sgemm")),
+    at_least(1, "(a) all-MiniLM, times as fast as sentence-transformers", ratio("small", "(a) documents", MINILM)),
+    at_least(
+        2, "(a) nano, times as fast as sentence-transformers' all-MiniLM", ratio("small", "nano, (a) documents", MINILM)
+    ),
+    at_least(3, "(d) 64 queries at once, 0.6B, over one by one", ratio("large", "(d) 64 concurrent queries", "one by one")),
+    at_least(3, "(d) the same on nano", ratio("small", "(d) nano, 64 concurrent", "one by one")),
+    at_least(50_000, "look-ups a second in the memory cache", value("engine", "memory cache", "lookups_per_second")),
+    at_most(
+        0.05,
+        "what the adapters add to the engine's time",
+        lambda results: max(results["engine"]["found"]["adapters"][name]["over the engine"] for name in ADAPTERS),
+    ),
+    at_most(0.15, "import, seconds", value("engine", "fresh process", "import")),
+    at_most(
+        1.5, "first vector of nano in a new process, seconds", value("engine", "fresh process", "first vector of nano")
+    ),
+    at_most(5, "first vector of all-MiniLM, likewise", value("engine", "fresh process", "first vector of all-MiniLM")),
+    at_least(
+        1000, "short texts a second, all-MiniLM (a wish)", lambda results: 1 / per_text("1,000 short texts", OURS)(results)
+    ),
+    at_most(0.1, "32 short texts, all-MiniLM, seconds", lambda results: 32 * per_text("32 short texts", OURS)(results)),
+    at_most(1, "memory over the weights, 100,000 texts through nano, GiB", over_weights("nano")),
+    at_most(1.05, "its growth over the last four fifths, times", growth("nano")),
+    at_most(1, "memory over the weights, 200 documents through the 0.6B, GiB", over_weights("0.6B")),
+    at_most(1.05, "its growth, likewise", growth("0.6B")),
+)
+
+
+def bars(results: Results) -> str:
+    """Write the table of those whose part was run."""
+    rows = []
+    for what, bar, figure, enough in BARS:
+        try:
+            found = figure(results)
+        except KeyError:  # the part was not run, or not this case of it
+            continue
+        rows.append([what, bar, f"{found:,.3g}" if found < 1000 else f"{found:,.0f}", "yes" if enough(found) else "no"])  # noqa: PLR2004 - digits that count
+    return table(["what", "wanted", "found", "met"], rows)

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load_faults import excess, faults, gain, lost
+from benchmarks.load_faults import excess, faults, gain, grown, lost
 from benchmarks.markdown import table
 from benchmarks.overload import LIMIT
 from benchmarks.wrk import PATIENCE
@@ -53,10 +53,11 @@ def sentences(found: dict[str, Any]) -> str:
     """Tell the README of the overload, and of infinity-emb, whoever is faster."""
     over = found["overload"]
     statuses, rest = over["during"]["statuses"], over["after"]["per_second"] / over["before"]["per_second"]
+    more, kept = grown(over)
     said = (
         f"Asked for {excess(over):.1f} times what it gives, the server that takes {LIMIT} requests at a time "
         f"answered {statuses.get('429', 0):,} of {sum(statuses.values()):,} with 429, and gave {rest:.1f} times as much "
-        "afterwards as before."
+        f"afterwards as before; its memory grew by {more:.0f} MiB meanwhile, of which {max(0, kept):.0f} stayed."
     )
     if peer := found.get("all-MiniLM"):
         pairs = [

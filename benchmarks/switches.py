@@ -1,5 +1,6 @@
 """Each shortcut of the encoder, switched off by name, so that its own share can be seen."""
 
+import math
 from collections.abc import Callable, Iterable
 
 
@@ -29,10 +30,24 @@ def _silu() -> None:
     qwen3.silu = lambda x: x * mx.sigmoid(x)
 
 
+def _gelu() -> None:
+    import mlx.core as mx
+
+    from mlx_qwen_embeddings.models import bert
+
+    bert.ACTIVATIONS["gelu"] = lambda x: x * (1.0 + mx.erf(x * math.sqrt(0.5))) * 0.5
+
+
 def _order() -> None:
     from mlx_qwen_embeddings.models import linear
 
     linear.FEW_TOKENS = 0
+
+
+def _step() -> None:
+    from mlx_qwen_embeddings import encoder
+
+    encoder.STEP = 1
 
 
 def _prompt() -> None:
@@ -52,13 +67,15 @@ SWITCHES: dict[str, Callable[[], None]] = {
     "pieces": _pieces,
     "attention": _attention,
     "silu": _silu,
+    "gelu": _gelu,
     "order": _order,
+    "step": _step,
     "prompt": _prompt,
     "last_token": _last_token,
 }
 """What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
-SwiGLU; weights first where tokens are few; prompts computed once; a last layer that computes keys and values of all tokens,
-and everything else for one token a text."""
+SwiGLU; BERT's cheap GELU; weights first where tokens are few; a lone text's padding to a multiple of 16; prompts computed
+once; a last layer that computes keys and values of all tokens, and everything else for one token a text."""
 
 
 def switch_off(names: Iterable[str]) -> None:

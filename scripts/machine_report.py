@@ -143,7 +143,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"1 of 3: the tests, some minutes ({given.tests})", flush=True)
     ignored = [f"--ignore=tests/{folder}" for folder in ("cluster", "parity", "stores")]
-    tests = run(["pytest", "-q", "-n", "2", "--dist", "loadfile", *ignored, given.tests])
+    tests = run(["pytest", "-q", "-m", "not heavy", "-n", "2", "--dist", "loadfile", *ignored, given.tests])
     print(f"   {tests.last}\n2 of 3: verify {given.model}", flush=True)
     verify = run(["mlx_qwen_embeddings", "verify", given.model, "--json"])
     print(f"   {'right' if verify.ok else 'wrong'}\n3 of 3: bench, about {given.seconds} seconds", flush=True)

@@ -49,6 +49,7 @@ def test_what_holds_has_no_fault() -> None:
         (("overload", "during", "lost"), 5, "overload, 256 connections: 5 answers were lost"),
         (("overload", "during", "statuses"), {"200": 17}, "overload: nothing was refused with 429"),
         (("overload", "during", "asked_per_second"), 998.9, "overload asked for 4.00 times what the server gives, not 4"),
+        (("overload", "memory", "peak"), 2**27 + 513 * 2**20, "overload: it took 513 MiB more, of at most 512"),
         (("overload", "memory", "after"), 2**27 + 66 * 2**20, "overload: 66 MiB stayed, of at most 64"),
         (("overload", "after", "per_second"), 199, "after the overload it gave 0.80 of what it gave before"),
     ],

@@ -1,15 +1,18 @@
 """The command line: whole outputs, exit statuses, and what its start costs."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from mlx_qwen_embeddings import cli
+from mlx_qwen_embeddings import cli, verification
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
@@ -72,6 +75,47 @@ def test_an_error_is_one_line_and_debug_shows_where_it_came_from() -> None:
     assert err.startswith("mlx-qwen: unknown model 'nanoo'. Did you mean 'nano'?")
     result = CliRunner().invoke(app, ["--debug", "verify", "nanoo"])
     assert type(result.exception).__name__ == "UnknownModelError"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("there is no\nstream"), "RuntimeError: there is no stream (mlx-qwen --debug ... shows where)"),
+        (KeyError("shape"), "KeyError: 'shape' (mlx-qwen --debug ... shows where)"),
+        (MemoryError(), "MemoryError (mlx-qwen --debug ... shows where)"),
+        (OSError("no disk"), "no disk"),
+    ],
+    ids=["RuntimeError", "KeyError", "MemoryError", "OSError"],
+)
+def test_an_error_of_any_kind_is_one_line(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "verify", Mock(side_effect=error))
+    assert run("verify", "nano") == (1, "", f"mlx-qwen: {said}\n")
+    assert CliRunner().invoke(app, ["--debug", "verify", "nano"]).exception is error
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (typer.Exit(3), 3, ""),
+        (typer.Abort(), 1, "Aborted!\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(4), 4, ""),
+        (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_ends_a_command_otherwise_is_left_alone(
+    raised: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "verify", Mock(side_effect=raised))
+    assert run("verify", "nano") == (status, "", said)
+
+
+def test_verify_takes_the_folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, out, err = run("verify", "small", "--model-dir", str(tmp_path))
+    assert (status, err) == (1, "")
+    assert f"looked in {tmp_path}/models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ" in out
 
 
 def test_float16_is_refused_in_one_line() -> None:

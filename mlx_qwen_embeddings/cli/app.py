@@ -22,17 +22,28 @@ from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.cli.verify import verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
+CLICKS_OWN: tuple[type[BaseException], ...] = (
+    BrokenPipeError,  # who reads has had enough, which is no error; click ends quietly
+    typer.Exit,
+    typer.Abort,
+    typer.BadParameter.__mro__[2],  # ClickException: of click, or of the copy that newer versions of typer carry
+)
+"""What click turns into words and an exit status by itself."""
+
+EXPECTED = (MLXQwenEmbeddingsError, OSError, ValueError)
+"""Errors whose message says it all."""
+
 
 class Commands(TyperGroup):
-    """Commands whose expected errors are one line, not a traceback."""
+    """Commands whose errors are one line, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # who reads has had enough, which is no error; click ends quietly
-        except (MLXQwenEmbeddingsError, OSError, ValueError) as error:
+        except CLICKS_OWN:
+            raise
+        except Exception as error:
             if ctx.params["debug"]:
                 raise
             typer.echo(f"mlx-qwen: {_one_line(error)}", err=True)
@@ -47,7 +58,10 @@ def _one_line(error: Exception) -> str:
 
         if isinstance(error, ValidationError):  # its text spreads over many lines
             return in_one_line(error)
-    return " ".join(str(error).split()) or type(error).__name__
+    words, kind = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, EXPECTED):
+        return words or kind
+    return f"{kind}: {words} (mlx-qwen --debug ... shows where)" if words else f"{kind} (mlx-qwen --debug ... shows where)"
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so

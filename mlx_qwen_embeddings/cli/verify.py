@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_qwen_embeddings.cli.common import ModelDirOption
+
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.verification import VerifyReport
 
@@ -14,6 +16,7 @@ def verify(
     model: Annotated[str, typer.Argument(help="Alias, Hub name or local folder.")],
     *,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    model_dir: ModelDirOption = None,
     dtype: Annotated[str | None, typer.Option(help="Compute type: auto, float32 or bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute: auto, cpu or gpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -21,7 +24,7 @@ def verify(
     """Check a model's files and vectors, and say how to mend what is wrong."""
     from mlx_qwen_embeddings.verification import verify as check  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
 
-    report = check(model, revision=revision, dtype=dtype, device=device)
+    report = check(model, revision=revision, dtype=dtype, device=device, cache_dir=model_dir)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():

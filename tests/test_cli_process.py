@@ -29,9 +29,9 @@ def cpu_seconds(*arguments: object) -> float:
 
 
 def least_wall_seconds(limit: float, *arguments: object) -> float:
-    """Give the least of up to ten, as a clock shows it; the first below the limit will do: other work only adds to it."""
+    """Give the least of up to thirty by the clock; the first below the limit will do: other work only adds to it."""
     least = math.inf
-    for _ in range(10):
+    for _ in range(30):
         begun = time.perf_counter()
         subprocess.run(command(*arguments), check=True, capture_output=True)
         least = min(least, time.perf_counter() - begun)
@@ -42,6 +42,10 @@ def least_wall_seconds(limit: float, *arguments: object) -> float:
 
 def test_help_costs_little_of_a_core() -> None:
     assert cpu_seconds("--help") < 0.3
+
+
+def test_help_is_there_within_three_tenths_of_a_second() -> None:
+    assert least_wall_seconds(0.3, "--help") < 0.3
 
 
 def test_a_first_vector_costs_little_of_all_cores_together() -> None:

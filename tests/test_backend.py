@@ -140,6 +140,21 @@ def test_after_mlx_it_is_too_late() -> None:
 
 
 @LINUX
+def test_what_that_costs_is_said_once_with_what_to_do() -> None:
+    embed = "with EmbeddingEngine('nano', device='cpu') as engine: engine.embed_query('a text')"
+    program = f"import mlx.core\nfrom mlx_qwen_embeddings import EmbeddingEngine\n{embed}\n{embed}"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={}).stderr
+    assert said.count("\n") == 1, said
+    for part in (
+        "matrix products run at",
+        "GFLOP/s, on the reference BLAS of MLX's wheel: 20 to 95 times slower than needed",
+        'pip install "mlx-qwen-embeddings[cpu]"',
+        "import mlx_qwen_embeddings' engine before anything imports mlx.core",
+    ):
+        assert part in said
+
+
+@LINUX
 def test_the_blas_of_the_cpu_extra_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLX_QWEN_BLAS", raising=False)
     monkeypatch.setattr(blas, "_mkl", lambda: "/mkl")

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.labelled import passages, questions
 
 BATCH_SIZES = (1, 8, 32, 128)
@@ -67,6 +68,18 @@ class BenchReport:
     def as_dict(self) -> dict[str, Any]:
         """Give plain values, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        facts = {"computes": f"{self.dtype} on {self.device}", "loaded in": f"{self.load_seconds:.1f} s"}
+        facts |= {
+            f"{row.batch_size} to a call": f"{row.texts_per_second:,.1f} texts/s, {row.tokens_per_second:,.0f} tokens/s"
+            for row in self.throughput
+        }
+        facts |= {
+            f"{row.clients} at once": f"{row.queries_per_second:,.1f} queries/s, p50 {row.p50:,.1f}, p99 {row.p99:,.1f} ms"
+            for row in self.latency
+        }
+        return facts_table(self.model, facts | {"from the cache": f"{self.cache_speedup:,.0f} times as fast"})
 
 
 def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any) -> BenchReport:

@@ -1,14 +1,19 @@
 """What notebooks show of engines and results: short, and escaped."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineStats, VerifyReport
-from mlx_qwen_embeddings.bulk import BulkReport
+from mlx_qwen_embeddings.bench import BenchReport, Latency, Throughput
+from mlx_qwen_embeddings.bulk import BulkReport, CorpusReport
 from mlx_qwen_embeddings.evaluation import Score
 from mlx_qwen_embeddings.html_table import rows_table, size
+from mlx_qwen_embeddings.search import IndexReport
+from mlx_qwen_embeddings.similarity import Clusters
 from mlx_qwen_embeddings.verification import Check
 
 BAD = "<script>alert('x')</script> & <b>"
@@ -69,6 +74,55 @@ def test_a_finished_file_and_a_score() -> None:
     ]
     assert cells(Score(BAD, "nDCG@10", 0.85, 350, 150, 1.0))[0] == [BAD]
     assert cells(Score("pairs.tsv", "Spearman", 0.85, 350, 0, 1.0))[1:] == [["Spearman", "0.8500"], ["pairs", "350"]]
+
+
+def test_a_finished_corpus_and_an_index() -> None:
+    assert cells(CorpusReport(Path(BAD), 20, 20_000, 512, 384, 1.234)) == [
+        [BAD],
+        ["parts", "20"],
+        ["rows", "20,000"],
+        ["of an earlier run", "512"],
+        ["dimensions", "384"],
+        ["time", "1.23 s"],
+    ]
+    report = IndexReport(files=1200, changed=3, removed=1, passages=9000, embedded=40, skipped=())
+    assert cells(report) == [
+        ["Index"],
+        ["files", "1,200, 3 of them new or changed"],
+        ["removed", "1"],
+        ["passages", "9,000"],
+        ["embedded now", "40"],
+    ]
+    assert cells(replace(report, skipped=(BAD, "other")))[-1] == ["skipped", f"2, the first: {BAD}"]
+
+
+def test_a_measurement() -> None:
+    throughput, latency = [Throughput(8, 1234.56, 98765.4)], [Latency(4, 56.78, 1.23, 4.5, 1234.5)]
+    report = BenchReport(BAD, "cpu", "float32", 0.25, throughput, latency, 321.4, 60.0)
+    assert cells(report) == [
+        [BAD],
+        ["computes", "float32 on cpu"],
+        ["loaded in", "0.2 s"],
+        ["8 to a call", "1,234.6 texts/s, 98,765 tokens/s"],
+        ["4 at once", "56.8 queries/s, p50 1.2, p99 1,234.5 ms"],
+        ["from the cache", "321 times as fast"],
+    ]
+
+
+def test_groups_and_only_the_largest_of_many() -> None:
+    def groups(*sizes: int) -> Clusters:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        central = tuple(np.flatnonzero(labels == group)[:2] for group in range(len(sizes)))
+        return Clusters(labels, central, np.zeros((len(sizes), 4), np.float32))
+
+    assert cells(groups(3, 1)) == [
+        ["2 groups of 4 vectors"],
+        ["group 0", "3, central rows 0, 1"],
+        ["group 1", "1, central rows 3"],
+    ]
+    many = cells(groups(*[1200] * 10, 2, 1))
+    assert many[0] == ["12 groups of 12,003 vectors"]
+    assert many[-2:] == [["group 9", "1,200, central rows 10800, 10801"], ["2 more", "3"]]
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5.9e9, "5.9 GB")])

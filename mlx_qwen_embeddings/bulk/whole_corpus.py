@@ -12,6 +12,7 @@ from mlx_qwen_embeddings.bulk.corpus import Corpus, RangeReader, open_corpus
 from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
 from mlx_qwen_embeddings.bulk.parts import LOCK, locked, read_manifest, write_manifest
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.shared import get_engine
@@ -80,6 +81,10 @@ class CorpusReport:
     resumed: int
     dimensions: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        facts = {"parts": self.parts, "rows": self.rows, "of an earlier run": self.resumed, "dimensions": self.dimensions}
+        return facts_table(str(self.folder), facts | {"time": f"{self.seconds:.2f} s"})
 
 
 def embed_parquet(

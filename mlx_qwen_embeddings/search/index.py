@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.search.files import digest, find
+from mlx_qwen_embeddings.search.model import check_model
 from mlx_qwen_embeddings.search.passages import Passage, Splitter
 from mlx_qwen_embeddings.search.store import Made, Store, check, read_record, write_record
 
@@ -26,7 +28,7 @@ class IndexReport:
         removed: Files that are no longer there, and now not in the database either.
         passages: Passages in the database.
         embedded: Those of them that were embedded now.
-        skipped: Files that could not be read, with the reason.
+        skipped: Files that could not be read, with the reason; nothing of them is in the database.
     """
 
     files: int
@@ -35,6 +37,15 @@ class IndexReport:
     passages: int
     embedded: int
     skipped: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {
+            "files": f"{self.files:,}, {self.changed:,} of them new or changed",
+            "removed": self.removed,
+        }
+        facts |= {"passages": self.passages, "embedded now": self.embedded}
+        skipped = {"skipped": f"{len(self.skipped):,}, the first: {self.skipped[0]}"} if self.skipped else {}
+        return facts_table("Index", facts | skipped)
 
 
 def index_folder(
@@ -52,7 +63,7 @@ def index_folder(
     Args:
         path: What to index.
         database: Folder of the database; made if need be.
-        embeddings: What embeds; its ``query_instruction`` is for questions.
+        embeddings: What embeds; its ``query_instruction`` is for questions. ``embeddings_for`` gives those of a database.
         pattern: See ``find``.
         limit: At most so many files.
         chunk_tokens: Most tokens of a passage.
@@ -67,38 +78,42 @@ def index_folder(
         message = f"overlap={overlap} has to be less than chunk_tokens={chunk_tokens}"
         raise ValueError(message)
     files = [file for file in find(path, pattern, limit) if not file.is_relative_to(database.resolve())]
+    stored = read_record(database)
+    if stored is not None:
+        check_model(database, stored, embeddings)
     engine = embeddings.engine
     made = Made(
         model=embeddings.model,
-        revision=embeddings.revision,
+        revision=engine.revision,
         fingerprint=engine.fingerprint,
         dimensions=embeddings.dimensions or engine.dimensions,
         instruction=embeddings.query_instruction,
         chunk_tokens=chunk_tokens,
         overlap=overlap,
     )
-    store = _open(database, made)
+    store = _open(database, stored, made)
     before = store.digests()
-    now = {str(file): digest(file) for file in files}
+    skipped: dict[str, str] = {}
+    now = _digests(files, skipped)
     changed = [file for file, content in now.items() if before.get(file) != content]
-    gone = [file for file in before if _is_gone(Path(file), path.resolve())]
+    gone = [file for file in before if file not in skipped and _is_gone(Path(file), path.resolve())]
     store.replace(gone, [])
     splitter = Splitter(lambda text: engine.count_tokens([text])[0], chunk_tokens, overlap)
-    skipped: list[str] = []
     read = embedded = 0
     for block in _blocks(changed, splitter, skipped):
         read += sum(bool(passages) for _, passages in block)  # an empty file has nothing to be remembered by
         embedded += _store(block, now, store, embeddings)
-    if changed or gone:
+    stale = [file for file in skipped if file in before]
+    store.replace(stale, [])
+    if changed or gone or stale:
         store.tidy()
-    return IndexReport(len(files), read, len(gone), len(store), embedded, tuple(skipped))
+    return IndexReport(len(files), read, len(gone), len(store), embedded, tuple(skipped.values()))
 
 
-def _open(database: Path, made: Made) -> Store:
-    stored = read_record(database)
-    if stored:
-        wanted = {name: getattr(made, name) for name in Made.__slots__ if name != "model"}
-        check(database, stored, wanted)
+def _open(database: Path, stored: Made | None, made: Made) -> Store:
+    if stored is not None:
+        of_the_model = {"model", "revision", "fingerprint"}
+        check(database, stored, {name: getattr(made, name) for name in Made.__slots__ if name not in of_the_model})
         return Store(database, made.dimensions)
     database.mkdir(parents=True, exist_ok=True)
     store = Store(database, made.dimensions)
@@ -106,20 +121,39 @@ def _open(database: Path, made: Made) -> Store:
     return store
 
 
+def _digests(files: list[Path], skipped: dict[str, str]) -> dict[str, str]:
+    found = {}
+    for file in files:
+        try:
+            found[str(file)] = digest(file)
+        except OSError as error:
+            skipped[str(file)] = _reason(file, error)
+    return found
+
+
+def _reason(file: Path | str, error: OSError | ValueError) -> str:
+    """Say why a file is left out; an ``OSError`` does not always name it."""
+    return f"{file} cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+
+
 def _is_gone(file: Path, root: Path) -> bool:
-    return file.is_relative_to(root) and not file.exists()
+    try:
+        file.stat()
+    except OSError:  # it is not there, or in a folder that cannot be entered any more
+        return file.is_relative_to(root)
+    return False
 
 
 Block = list[tuple[str, list[Passage]]]
 
 
-def _blocks(files: list[str], splitter: Splitter, skipped: list[str]) -> Iterator[Block]:
+def _blocks(files: list[str], splitter: Splitter, skipped: dict[str, str]) -> Iterator[Block]:
     block: Block = []
     for file in files:
         try:
             block.append((file, splitter.split(Path(file))))
         except (OSError, ValueError) as error:
-            skipped.append(str(error))
+            skipped[file] = _reason(file, error)
         if sum(len(passages) for _, passages in block) >= BLOCK_PASSAGES:
             yield block
             block = []

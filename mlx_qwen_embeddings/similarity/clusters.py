@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.similarity.compare import cosine, normalize
 
 _BLOCK = 1024
 """Rows that are compared with all later ones at once."""
+
+_SHOWN = 10
+"""Groups that have a line of their own in a notebook."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +37,13 @@ class Clusters:
     def sizes(self) -> tuple[int, ...]:
         """Vectors in each group."""
         return tuple(np.bincount(self.labels, minlength=len(self.centers)).tolist())
+
+    def _repr_html_(self) -> str:
+        sizes, central = self.sizes, [", ".join(map(str, rows.tolist())) for rows in self.central]
+        facts = {f"group {n}": f"{sizes[n]:,}, central rows {central[n]}" for n in range(min(len(sizes), _SHOWN))}
+        rest = sizes[_SHOWN:]
+        facts |= {f"{len(rest):,} more": f"{sum(rest):,}"} if rest else {}
+        return facts_table(f"{len(sizes):,} groups of {len(self.labels):,} vectors", facts)
 
 
 class Pair(NamedTuple):

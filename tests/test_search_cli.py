@@ -1,5 +1,6 @@
 """``mlx-qwen index`` and ``search``: what is found where, what is embedded again, and what is refused."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from mlx_qwen_embeddings import shared
 from mlx_qwen_embeddings.cli import search as module
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.search import Hit
+from mlx_qwen_embeddings.search import Hit, embeddings_for, files, index_folder
+from mlx_qwen_embeddings.search import index as indexing
 from mlx_qwen_embeddings.search.passages import Splitter
 from mlx_qwen_embeddings.search.store import RECORD
 
@@ -36,8 +39,8 @@ def search(question: str, folder: Path, *arguments: object) -> Any:
     return json.loads(out)
 
 
-def pdf(*pages: str) -> bytes:
-    """Give a PDF with a line of text a page."""
+def pdf(*pages: str, more: str = "") -> bytes:
+    """Give a PDF with a line of text a page, and ``more`` in its trailer."""
     count = len(pages)
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(count))
     objects = [
@@ -58,7 +61,7 @@ def pdf(*pages: str) -> bytes:
         content += f"{number} 0 obj\n{body}\nendobj\n".encode()
     table = "".join(f"{place:010d} 00000 n \n" for place in places)
     head = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
-    tail = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(content)}\n%%EOF\n"
+    tail = f"trailer << /Size {len(objects) + 1} /Root 1 0 R {more} >>\nstartxref\n{len(content)}\n%%EOF\n"
     return content + head.encode() + tail.encode()
 
 
@@ -165,6 +168,76 @@ def test_what_cannot_be_read_is_left_out_and_said(folder: Path) -> None:
     assert "4 new or changed" in out
 
 
+def test_an_encrypted_pdf_is_left_out_and_said(folder: Path) -> None:
+    key = "00" * 48
+    aes = f"/Filter /Standard /V 5 /R 6 /Length 256 /P -4 /O <{key}> /U <{key}> /OE <{key[:64]}> /UE <{key[:64]}>"
+    cipher = "/CF << /StdCF << /CFM /AESV3 /Length 32 >> >> /StmF /StdCF /StrF /StdCF"
+    (folder / "aes.pdf").write_bytes(pdf("secret", more=f"/Encrypt << {aes} {cipher} >>"))
+    (folder / "vendor.pdf").write_bytes(pdf("secret", more="/Encrypt << /Filter /Vendor /V 1 >>"))
+    status, out, err = index(folder)
+    assert (status, out.split(";")[0]) == (0, "7 files, 4 new or changed, 0 gone")
+    said = [line.removeprefix("mlx-qwen: left out: ").split(": ") for line in err.splitlines()]
+    assert [place for place, _ in said] == [f"{folder / name} cannot be read as PDF" for name in ("aes.pdf", "vendor.pdf")]
+    assert all(reason for _, reason in said)
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Make files of these names fail as a broken disk does, without their name in the error."""
+    digest = indexing.digest
+
+    def fail(path: Path) -> str:
+        if path.name in names:
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(indexing, "digest", fail)
+
+
+def test_a_file_that_cannot_be_opened_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable(monkeypatch, "cooking.md")
+    status, out, err = index(folder)
+    assert (status, out.split(";")[0]) == (0, "5 files, 3 new or changed, 0 gone")
+    assert err == f"mlx-qwen: left out: {folder / 'cooking.md'} cannot be read: Input/output error\n"
+
+
+def test_a_file_that_may_not_even_be_looked_at_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(folder)
+    stat = Path.stat
+
+    def refuse(path: Path, **options: Any) -> Any:
+        if path.name == "bird's.md":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    unreadable(monkeypatch, "bird's.md")
+    assert folder / "more" / "bird's.md" in files.find(folder, None, None)
+    status, out, err = index(folder)
+    assert (status, out.split(";")[0]) == (0, "5 files, 0 new or changed, 0 gone")
+    assert err.startswith(f"mlx-qwen: left out: {folder / 'more' / chr(34)}"[:-1])
+    shutil.rmtree(folder / "more")
+    assert "0 gone" in index(folder)[1]  # it had left the database before
+
+
+@pytest.mark.parametrize("how", ["no text", "no file"])
+def test_of_a_file_that_cannot_be_read_any_more_nothing_stale_is_found(
+    folder: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index(folder)
+    assert "Brown the beef" in str(search("What can I cook?", folder, "-k", 9))
+    if how == "no text":
+        (folder / "cooking.md").write_bytes(b"\xff\xfe")
+    else:
+        unreadable(monkeypatch, "cooking.md")
+    status, out, err = index(folder)
+    assert (status, err.count("\n")) == (0, 1)
+    assert out == f"5 files, 0 new or changed, 0 gone; 0 passages embedded, 4 in {folder.parent / 'db'}\n"
+    assert "Brown the beef" not in str(search("What can I cook?", folder, "-k", 9))
+    monkeypatch.undo()
+    (folder / "cooking.md").write_text(COOKING, "utf-8")
+    assert "1 new or changed, 0 gone; 1 passages embedded" in index(folder)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -194,6 +267,91 @@ def test_a_model_that_is_another_now_is_refused(folder: Path) -> None:
         assert f"was made with the model {str(model)!r} of another content" in err
     # It is the content that counts: the package's own copy is what it was made with.
     assert run("search", "a", "--db", folder.parent / "db", "-m", "nano")[0] == 0
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder of models, no Hub, and shared engines of the test's own."""
+    monkeypatch.setattr(shared, "_engines", {})
+    monkeypatch.setenv("MLX_QWEN_OFFLINE", "1")
+    monkeypatch.setenv("MLX_QWEN_CACHE_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def pretend(database: Path, **fields: object) -> None:
+    """Make a database one of another model."""
+    record = json.loads((database / RECORD).read_text("utf-8"))
+    (database / RECORD).write_text(json.dumps(record | fields), "utf-8")
+
+
+@pytest.mark.parametrize("revision", [None, "a" * 40])
+@pytest.mark.parametrize("model", ["nano", "medium"])
+def test_another_model_is_named_and_not_asked_for(folder: Path, alone: Path, model: str, revision: str | None) -> None:
+    index(folder)
+    database = folder.parent / "db"
+    pretend(database, model="small", revision=revision, dimensions=1024, fingerprint="0" * 32)
+    expected = f"mlx-qwen: {database} was made with the model 'small', not {model!r}: use the same, or another --db\n"
+    assert run("search", "a", "--db", database, "-m", model) == (1, "", expected)
+    assert run("index", folder, "--db", database, "-m", model) == (1, "", expected)
+    assert not alone.exists()
+
+
+def test_a_model_of_the_hub_is_not_downloaded_for_a_folder_s_database(folder: Path, alone: Path) -> None:
+    index(folder)
+    database = folder.parent / "db"
+    expected = f"mlx-qwen: {database} was made with the model 'nano', not 'small': use the same, or another --db\n"
+    assert run("search", "a", "--db", database, "-m", "small") == (1, "", expected)
+    with pytest.raises(ValueError, match="'nano', not 'small'"):
+        index_folder(folder, database, embeddings=MLXQwenEmbeddings("small"))
+    pretend(database, model=str(folder.parent / "gone"))  # the folder that it was made with
+    assert "gone', not 'small': use" in run("search", "a", "--db", database, "-m", "small")[2]
+    assert run("search", "a", "--db", database, "-m", "nano")[0] == 0
+    assert not alone.exists()
+
+
+def test_a_database_keeps_to_the_commit_that_it_was_made_with(folder: Path, alone: Path) -> None:
+    old, new, database = "b" * 40, "a" * 40, folder.parent / "db"
+    repository = alone / "models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ"
+    for commit in (old, new):
+        shutil.copytree(NANO_FOLDER, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    main = repository / "refs" / "main"
+    main.write_text(old)
+    assert run("index", folder, "--db", database, "-m", "small")[0] == 0
+    assert json.loads((database / RECORD).read_text("utf-8"))["revision"] == old
+    shared._engines.clear()
+    main.write_text(new)
+    assert search("Where do birds go?", folder, "-m", "0.6b", "-k", 1)[0]["file"].endswith("bird's.md")
+    assert "0 new or changed" in run("index", folder, "--db", database, "-m", "small")[1]
+    expected = f"mlx-qwen: {database} was made with the model 'small' at revision '{old}', not '{new}': "
+    status, out, err = run("index", folder, "--db", database, "--revision", "main")
+    assert (status, out, err) == (1, "", f"{expected}use the same, or another --db\n")
+
+
+def test_what_is_not_named_is_as_the_database_has_it(folder: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = folder.parent / "db"
+    index(folder, "--dimensions", 64, "--instruction", "Find it")
+    (folder / "copy.md").write_text(BIRDS, "utf-8")
+    monkeypatch.setenv("MLX_QWEN_MODEL", "medium")
+    status, out, err = run("index", folder, "--db", database)
+    assert (status, err) == (0, "")
+    assert out.startswith("6 files, 1 new or changed, 0 gone; 1 passages embedded")
+    embeddings = embeddings_for(database, show_progress=True)
+    assert (embeddings.model, embeddings.dimensions, embeddings.query_instruction) == ("nano", 64, "Find it")
+    assert embeddings_for(folder.parent / "new").model == "medium"
+    assert not alone.exists()
+
+
+@pytest.mark.parametrize("command", ["index", "search"])
+def test_the_folder_of_models(folder: Path, alone: Path, command: str) -> None:
+    index(folder)
+    pretend(folder.parent / "db", model="small", revision="a" * 40)
+    place = folder.parent / "other"
+    argument = folder if command == "index" else "a"
+    status, out, err = run(command, argument, "--db", folder.parent / "db", "--model-dir", place)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"looked in {place}/models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ" in err
+    assert not alone.exists()
 
 
 def test_the_record_says_how_it_was_made(folder: Path) -> None:

@@ -18,6 +18,10 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Alias, Hub name or local folder; else MLX_QWEN_MODEL, else small."),
 ]
+IndexedModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Alias, Hub name or folder; else the database's, else MLX_QWEN_MODEL, else small."),
+]
 ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; else the Hugging Face cache.")]
 RoleOption = Annotated[Role, typer.Option(help="What the texts are: a query gets the model's prompt for queries.")]
 InstructionOption = Annotated[

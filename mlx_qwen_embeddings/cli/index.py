@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import DimensionsOption, ModelOption
+from mlx_qwen_embeddings.cli.common import DimensionsOption, IndexedModelOption, ModelDirOption
 
 DatabaseOption = Annotated[Path, typer.Option("--db", help="Folder of the database.", show_default=False)]
 
@@ -17,7 +17,8 @@ def index(
     ],
     *,
     database: DatabaseOption,
-    model: ModelOption = None,
+    model: IndexedModelOption = None,
+    model_dir: ModelDirOption = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     instruction: Annotated[
         str | None, typer.Option(help="The task in words, written before each question; else the model's own.")
@@ -36,14 +37,15 @@ def index(
 
     for package in ("lancedb", "langchain_core", "langchain_text_splitters", "pypdf"):
         require(package, "search", "mlx-qwen index")
-    from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings  # noqa: PLC0415 - as said above
-    from mlx_qwen_embeddings.search import index_folder  # noqa: PLC0415 - as said above
+    from mlx_qwen_embeddings.search import embeddings_for, index_folder  # noqa: PLC0415 - as said above
 
-    embeddings = MLXQwenEmbeddings(
+    embeddings = embeddings_for(
+        database,
         model=model,
         revision=revision,
         dimensions=dimensions,
-        query_instruction=instruction,
+        instruction=instruction,
+        cache_dir=model_dir,
         show_progress=sys.stderr.isatty(),
     )
     report = index_folder(

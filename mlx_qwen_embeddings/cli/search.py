@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import ModelOption
+from mlx_qwen_embeddings.cli.common import IndexedModelOption, ModelDirOption
 from mlx_qwen_embeddings.cli.index import DatabaseOption
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def search(
     *,
     database: DatabaseOption,
     count: Annotated[int, typer.Option("-k", help="At most so many passages.", min=1)] = 5,
-    model: ModelOption = None,
+    model: IndexedModelOption = None,
+    model_dir: ModelDirOption = None,
     instruction: Annotated[str | None, typer.Option(help="Only to make sure that it is the database's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print whole passages as JSON.")] = False,
 ) -> None:
@@ -34,7 +35,7 @@ def search(
         require(package, "search", "mlx-qwen search")
     from mlx_qwen_embeddings.search import search_folder  # noqa: PLC0415 - the database takes seconds to import
 
-    hits = search_folder(question, database, count=count, model=model, instruction=instruction)
+    hits = search_folder(question, database, count=count, model=model, instruction=instruction, cache_dir=model_dir)
     if as_json:
         typer.echo(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
     else:

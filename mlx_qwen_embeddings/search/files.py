@@ -1,6 +1,7 @@
 """Which files of a folder are indexed."""
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -36,8 +37,18 @@ def _walk(root: Path, pattern: str | None) -> Iterator[Path]:
     for path in sorted(root.rglob(pattern or "*")):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         known = pattern is not None or path.suffix.lower() in LANGUAGES.keys() | PLAIN
-        if not hidden and known and path.is_file() and (path.suffix.lower() == ".pdf" or path.stat().st_size <= LARGEST):
+        if not hidden and known and _may_be_text(path):
             yield path
+
+
+def _may_be_text(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # a link to nowhere
+        return False
+    except OSError:  # whoever reads it learns why it cannot be read
+        return True
+    return stat.S_ISREG(status.st_mode) and (path.suffix.lower() == ".pdf" or status.st_size <= LARGEST)
 
 
 def digest(path: Path) -> str:

@@ -118,11 +118,10 @@ def _text(path: Path) -> str:
 
 def _pdf_pages(path: Path) -> Iterator[str]:
     pypdf = require("pypdf", "search", "A PDF file")
-    errors = require("pypdf.errors", "search", "A PDF file")
     try:
         for page in pypdf.PdfReader(path).pages:
             # What is no letter has no code, and comes as half of a surrogate pair.
             yield page.extract_text().encode("utf-8", "replace").decode()
-    except errors.PyPdfError as error:
-        message = f"{path} cannot be read as PDF: {error}"
+    except Exception as error:  # pypdf says of itself that any may come of a broken file, and others of an encrypted one
+        message = f"{path} cannot be read as PDF: {str(error) or type(error).__name__}"
         raise ValueError(message) from error

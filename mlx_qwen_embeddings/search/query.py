@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
+from mlx_qwen_embeddings.search.model import embeddings_for
 from mlx_qwen_embeddings.search.store import Store, check, read_record
 
 
@@ -31,7 +31,13 @@ class Hit:
 
 
 def search_folder(
-    question: str, database: Path, *, count: int = 5, model: str | None = None, instruction: str | None = None
+    question: str,
+    database: Path,
+    *,
+    count: int = 5,
+    model: str | None = None,
+    instruction: str | None = None,
+    cache_dir: Path | None = None,
 ) -> list[Hit]:
     """Find the passages of a database that are nearest to a question, nearest first.
 
@@ -43,10 +49,11 @@ def search_folder(
         count: At most so many.
         model: None takes the database's; another name has to mean the same model.
         instruction: None takes the database's; another one is refused.
+        cache_dir: Folder of downloaded models; None is the Hugging Face cache.
 
     Raises:
         FileNotFoundError: When there is no database.
-        IndexMismatchError: When the model is another one now.
+        IndexMismatchError: When the model is another one, or has changed.
     """
     made = read_record(database)
     if made is None:
@@ -54,12 +61,6 @@ def search_folder(
         raise FileNotFoundError(message)
     if instruction is not None:
         check(database, made, {"instruction": instruction})
-    embeddings = MLXQwenEmbeddings(
-        model=model or made.model,
-        revision=made.revision,
-        dimensions=made.dimensions,
-        query_instruction=made.instruction,
-    )
-    check(database, made, {"fingerprint": embeddings.engine.fingerprint})
+    embeddings = embeddings_for(database, model=model, cache_dir=cache_dir)
     rows = Store(database, made.dimensions).nearest(embeddings.embed_query(question), count)
     return [Hit(**{name: row[name] for name in Hit.__slots__}) for row in rows]

@@ -21,7 +21,7 @@ class Made:
 
     Attributes:
         model: As it was named.
-        revision: As it was named; None is the main branch.
+        revision: Commit on the Hub; None for a folder or a file of one's own, and for ``nano``.
         fingerprint: Of the model's content.
         dimensions: Width of the vectors.
         instruction: Before each question; None is the model's own.
@@ -72,17 +72,15 @@ def check(folder: Path, stored: Made, wanted: dict[str, Any]) -> None:
     Raises:
         IndexMismatchError: When one differs; the message says which was used.
     """
-    differing = {name: value for name, value in wanted.items() if getattr(stored, name) != value}
-    if not differing:
-        return
-    used = "; ".join(
-        f"the model {stored.model!r} of another content"
-        if name == "fingerprint"
-        else f"{name} {getattr(stored, name)!r}, not {value!r}"
-        for name, value in differing.items()
-    )
-    message = f"{folder} was made with {used}: use the same, or another --db"
-    raise IndexMismatchError(message)
+    stands = {name: getattr(stored, name) for name in wanted}
+    differing = [f"{name} {stands[name]!r}, not {value!r}" for name, value in wanted.items() if stands[name] != value]
+    if differing:
+        raise mismatch(folder, "; ".join(differing))
+
+
+def mismatch(folder: Path, used: str) -> IndexMismatchError:
+    """Make the error that says what a database was made with, and what to do."""
+    return IndexMismatchError(f"{folder} was made with {used}: use the same, or another --db")
 
 
 class Store:

@@ -1,12 +1,14 @@
 """Do what the Dockerfile says without Docker: install in an empty environment, serve, ask for health, stop.
 
-Steps that change the machine itself, Debian packages and the user, are left out; they are named.
+What would change the machine itself is left out, and named: Debian packages, which only arm64 takes, and the making of the
+user. Started by root, the server runs under that user's number.
 
 Usage: ``python scripts/docker_steps.py``
 """
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -18,6 +20,7 @@ import tempfile
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
@@ -47,9 +50,46 @@ def install(steps: list[tuple[str, str]], place: Path) -> Path:
         elif word == "RUN" and rest.startswith("pip "):
             print("RUN", rest, flush=True)
             subprocess.run(["/bin/sh", "-euc", rest], check=True, cwd=source, env=environment)
+        elif word == "RUN" and "apt-get" in rest and platform.machine() == "x86_64":
+            print("RUN", rest[:70], "...", flush=True)
+            needs_no_package(rest, place, environment)
         elif word == "RUN":
             print("not run here:", rest[:70], "...", flush=True)
     return programs
+
+
+def needs_no_package(command: str, place: Path, environment: dict[str, str]) -> None:
+    """Run a step that installs Debian packages where its condition does not hold.
+
+    Raises:
+        subprocess.CalledProcessError: When it does hold; nothing is installed.
+    """
+    refusing = place / "refusing"
+    refusing.mkdir()
+    (refusing / "apt-get").write_text('#!/bin/sh\necho "apt-get is not run here" >&2\nexit 1\n', "utf-8")
+    (refusing / "apt-get").chmod(0o755)
+    path = {"PATH": f"{refusing}:{environment['PATH']}"}
+    subprocess.run(["/bin/sh", "-euc", command], check=True, cwd=place, env=environment | path)
+
+
+def account(number: int, place: Path, python: Path) -> dict[str, Any]:
+    """Give what ``Popen`` needs to run a program as the container's user, whose home and models are made in ``place``."""
+    folders = place / "home", place / "models"
+    for folder in folders:
+        folder.mkdir()
+    if os.geteuid():
+        print("not root here: the server does not run as the user", number, flush=True)
+        return {}
+    place.chmod(0o755)
+    for folder in folders:
+        os.chown(folder, number, number)
+    user = {"user": number, "group": number, "extra_groups": []}
+    try:
+        subprocess.run([python, "-c", ""], check=True, cwd=folders[0], capture_output=True, **user)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"the user {number} cannot run {python.resolve()}, so root runs the server ({error})", flush=True)
+        return {}
+    return user
 
 
 def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
@@ -60,19 +100,21 @@ def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
         port = str(probe.getsockname()[1])
     given = dict(part.split("=", 1) for part in shlex.split(said["ENV"]))
     ours = {"MLX_QWEN_HOST": "127.0.0.1", "MLX_QWEN_PORT": port, "MLX_QWEN_MODEL": "nano", "HF_HOME": str(place / "models")}
-    environment = os.environ | given | ours | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    there = {"HOME": str(place / "home"), "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment = os.environ | given | ours | there
+    user = account(int(said["USER"]), place, programs / "python")
     command = json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"])
     health = json.loads(said["HEALTHCHECK"].partition("CMD ")[2])
     check = [programs / health[0], *health[1:]]
     print(shlex.join(command), flush=True)
-    server = subprocess.Popen([programs / command[0], *command[1:]], cwd=place, env=environment)
+    server = subprocess.Popen([programs / command[0], *command[1:]], cwd=place / "home", env=environment, **user)
     try:
         end = time.monotonic() + PATIENCE
         while subprocess.run(check, check=False, capture_output=True, env=environment).returncode:
             if server.poll() is not None or time.monotonic() > end:
                 print("it never was healthy", flush=True)
                 return 1
-        print("healthy:", shlex.join(health), flush=True)
+        print("healthy:", shlex.join(health), f"(user {Path(f'/proc/{server.pid}').stat().st_uid})", flush=True)
         server.send_signal(signal.Signals[said["STOPSIGNAL"]])
         return server.wait(PATIENCE)
     finally:

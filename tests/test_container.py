@@ -1,10 +1,13 @@
 """Dockerfile and compose file: that they fit each other, the settings' defaults and pyproject.toml."""
 
 import json
+import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,7 +24,7 @@ from mlx_qwen_embeddings.settings import EngineSettings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from docker_steps import instructions  # noqa: E402 - found where it was just said
+from docker_steps import account, instructions, needs_no_package  # noqa: E402 - found where it was just said
 
 STEPS = instructions((ROOT / "Dockerfile").read_text("utf-8"))
 SAID = dict(STEPS)
@@ -89,6 +92,40 @@ def test_only_the_named_model_is_served_and_keys_are_shown(compose: dict[str, An
     assert "MLX_QWEN_API_KEYS" in shown["services"]["embeddings"]["environment"]
     (job,) = yaml.safe_load(shown["configs"]["prometheus"]["content"])["scrape_configs"]
     assert set(job["authorization"]) == {"credentials"}
+
+
+def test_a_gpu_is_asked_for_by_one_line() -> None:
+    text = (ROOT / "compose.yaml").read_text("utf-8")
+    shown = yaml.safe_load(re.sub(r"^( *)# (?=gpus)", r"\1", text, flags=re.MULTILINE))
+    assert shown["services"]["embeddings"]["gpus"] == "all"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there the step installs OpenBLAS")
+def test_the_step_for_packages_does_nothing_on_x86_64(tmp_path: Path) -> None:
+    (step,) = (rest for word, rest in STEPS if word == "RUN" and "apt-get" in rest)
+    needs_no_package(step, tmp_path, os.environ | {"BACKEND": "cpu"})
+
+
+def test_packages_that_are_needed_are_refused_and_not_installed(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        needs_no_package("if [ 1 = 1 ]; then apt-get update && touch done; fi", tmp_path, dict(os.environ))
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_server_is_started_as_the_user_that_owns_the_models(tmp_path: Path) -> None:
+    number = int(SAID["USER"])
+    with tempfile.TemporaryDirectory() as name:  # above pytest's own folders only their user may look
+        place = Path(name)
+        user = account(number, place, Path("/bin/sh"))
+        subprocess.run(["/bin/sh", "-c", "touch models/mine home/mine"], check=True, cwd=place, **user)
+        assert {(place / folder / "mine").stat().st_uid for folder in ("models", "home")} == {number}
+        assert subprocess.run(["/bin/sh", "-c", "touch others"], check=False, cwd=place, **user).returncode
+
+
+def test_a_user_that_cannot_run_python_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert account(int(SAID["USER"]), tmp_path, tmp_path / "absent") == {}
+    assert SAID["USER"] in capsys.readouterr().out
 
 
 def test_docker_run_is_given_the_time_to_drain() -> None:

@@ -146,11 +146,12 @@ def test_flags_of_serve_reach_server_and_engines(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(run, "serve", lambda *settings: given.append(settings))
     monkeypatch.setenv("MLX_QWEN_DTYPE", "bfloat16")
     flags = ["--port", "9", "--model", "nano", "--dtype", "float32", "--max-loaded-models", "3"]
+    flags += ["--model-dir", str(tmp_path / "models")]
     done = CliRunner().invoke(app, ["serve", *flags, "--cache-path", str(tmp_path)])
     assert done.exit_code == 0, done.output
     ((server, engines),) = given
     assert (server.port, engines.model, engines.dtype, engines.max_loaded_models) == (9, "nano", "float32", 3)
-    assert engines.cache_path == tmp_path / "vectors.sqlite"
+    assert (engines.cache_path, engines.cache_dir) == (tmp_path / "vectors.sqlite", tmp_path / "models")
 
 
 def test_the_readme_names_the_flags_of_engines() -> None:

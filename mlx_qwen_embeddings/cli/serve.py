@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.cli.common import ModelDirOption
 
 
 def serve(
@@ -18,6 +19,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="The default model; small.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Compute type: auto, float32 or bfloat16.")] = None,
     cache_path: Annotated[Path | None, typer.Option(help="File, or folder for it, that keeps vectors.")] = None,
+    model_dir: ModelDirOption = None,
     max_loaded_models: Annotated[int | None, typer.Option(help="Most models in memory at once; 2.")] = None,
     models: Annotated[str | None, typer.Option(help="Models that may be asked for, comma-separated; all aliases.")] = None,
     warm: Annotated[str | None, typer.Option(help="Models loaded at the start, comma-separated; the default one.")] = None,
@@ -36,10 +38,10 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Serve embeddings over HTTP, as OpenAI's API does."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
+    flags = {name: value for name, value in locals().items() if name not in {"config", "model_dir"}}
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         require(package, "server", "The server")
     from mlx_qwen_embeddings.server.run import serve as run  # noqa: PLC0415 - it needs an extra
     from mlx_qwen_embeddings.server.settings import ServerSettings  # noqa: PLC0415 - as above
 
-    run(*ServerSettings.load(config, **flags))
+    run(*ServerSettings.load(config, cache_dir=model_dir, **flags))

@@ -58,6 +58,33 @@ def open_folder(
     if folder is None or not is_known_whole(folder, wanted.patterns):
         folder = _completed(wanted, revision, cache_dir, folder, offline=offline)
     refuse_corrupted(folder, wanted.patterns)
+    return _files(folder, wanted)
+
+
+def find_folder(spec: ModelSpec, *, revision: str | None = None, cache_dir: Path | None = None) -> ModelFiles | None:
+    """Give the model's folder as it is on disk, to read what its small files say.
+
+    Nothing is downloaded, completed or compared, and the Hub is not asked: ``open_folder`` does so before weights are read.
+
+    Args:
+        spec: What to look for.
+        revision: Branch, tag or commit; None is the main branch.
+        cache_dir: Where downloads lie; None is the Hugging Face cache.
+
+    Returns:
+        None when it has yet to be downloaded.
+
+    Raises:
+        ModelLoadError: When the folder of the user's own is none, or the name means nothing to the Hub.
+    """
+    if spec.local:
+        return _local(Path(spec.source), revision)
+    wanted = _wanted(spec)
+    folder = _cached(wanted, revision, cache_dir)
+    return _files(folder, wanted) if folder else None
+
+
+def _files(folder: Path, wanted: _Wanted) -> ModelFiles:
     gguf = None if wanted.tag is None else folder / _choose(_names(folder), wanted)
     return ModelFiles(folder, revision=folder.name, gguf=gguf)
 

@@ -1,15 +1,15 @@
 """From settings to a model that is ready to be loaded: files, tokenizer, back end, identity."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mlx_qwen_embeddings.backend import Backend, choose_backend
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.fingerprint import fingerprint
-from mlx_qwen_embeddings.hub import open_folder
+from mlx_qwen_embeddings.hub import find_folder, open_folder
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
-from mlx_qwen_embeddings.registry import resolve
+from mlx_qwen_embeddings.registry import ModelSpec, resolve
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 
@@ -23,6 +23,11 @@ class ModelFacts(NamedTuple):
     prompts: dict[str, str]
     dtype: str
     device: str
+
+    @classmethod
+    def of(cls, files: ModelFiles, backend: Backend) -> Self:
+        """Gather them."""
+        return cls(files.dimensions, files.max_length, files.pooling, dict(files.prompts), backend.dtype, backend.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,7 @@ class Opened:
     @property
     def facts(self) -> ModelFacts:
         """Give what is worth telling others."""
-        files, backend = self.files, self.backend
-        return ModelFacts(
-            files.dimensions, files.max_length, files.pooling, dict(files.prompts), backend.dtype, backend.device
-        )
+        return ModelFacts.of(self.files, self.backend)
 
 
 def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
@@ -61,18 +63,36 @@ def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
     spec = resolve(settings.model)
     backend = choose_backend(settings.device, settings.dtype)
     files = open_folder(spec, revision=settings.revision, offline=settings.offline, cache_dir=settings.cache_dir)
-    files = replace(files, known_prompts=spec.prompts)
-    _check(files)
-    return files, backend
+    return _checked(files, spec), backend
 
 
-def _check(files: ModelFiles) -> None:
+def look(settings: EngineSettings) -> ModelFacts | None:
+    """Read what the files on disk say of a model: no weights, and the Hub is not asked.
+
+    Returns:
+        None when the model has yet to be downloaded.
+
+    Raises:
+        UnknownModelError: When the name means nothing.
+        ModelLoadError: When the files are at fault.
+        MissingExtraError: When MLX has no back end here.
+    """
+    spec = resolve(settings.model)
+    files = find_folder(spec, revision=settings.revision, cache_dir=settings.cache_dir)
+    if files is None:
+        return None
+    return ModelFacts.of(_checked(files, spec), choose_backend(settings.device, settings.dtype))
+
+
+def _checked(files: ModelFiles, spec: ModelSpec) -> ModelFiles:
     """Refuse what is not served, or not of the form that it should have, before any weight is read."""
+    files = replace(files, known_prompts=spec.prompts)
     try:
         _ = files.family, files.pooling, files.prompts, files.dimensions, files.max_length, files.chat_template
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"{files.path}: a JSON file lacks something or holds the wrong type ({error!r}): download it again"
         raise ModelLoadError(message) from error
+    return files
 
 
 def describe(files: ModelFiles, backend: Backend) -> Opened:

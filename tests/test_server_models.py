@@ -1,6 +1,9 @@
 """The server's models while they come and go: a warm-up that fails, one that made room and comes back."""
 
 import asyncio
+import gc
+import logging
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +11,7 @@ from fake_encoder import PATIENCE
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.opening import ModelFacts
 from mlx_qwen_embeddings.server import models as served
 from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
@@ -24,6 +28,10 @@ class Engine:
         self.loads += 1
         self.load()
         self.loaded = True
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(384, 2048, "last", {}, "float32", "cpu")
 
     def stats(self) -> object:
         return EmbeddingEngine("nano").stats()
@@ -100,3 +108,40 @@ def test_a_warm_model_that_made_room_and_is_loaded_again_leaves_the_server_ready
         assert models.ready
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+def test_a_load_that_fails_after_everybody_was_sent_away_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        assert may_fail.wait(PATIENCE)
+        raise ModelLoadError("a disk that broke")
+
+    async def run() -> None:
+        for _ in range(2):
+            with pytest.raises(ApiError, match="is being loaded"):
+                await models.engine(models.find("nano"))
+        may_fail.set()
+        await asyncio.wait([models._loading["nano"]])
+        models._loading.clear()
+        gc.collect()  # when asyncio would complain of an error that nobody looked at
+
+    may_fail = threading.Event()
+    models = serve(monkeypatch, Engine(fail), load_wait=0)
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    assert [record.getMessage() for record in caplog.records] == ["cannot load: a disk that broke"]
+    assert vars(caplog.records[0])["model"] == "nano"
+
+
+def test_a_warm_up_that_fails_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    reasons = [ModelLoadError("no network")]
+
+    def load() -> None:
+        if reasons:
+            raise reasons.pop()
+
+    monkeypatch.setattr(served, "FIRST_PAUSE", 0)
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(asyncio.wait_for(serve(monkeypatch, Engine(load)).warm_up(), PATIENCE))
+    assert [record.getMessage() for record in caplog.records] == ["cannot load: no network"]

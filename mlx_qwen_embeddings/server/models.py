@@ -12,6 +12,7 @@ from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import ModelSpec, list_models, resolve
 from mlx_qwen_embeddings.server.errors import LOADING_SECONDS, ApiError
+from mlx_qwen_embeddings.server.facts import KnownFacts
 from mlx_qwen_embeddings.server.settings import ServerSettings
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.shared import get_engine
@@ -41,6 +42,11 @@ async def _in_background(call: Callable[[], object]) -> None:
     await done.wait()
     if errors:
         raise errors[0]
+
+
+def _tell(loading: "asyncio.Task[EmbeddingEngine]") -> None:
+    if not loading.cancelled() and (error := loading.exception()):
+        logger.error("cannot load: %s", error, extra={"model": loading.get_name()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Models:
             self._add(name)
         for name in (first, *self.warm):
             self.find(name)
+        self.facts = KnownFacts(self._settings)
         self.engines: dict[str, EmbeddingEngine] = {}
         self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
         self._warmed: set[str] = set()
@@ -121,7 +128,8 @@ class Models:
     def _task(self, name: str) -> "asyncio.Task[EmbeddingEngine]":
         task = self._loading.get(name)
         if task is None or task.done():
-            task = self._loading[name] = asyncio.create_task(self._load(name))
+            task = self._loading[name] = asyncio.create_task(self._load(name), name=name)
+            task.add_done_callback(_tell)  # whoever asked may have gone, with a 503
         return task
 
     async def _load(self, name: str) -> EmbeddingEngine:
@@ -130,11 +138,12 @@ class Models:
         logger.info("loading", extra={"model": name})
         await _in_background(engine.warmup)
         self._warmed.add(name)
+        self.facts.remember(name, engine.facts)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
         return engine
 
     async def warm_up(self) -> None:
-        """Load the models of ``warm``, one after the other; those that fail are logged, and tried again after a pause."""
+        """Load the models of ``warm``, one after the other; those that fail are tried again after a pause."""
         missing, pause = [self.find(name).name for name in self.warm], FIRST_PAUSE
         while missing := [name for name in missing if not await self._warms(name)]:
             await asyncio.sleep(pause)
@@ -142,10 +151,7 @@ class Models:
 
     async def _warms(self, name: str) -> bool:
         if name not in self._warmed:
-            task = self._task(name)
-            await asyncio.wait([task])
-            if error := task.exception():
-                logger.error("cannot load: %s", error, extra={"model": name})
+            await asyncio.wait([self._task(name)])
         return name in self._warmed
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from mlx_qwen_embeddings.calls import Embedded
+from mlx_qwen_embeddings.opening import ModelFacts
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.server.answers import answer, encoded
 from mlx_qwen_embeddings.server.models import Models
@@ -33,7 +34,9 @@ def openai_routes(service: Service) -> APIRouter:
     @router.get("/models", responses=refusals(401))
     async def list_models() -> ModelList:
         """List what is served."""
-        return ModelList(data=[_entry(service.models, name) for name in service.models.specs])
+        models = service.models
+        facts, dtype = await models.facts.of(models.specs), await models.facts.dtype()
+        return ModelList(data=[_entry(models, name, facts[name], dtype) for name in models.specs])
 
     return router
 
@@ -54,9 +57,8 @@ def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, An
     }
 
 
-def _entry(models: Models, name: str) -> ModelEntry:
+def _entry(models: Models, name: str, facts: ModelFacts | None, dtype: str | None) -> ModelEntry:
     spec, engine = models.specs[name], models.engines.get(name)
-    facts = engine.facts if engine is not None and engine.loaded else None
     return ModelEntry(
         id=name,
         owned_by=spec.source.split("/")[0] if not spec.local else "local",
@@ -65,6 +67,6 @@ def _entry(models: Models, name: str) -> ModelEntry:
         max_length=facts.max_length if facts else spec.max_length,
         pooling=facts.pooling if facts else None,
         prompts=facts.prompts if facts else None,
-        dtype=facts.dtype if facts else None,
-        loaded=facts is not None,
+        dtype=facts.dtype if facts else dtype,
+        loaded=engine is not None and engine.loaded,
     )

@@ -61,15 +61,20 @@ class ApiError(Exception):
         status, code, retry_after = _STATUSES[kind]
         return cls(status, str(error), code, retry_after=retry_after)
 
-    def response(self) -> JSONResponse:
-        """Give the answer in OpenAI's shape."""
+    @property
+    def content(self) -> dict[str, dict[str, str | None]]:
+        """What the answer holds, in OpenAI's shape."""
         kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")  # noqa: PLR2004
+        words = {"message": _text(self.message), "type": kind, "param": _text(self.param), "code": self.code}
+        return {"error": words}
+
+    def response(self) -> JSONResponse:
+        """Give the answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:  # noqa: PLR2004 - what the status asks for
             headers["WWW-Authenticate"] = "Bearer"
-        body = {"error": {"message": _text(self.message), "type": kind, "param": _text(self.param), "code": self.code}}
-        return JSONResponse(body, self.status, headers)
+        return JSONResponse(self.content, self.status, headers)
 
 
 def _text(words: str | None) -> str | None:

@@ -4,9 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from mlx_qwen_embeddings.precision import Precision
-from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.server.schemas import Body, Cut, Dimensions, Instruction
+from mlx_qwen_embeddings.server.schemas import Bits, Body, Cut, Dimensions, Instruction, Meant
 
 
 class EmbeddingsRequest(Body):
@@ -33,13 +31,10 @@ class EmbeddingsRequest(Body):
         default="float", description="`base64` holds float32 numbers, little-endian, also for the other precisions."
     )
     user: str | None = Field(default=None, description="Taken and not used.")
-    role: Role | None = Field(default=None, description="Whether the texts are queries or documents, the default.")
+    role: Meant = None
     instruction: Instruction = None
     truncate: Cut = "end"
-    precision: Precision = Field(
-        default="float32",
-        description="Fewer bits a component; int8 and uint8 count steps of a range fixed by the dimensions.",
-    )
+    precision: Bits = "float32"
 
 
 class Embedding(BaseModel):
@@ -60,6 +55,19 @@ class Usage(BaseModel):
 class EmbeddingsAnswer(BaseModel):
     """OpenAI's answer."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+                    "model": "nano",
+                    "usage": {"prompt_tokens": 6, "total_tokens": 6},
+                }
+            ]
+        }
+    )
+
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
@@ -67,7 +75,7 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model that is served; what only its files tell is null until it is first asked for."""
+    """A model that is served; what only its files tell is null until it is downloaded."""
 
     object: Literal["model"] = "model"
     id: str
@@ -84,6 +92,31 @@ class ModelEntry(BaseModel):
 
 class ModelList(BaseModel):
     """All of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [
+                        {
+                            "object": "model",
+                            "id": "nano",
+                            "created": 0,
+                            "owned_by": "local",
+                            "aliases": [],
+                            "dimensions": 384,
+                            "max_length": 2048,
+                            "pooling": "last",
+                            "prompts": {"query": "", "document": ""},
+                            "dtype": "float32",
+                            "loaded": True,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]

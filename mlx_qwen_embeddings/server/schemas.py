@@ -1,9 +1,12 @@
 """What the bodies of several endpoints have in common, and those of errors."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlx_qwen_embeddings.precision import Precision
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, LOADING_SECONDS, ApiError
 from mlx_qwen_embeddings.tokenization import Truncate
 
 Dimensions = Annotated[int | None, Field(ge=1, le=65536, strict=True, description="Keep this many leading dimensions.")]
@@ -13,6 +16,15 @@ Instruction = Annotated[
 ]
 Cut = Annotated[Truncate, Field(description="What happens to texts that are too long: cut at the end, or refused.")]
 Which = Annotated[str | None, Field(description="Alias, maybe with `:query` or `:document`; null is the default model.")]
+
+Bits = Annotated[
+    Precision,
+    Field(description="Fewer bits a component; int8 and uint8 count steps of a range fixed by the dimensions."),
+]
+Meant = Annotated[
+    Role | None,
+    Field(description="Whether the texts are queries or documents; null takes what the model's name says, else document."),
+]
 
 
 class Body(BaseModel):
@@ -24,6 +36,8 @@ class Body(BaseModel):
 class State(BaseModel):
     """How the server is."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
     status: Literal["ok", "loading", "draining"]
 
 
@@ -32,8 +46,9 @@ class ErrorDetail(BaseModel):
 
     message: str
     type: str
-    param: str | None
-    code: str | None
+    # Sent even when it is null; required it cannot be, since FastAPI drops null from the document's examples.
+    param: str | None = Field(default=None, description="The field of the request that is at fault, where it is one.")
+    code: str = Field(description="What programs may tell errors apart by.")
 
 
 class ErrorAnswer(BaseModel):
@@ -43,17 +58,55 @@ class ErrorAnswer(BaseModel):
 
 
 REFUSALS = {
-    400: "The request asks for what cannot be done.",
-    401: "No API key, or a wrong one.",
-    404: "The model is not served here.",
-    413: "The body is too large.",
-    422: "The body is not of this form.",
-    429: "Too much to do: try again after the seconds of Retry-After.",
-    500: "The model failed, such as with NaN.",
-    503: "The model is being loaded, or the server is about to stop: try again after the seconds of Retry-After.",
+    400: (
+        "The request asks for what cannot be done.",
+        ApiError(400, "texts[0] has 9000 tokens, more than max_length=8192: split it", "context_length_exceeded"),
+    ),
+    401: (
+        "No API key, or a wrong one.",
+        ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key"),
+    ),
+    404: ("The model is not served here.", ApiError(404, "the model 'x' is not served here: nano are", "model_not_found")),
+    413: (
+        "The body is too large.",
+        ApiError(413, "the body is larger than 16777216 bytes: send fewer texts a request", "body_too_large"),
+    ),
+    422: (
+        "The body is not of this form.",
+        ApiError(422, "dimensions: Input should be a valid integer", "invalid_request", param="dimensions"),
+    ),
+    429: (
+        "Too much to do: try again after the seconds of Retry-After.",
+        ApiError(429, "512 requests are in hand: try again later", "too_many_requests", retry_after=BUSY_SECONDS),
+    ),
+    500: (
+        "The model failed, such as with NaN.",
+        ApiError(500, "the model gave NaN or infinity", "non_finite_embedding"),
+    ),
+    503: (
+        "The model is being loaded, or the server is about to stop: try again after the seconds of Retry-After.",
+        ApiError(503, "the model 'small' is being loaded: try again", "model_loading", retry_after=LOADING_SECONDS),
+    ),
 }
+"""Status to what it means, and one of the errors that have it."""
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, object]]:
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Give the declarations of an endpoint's errors; none given, all of them."""
-    return {status: {"model": ErrorAnswer, "description": REFUSALS[status]} for status in statuses or REFUSALS}
+    return {status: _refusal(*REFUSALS[status]) for status in statuses or REFUSALS}
+
+
+def _refusal(meaning: str, error: ApiError) -> dict[str, Any]:
+    headers = {"X-Request-ID": _header("The request's id, as it was sent or a new one; the log has it too.", "string")}
+    if error.retry_after is not None:
+        headers["Retry-After"] = _header("Seconds after which to try again.", "integer")
+    return {
+        "model": ErrorAnswer,
+        "description": meaning,
+        "headers": headers,
+        "content": {"application/json": {"example": error.content}},
+    }
+
+
+def _header(meaning: str, kind: str) -> dict[str, Any]:
+    return {"description": meaning, "required": True, "schema": {"type": kind}}

@@ -29,7 +29,14 @@ class Service:
         self.settings, self.models = settings, models
 
     async def embed(
-        self, texts: Sequence[Any], model: str | None, role: Role | None, options: CallOptions, *, param: str
+        self,
+        texts: Sequence[Any],
+        model: str | None,
+        role: Role | None,
+        options: CallOptions,
+        *,
+        param: str,
+        role_param: str = "role",
     ) -> Embedded:
         """Embed texts, or token ids where the server takes them.
 
@@ -39,6 +46,7 @@ class Service:
             role: The request's own; None takes that of the name, else "document".
             options: Those of the engine.
             param: The field that holds the texts, for messages.
+            role_param: The one that holds the role.
 
         Raises:
             ApiError: When it cannot be done; it says why.
@@ -50,7 +58,7 @@ class Service:
             message = f"{param} holds {len(texts)} texts, and this server takes {self.settings.max_texts} a request"
             raise ApiError(400, message, "too_many_texts", param=param)
         try:
-            engine, role = await self._find(model, role)
+            engine, role = await self._find(model, role, role_param)
             options = options | CallOptions(wait=False, timeout=self.settings.request_timeout)
             return await engine.aembed(texts, role, token_ids=ids, **options)
         except (MLXQwenEmbeddingsError, ValueError) as error:
@@ -65,9 +73,13 @@ class Service:
         state = request.state
         state.model, state.texts, state.tokens = self.name(model), texts, tokens
 
-    async def _find(self, model: str | None, role: Role | None) -> tuple[EmbeddingEngine, Role]:
+    def dimensions(self, model: str | None) -> int:
+        """Give the width of a full vector of a model that has answered."""
+        return self.models.engines[self.models.find(self.name(model)).name].dimensions
+
+    async def _find(self, model: str | None, role: Role | None, param: str) -> tuple[EmbeddingEngine, Role]:
         asked = self.models.find(self.name(model))
         if role and asked.role and role != asked.role:
-            message = f"the model's name says {asked.role!r} and role says {role!r}: leave one out"
-            raise ApiError(400, message, "role_conflict", param="role")
+            message = f"the model's name says {asked.role!r} and {param} says {role!r}: leave one out"
+            raise ApiError(400, message, "role_conflict", param=param)
         return await self.models.engine(asked), role or asked.role or "document"

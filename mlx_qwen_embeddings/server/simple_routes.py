@@ -32,7 +32,7 @@ def simple_routes(service: Service) -> APIRouter:
         found = await service.embed([body.text], body.model, body.role, _options(body), param="text")
         vector = found.vectors[0]
         service.note(request, body.model, 1, int(found.tokens.sum()))
-        facts = {"dimensions": len(vector), "model": service.name(body.model), "cached": bool(found.cached[0])}
+        facts = {**_facts(service, body), "cached": bool(found.cached[0])}
         return await answer(lambda: {"embedding": vector.tolist(), **facts, **_seconds(start)}, vector.size)
 
     @router.post("/embed_batch", response_model=EmbedBatchAnswer, responses=refusals())
@@ -42,7 +42,7 @@ def simple_routes(service: Service) -> APIRouter:
         found = await service.embed(body.texts, body.model, body.role, _options(body), param="texts")
         vectors = found.vectors
         service.note(request, body.model, len(body.texts), int(found.tokens.sum()))
-        facts = {"dimensions": vectors.shape[1], "model": service.name(body.model), "cached": found.cached.tolist()}
+        facts = {**_facts(service, body), "cached": found.cached.tolist()}
         return await answer(lambda: {"embeddings": vectors.tolist(), **facts, **_seconds(start)}, vectors.size)
 
     @router.post("/similarity", response_model=SimilarityAnswer, responses=refusals())
@@ -51,8 +51,8 @@ def simple_routes(service: Service) -> APIRouter:
         start = time.perf_counter()
         options = CallOptions(dimensions=body.dimensions, truncate=body.truncate)
         texts_b = body.texts_a if body.texts_b is None else body.texts_b
-        a = await service.embed(body.texts_a, body.model, body.role_a, options, param="texts_a")
-        b = await service.embed(texts_b, body.model, body.role_b, options, param="texts_b")
+        a = await service.embed(body.texts_a, body.model, body.role_a, options, param="texts_a", role_param="role_a")
+        b = await service.embed(texts_b, body.model, body.role_b, options, param="texts_b", role_param="role_b")
         tokens = int(a.tokens.sum() + b.tokens.sum())
         service.note(request, body.model, len(body.texts_a) + len(texts_b), tokens)
         facts = {"metric": body.metric, "model": service.name(body.model)}
@@ -68,8 +68,16 @@ def simple_routes(service: Service) -> APIRouter:
 
 def _options(body: TextOptions) -> CallOptions:
     return CallOptions(
-        instruction=body.instruction, dimensions=body.dimensions, truncate=body.truncate, normalize=body.normalize
+        instruction=body.instruction,
+        dimensions=body.dimensions,
+        truncate=body.truncate,
+        normalize=body.normalize,
+        precision=body.precision,
     )
+
+
+def _facts(service: Service, body: TextOptions) -> dict[str, Any]:
+    return {"dimensions": body.dimensions or service.dimensions(body.model), "model": service.name(body.model)}
 
 
 def _seconds(start: float) -> dict[str, float]:

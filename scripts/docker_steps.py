@@ -83,7 +83,7 @@ def account(number: int, place: Path, python: Path) -> dict[str, Any]:
     place.chmod(0o755)
     for folder in folders:
         os.chown(folder, number, number)
-    user = {"user": number, "group": number, "extra_groups": []}
+    user: dict[str, Any] = {"user": number, "group": number, "extra_groups": []}
     try:
         subprocess.run([python, "-c", ""], check=True, cwd=folders[0], capture_output=True, **user)
     except (OSError, subprocess.CalledProcessError) as error:

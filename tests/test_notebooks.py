@@ -37,6 +37,28 @@ def test_cells_are_small_and_were_run_in_order_without_an_error(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_says_what_to_install(path: Path) -> None:
+    first = "".join(cells(path, "markdown")[0]["source"])
+    assert re.search(r'```bash\npip install "\.\[cpu,([\w-]+,)*notebooks(,[\w-]+)*\]" ', first)
+
+
+@pytest.mark.parametrize("name", ["01_langchain", "02_llama_index"])
+def test_a_store_that_is_kept_says_which_model_made_it(name: str) -> None:
+    (cell,) = (
+        cell for cell in cells(PROJECT / "notebooks" / f"{name}.ipynb", "code") if "mkdtemp" in "".join(cell["source"])
+    )
+    source = "".join(cell["source"])
+    assert source.index("check_folder(emb") < min(source.index(kept) for kept in ("dump(", "persist(") if kept in source)
+    assert "holds vectors made with dimensions 384, not 128" in json.dumps(cell["outputs"])
+
+
+def test_the_first_three_hits_are_shown_with_and_without_the_instruction() -> None:
+    shown = [json.dumps(cell["outputs"]) for cell in cells(PROJECT / "notebooks" / "01_langchain.ipynb", "code")]
+    (table,) = (text for text in shown if "with the instruction" in text)
+    assert table.count("<tr>") == 1 + 3 * 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_of_the_machine_is_stored(path: Path) -> None:
     stored = json.loads(path.read_text("utf-8"))
     assert set(stored["metadata"]) <= {"kernelspec", "language_info", "widgets"}

@@ -1,5 +1,6 @@
 """The estimate of a batch's memory: near what MLX holds at its peak, and a batch that does not fit is never begun."""
 
+import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.encoder import Encoder
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.models import attention
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 pytestmark = pytest.mark.heavy
@@ -19,6 +21,11 @@ pytestmark = pytest.mark.heavy
 WIDE = Shape(
     hidden_size=256, intermediate_size=768, num_attention_heads=4, num_key_value_heads=2, head_dim=128, vocab_size=64
 )
+
+LONG = Shape(
+    hidden_size=32, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1, head_dim=16, vocab_size=16_384
+)
+"""Narrow, so that attention alone costs time: half of the scores in the first layer, one row of them in the last."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +50,29 @@ def test_the_estimate_is_near_the_peak(name: str, rows: int, length: int, wide: 
     peak = mx.get_peak_memory() - before
     encoder.release()
     assert 0.6 < footprint.piece_bytes(files.config, rows, length) / peak < 2.5
+
+
+def test_the_longest_text_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    length = 32_768
+    config = LONG.config(max_position_embeddings=length)
+    write_checkpoint(tmp_path, random_weights(LONG), config)
+    said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said | {"model_max_length": length}))
+    picked = np.random.default_rng(0).choice(np.array([" a", " of", " the", " in"]), length - 1)
+    text = "".join(picked)
+    with EmbeddingEngine(str(tmp_path), device="cpu", cache_bytes=0) as engine:
+        assert engine.count_tokens([text]) == [length], "its end token counted"
+        engine.embed_documents(["what is allocated once only"])
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        vector = engine.embed_documents([text], max_length=length, truncate="error")
+        peak = mx.get_peak_memory() - before
+        monkeypatch.setattr(attention, "CAUSAL_ROWS", 96)
+        other = engine.embed_documents([text], max_length=length)
+    assert 0.75 < footprint.piece_bytes(config, 1, length) / peak < 2.5
+    assert peak < 4 * LONG.num_attention_heads * length**2 / 4, "the scores were never all there at once"
+    assert np.isfinite(vector).all()
+    assert np.abs(vector - other).max() < 1e-5
 
 
 def test_a_text_that_does_not_fit_fails_alone_and_before_it_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

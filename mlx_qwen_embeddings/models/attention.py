@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx_qwen_embeddings.models.device import by_hand
 
 SCORE_BYTES = 64 * 2**20
-"""Most bytes of one block of scores on the CPU, which writes them out; about twelve blocks live at once."""
+"""Most bytes of one block of scores on the CPU, which writes them out; up to twenty blocks live at once."""
 
 FUSED_SCORE_BYTES = 256 * 2**20
 """The same elsewhere: some of MLX's fused kernels write them out too."""

@@ -56,25 +56,25 @@ ORDERS = {
 }
 
 
-def run(steps: tuple[str, ...], path: Path) -> tuple[dict[str, str | int], NDArray[np.float32]]:
+def run(steps: tuple[str, ...], path: Path) -> tuple[dict[str, str | int | None], NDArray[np.float32]]:
     """Take the steps in a fresh process; give its facts, and the vectors of each time that the engine embedded."""
     program = STEPS + "".join(f"{step}()\n" for step in steps) + END
     command = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert "GFLOP/s" not in done.stderr, "the warning of a slow BLAS"
     found: NDArray[np.float32] = np.load(path)
     return json.loads(done.stdout), found
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str | int], NDArray[np.float32]]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str | int | None], NDArray[np.float32]]:
     return run(("engine_embeds",), tmp_path_factory.mktemp("alone") / "vectors.npy")
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_they_do_one_another_no_harm(
-    order: str, alone: tuple[dict[str, str | int], NDArray[np.float32]], tmp_path: Path
+    order: str, alone: tuple[dict[str, str | int | None], NDArray[np.float32]], tmp_path: Path
 ) -> None:
     facts, vectors = run(ORDERS[order], tmp_path / "vectors.npy")
     expected_facts, (expected,) = alone

@@ -39,7 +39,7 @@ def bulk(
         int | None, typer.Option(help="Engines on the cluster; else as many as it has room for.", min=1)
     ] = None,
     num_cpus: Annotated[
-        float | None, typer.Option(help="CPUs of each; else all but one of the smallest node's.", min=0)
+        float | None, typer.Option(help="CPUs of each; else all but one of the smallest node's. 0 only with GPUs.", min=0)
     ] = None,
     num_gpus: Annotated[float | None, typer.Option(help="GPUs of each; else 1 where there are any.", min=0)] = None,
     column: Annotated[str, typer.Option(help="Which column holds the texts.")] = "text",

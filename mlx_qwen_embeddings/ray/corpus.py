@@ -49,7 +49,13 @@ class RayRunner:
         self._shared: SharedModel | None = None
 
     def identity(self) -> ModelIdentity:
-        """Let a node find the model, or download it."""
+        """Let a node find the model, or download it.
+
+        Raises:
+            UnknownModelError: When the name means nothing.
+            ModelLoadError: When the node cannot have the model.
+            ValueError: When no node could hold an actor.
+        """
         return self._opened().identity
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
@@ -59,9 +65,10 @@ class RayRunner:
             Exception: What an actor raised; what was done is kept.
             WorkersDiedError: When actors die without end.
         """
-        made = ray.remote(PartWriter).options(max_concurrency=CALLS_AT_ONCE, **self._placement.resources())
+        placement = self._placement.settled()
+        made = ray.remote(PartWriter).options(max_concurrency=CALLS_AT_ONCE, **placement.resources())
         shared, held = self._opened(), ray.put(job)
-        yield from Pool(lambda: made.remote(shared, held), self._placement).run(missing)
+        yield from Pool(lambda: made.remote(shared, held), placement).run(missing)
 
     def _opened(self) -> SharedModel:
         if self._shared is None:

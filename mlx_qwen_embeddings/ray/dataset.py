@@ -55,7 +55,7 @@ def embed_dataset(
     Raises:
         UnknownModelError: When the name means nothing.
         ModelLoadError: When a node cannot have the model.
-        ValueError: When an option does not fit, or the actors would leave no CPU for reading.
+        ValueError: When an option does not fit, no node could hold an actor, or all of them would leave no CPU for reading.
     """
     checked, placement = EmbedOptions(**options), Placement(concurrency=concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
     placement.check_room_for_reading()

@@ -45,7 +45,9 @@ class SharedModel:
         Raises:
             UnknownModelError: When the name means nothing.
             ModelLoadError: When the node cannot have the model.
+            ValueError: When no node could hold an actor.
         """
+        placement.check_fits()
         chosen = dict(settings) | _identifying(model, settings)
         node = ray.remote(**placement.resources())(_look)
         try:

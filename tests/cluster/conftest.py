@@ -1,5 +1,6 @@
 """A cluster of two nodes on this machine, and a corpus."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,20 @@ from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
 
+NODES = 2
+STORE: Any = {"object_store_memory": 100 * 2**20}
+"""Of each node, in bytes."""
 
-def new_cluster(nodes: int = 2, cpus: int = 2) -> Cluster:
-    """Start a head without CPUs, where the driver is, and nodes to compute on."""
-    store: Any = {"object_store_memory": 100 * 2**20}
-    head = {"num_cpus": 0, "include_dashboard": False, **store}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(nodes):
-        cluster.add_node(num_cpus=cpus, **store)
+
+def new_cluster() -> Cluster:
+    """Start a head without CPUs, connect to it, and add nodes to compute on.
+
+    Of the nodes that are there Ray chooses any for the driver; one that has it must not be removed.
+    """
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+    for _ in range(NODES):
+        cluster.add_node(num_cpus=2, **STORE)
     return cluster
 
 
@@ -36,13 +43,31 @@ def cluster() -> Iterator[Cluster]:
         patch.delenv("OMP_NUM_THREADS", raising=False)
         patch.setenv("RAY_worker_niceness", "0")  # else every other program of the machine goes first
         cluster = new_cluster()
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+@pytest.fixture
+def three_nodes(cluster: Cluster) -> Iterator[Cluster]:
+    """Give the cluster with a node more, so that one may die."""
+    cluster.add_node(num_cpus=2, **STORE)
+    yield cluster
+    while len(cluster.worker_nodes) > NODES:
+        cluster.remove_node(next(iter(cluster.worker_nodes)))
+    cluster.wait_for_nodes(60)  # a dead one is counted for a while
+
+
+@pytest.fixture
+def gpu_node(cluster: Cluster) -> Iterator[None]:
+    """Let the cluster have a node of which Ray is told that it has a GPU."""
+    node = cluster.add_node(num_cpus=2, num_gpus=1, **STORE)
+    yield
+    cluster.remove_node(node)
+    cluster.wait_for_nodes(60)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from corpora import COUNT, WIDTH, texts, write
-from processes import actors, all_end, kill
+from processes import actors, all_end, are_gone, kill, remove_node, running
 from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -47,18 +48,18 @@ def check(folder: Path, count: int, wanted: Any) -> None:
 
 
 class Disturbed(RayRunner):
-    """Lets something happen once a few parts are done."""
+    """Lets something happen once so many parts are done."""
 
-    def __init__(self, happens: Any, **options: Any) -> None:
+    def __init__(self, happens: dict[int, Callable[[], None]], **options: Any) -> None:
         super().__init__(**options)
-        self.happens, self.left = happens, -1
+        self.happens, self.left = happens, list[int]()
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         for done, rows in enumerate(super().run(job, missing), 1):
             yield rows
-            if done == 3:
-                self.left = len(job.missing())
-                self.happens()
+            if done in self.happens:
+                self.happens[done]()
+                self.left.append(len(job.missing()))
 
 
 def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, tmp_path: Path, cluster: Cluster, wanted: Any) -> None:
@@ -68,31 +69,27 @@ def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, tmp_path: Pat
     assert all_end(cluster, "PartWriter")
 
 
-@pytest.mark.parametrize("victim", ["actor", "node"])
-def test_what_dies_in_the_middle_is_made_good(
-    victim: str, tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
+def test_an_actor_and_a_node_that_die_in_the_middle_are_made_good(
+    tmp_path: Path, three_nodes: Cluster, engine: EmbeddingEngine
 ) -> None:
-    # With a node, its actor dies for good: the CPUs of the others are taken.
-    node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
-    seen: list[dict[int, int]] = []
+    # Each actor has a node of its own. The first to die is replaced; the second dies for good: the other nodes are taken.
+    ended: list[int] = []
 
-    def happens() -> None:
-        seen.append(actors(cluster, "PartWriter"))
-        if victim == "actor":
-            kill(min(seen[0]))
-        else:
-            cluster.remove_node(node, allow_graceful=False)
+    def end(*, whole_node: bool) -> None:
+        there = actors(three_nodes, "PartWriter")
+        assert there
+        actor, node = min(there.items())
+        remove_node(three_nodes, node) if whole_node else kill(actor)
+        assert are_gone([actor], "PartWriter")
+        ended.append(node)
 
-    disturbed = Disturbed(happens, model="nano", placement=Placement(num_cpus=2))
-    try:
-        embed_parquet(
-            write(tmp_path / "in.parquet", FEW), tmp_path / "out", runner=disturbed, part_rows=50, dimensions=WIDTH
-        )
-    finally:
-        if node in cluster.worker_nodes:
-            cluster.remove_node(node, allow_graceful=False)
-    assert disturbed.left > 5
-    assert seen[0]
+    disturbed = Disturbed(
+        {3: partial(end, whole_node=False), 8: partial(end, whole_node=True)}, model="nano", placement=Placement(num_cpus=2)
+    )
+    embed_parquet(write(tmp_path / "in.parquet", FEW), tmp_path / "out", runner=disturbed, part_rows=50, dimensions=WIDTH)
+    assert len(disturbed.left) == 2
+    assert min(disturbed.left) > 5
+    assert ended[1] not in running("PartWriter").values()
     check(tmp_path / "out", FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
@@ -122,6 +119,23 @@ def test_without_a_bound_there_are_as_many_actors_as_there_is_room_for(cluster: 
     assert Placement(concurrency=(1, 2), num_cpus=1).wanted() == 2
     assert Placement().resources() == {"num_cpus": 1}
     assert Placement(num_gpus=1).wanted() == 1
+
+
+@pytest.mark.usefixtures("gpu_node")
+def test_a_gpu_is_found_and_actors_go_where_it_is() -> None:
+    def given() -> dict[str, float]:
+        return ray.get_runtime_context().get_assigned_resources()
+
+    assert Placement().resources() == {"num_gpus": 1.0}
+    assert Placement().wanted() == 2
+    assert ray.get(ray.remote(**Placement().resources())(given).remote())["GPU"] == 1
+
+
+@pytest.mark.parametrize(("places", "largest"), [({"num_cpus": 3}, "2 CPUs"), ({"num_gpus": 1}, "0 GPUs")])
+def test_an_actor_that_no_node_can_hold_is_refused(places: dict[str, Any], largest: str, cluster: Cluster) -> None:
+    (asked,) = (f"{name}={amount}" for name, amount in places.items())
+    with pytest.raises(ValueError, match=f"can hold an actor of {asked}: the largest has {largest}"):
+        RayRunner(model="nano", placement=Placement(concurrency=1, **places)).identity()
 
 
 def test_an_actor_computes_with_the_cores_that_it_was_given(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """A Ray dataset with vectors: those of a single process, whichever actor dies."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 from corpora import COUNT, WIDTH, texts, write
-from processes import actors, kill, remove_node
+from processes import actors, are_gone, kill, remove_node, running
 from ray.cluster_utils import Cluster
 from ray.data import Dataset
 
@@ -41,10 +42,8 @@ def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Clus
 
 @pytest.mark.parametrize("victim", ["actor", "node"])
 def test_what_dies_in_the_middle_is_replaced(
-    victim: str, tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
+    victim: str, tmp_path: Path, three_nodes: Cluster, engine: EmbeddingEngine
 ) -> None:
-    if victim == "node":  # two are left, which have room for an actor more and for reading
-        cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
@@ -57,14 +56,19 @@ def test_what_dies_in_the_middle_is_replaced(
     gated = source.repartition(target_num_rows_per_block=50).map_batches(
         wait_for_the_kill, batch_format="pyarrow", batch_size=50, num_cpus=0
     )
-    found, writer = [], -1
-    for batch in embed_dataset(gated, batch_rows=50, **options()).iter_batches(batch_size=50, batch_format="pyarrow"):
-        if not found:
-            actor, node = min(actors(cluster, "TableEmbedder").items())
-            kill(actor) if victim == "actor" else remove_node(cluster, node)
-            writer = os.open(gate, os.O_RDWR)
-        found.append(batch)
-    os.close(writer)
+    found, node = [], -1
+    with ExitStack() as at_the_end:
+        for batch in embed_dataset(gated, batch_rows=50, **options()).iter_batches(batch_size=50, batch_format="pyarrow"):
+            if not found:
+                there = actors(three_nodes, "TableEmbedder")
+                assert there
+                actor, node = min(there.items())
+                kill(actor) if victim == "actor" else remove_node(three_nodes, node)
+                # Half of the rows wait at the gate, so it is not the end that ends the process.
+                assert are_gone([actor], "TableEmbedder")
+                at_the_end.callback(os.close, os.open(gate, os.O_RDWR))
+            found.append(batch)
+    assert victim == "actor" or node not in running("TableEmbedder").values()
     table = pa.concat_tables(found).sort_by("id")
     assert table["id"].to_pylist() == list(range(FEW))
     wanted = engine.embed_documents(texts(FEW), dimensions=WIDTH)
@@ -89,6 +93,12 @@ def test_an_option_that_does_not_fit_is_refused_at_once(cluster: Cluster) -> Non
     dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
     with pytest.raises(ValueError, match="dimensions"):
         embed_dataset(dataset, **options(dimensions=0))
+
+
+def test_an_actor_that_no_node_can_hold_is_refused(cluster: Cluster) -> None:
+    dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
+    with pytest.raises(ValueError, match=r"can hold an actor of num_cpus=3: the largest has 2 CPUs"):
+        embed_dataset(dataset, **options(concurrency=1, num_cpus=3))
 
 
 @pytest.mark.parametrize("places", [{"concurrency": 2, "num_cpus": 2}, {"concurrency": (4, 8), "num_cpus": 1}])

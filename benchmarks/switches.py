@@ -56,6 +56,12 @@ def _prompt() -> None:
     encoder.SHORTEST_SHARED = 10**9
 
 
+def _settled() -> None:
+    from mlx_qwen_embeddings.models import bert, qwen3
+
+    qwen3.settled = bert.settled = lambda x: x
+
+
 def _last_token() -> None:
     from mlx_qwen_embeddings.models import qwen3
 
@@ -71,11 +77,13 @@ SWITCHES: dict[str, Callable[[], None]] = {
     "order": _order,
     "step": _step,
     "prompt": _prompt,
+    "settled": _settled,
     "last_token": _last_token,
 }
 """What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
 SwiGLU; BERT's cheap GELU; weights first where tokens are few; a lone text's padding to a multiple of 16; prompts computed
-once; a last layer that computes keys and values of all tokens, and everything else for one token a text."""
+once; a layer at a time instead of a whole model; a last layer that computes keys and values of all tokens, and everything
+else for one token a text."""
 
 
 def switch_off(names: Iterable[str]) -> None:

@@ -45,6 +45,8 @@ ROUTES = (
     Route("order", linear, "by_hand"),  # asked only where tokens are few
     Route("step", encoder, "pad", lambda _, *, multiple: multiple > 1),
     Route("prompt", qwen3.Model, "prefill"),
+    Route("settled", qwen3, "settled"),
+    Route("settled", bert, "settled"),
     Route("last_token", qwen3.Attention, "last"),
 )
 
@@ -83,7 +85,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 def embed(bert_folder: Path, *, without: str | None = None) -> tuple[Vectors, set[str]]:
     """Embed with one shortcut off, or none; give the vectors, and the switches none of whose routes was taken."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (attention, encoder, lanes, linear, qwen3, qwen3.Layer):
+        for owner in (attention, bert, encoder, lanes, linear, qwen3, qwen3.Layer):
             for name, value in list(vars(owner).items()):
                 if not name.startswith("__"):
                     patch.setattr(owner, name, value)  # so that it is put back after a switch has changed it

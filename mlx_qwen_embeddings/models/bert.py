@@ -14,6 +14,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh
 from mlx_qwen_embeddings.models.attention import padded_attention
+from mlx_qwen_embeddings.models.device import settled
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
@@ -164,7 +165,7 @@ class Encoder(nn.Module):
 
     def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
         for layer in self.layer:
-            x = layer(x, lengths)
+            x = settled(layer(x, lengths))
         return x
 
 

@@ -13,6 +13,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import silu
 from mlx_qwen_embeddings.models.attention import causal_attention
+from mlx_qwen_embeddings.models.device import settled
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")
@@ -194,7 +195,7 @@ class Model(nn.Module):
         """
         x = self.embed_tokens(ids)
         for layer in self.layers:
-            x = layer(x)
+            x = settled(layer(x))
         hidden: mx.array = self.norm(x)
         return hidden
 
@@ -214,7 +215,7 @@ class Model(nn.Module):
         before: Sequence[KeysValues | None] = prefix or [None] * len(self.layers)
         x = self.embed_tokens(ids)
         for layer, cached in zip(self.layers[:-1], before, strict=False):
-            x = layer(x, cached)
+            x = settled(layer(x, cached))
         hidden: mx.array = self.norm(self.layers[-1].last(x, lengths, before[-1]))
         return hidden[:, 0]
 

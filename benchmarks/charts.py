@@ -16,11 +16,14 @@ def ratios(cases: dict[str, float]) -> "Figure":
 
     figure = Figure(figsize=(9, 0.55 * len(cases) + 1.2), layout="constrained")
     axes = figure.subplots()
-    values = list(cases.values())
-    drawn = axes.barh(list(cases), values, color=[OURS if ratio >= 1 else THEIRS for ratio in values])
-    axes.bar_label(drawn, [f"{ratio:.2f} x" for ratio in values], padding=3)
+    colours = [OURS if ratio >= 1 else THEIRS for ratio in cases.values()]
+    axes.barh(list(cases), [ratio - 1 for ratio in cases.values()], left=1, color=colours)
+    for row, ratio in enumerate(cases.values()):
+        # Beside the end of the bar, or right of the line where the bar goes to the left.
+        axes.annotate(f"{ratio:.2f}", (max(ratio, 1), row), xytext=(4, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", xlabel="time, as a multiple of this package's (log scale; the line is this package)")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -34,10 +34,11 @@ class ServerProcess:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._more:
-                self.raw.append(line)
-                self._more.notify_all()
+        with self.process.stderr as log:  # closed at the end: else whoever collects it is warned
+            for line in log:
+                with self._more:
+                    self.raw.append(line)
+                    self._more.notify_all()
         with self._more:
             self._more.notify_all()
 

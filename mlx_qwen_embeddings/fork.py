@@ -3,6 +3,8 @@
 A lock that another thread held, or a computation that it was in, would otherwise stay so in the child for ever.
 """
 
+import atexit
+import ctypes
 import os
 import threading
 from enum import IntEnum
@@ -37,6 +39,7 @@ class Forkable(Protocol):
 _objects: "WeakKeyDictionary[Forkable, Stage]" = WeakKeyDictionary()
 _resting: list[Forkable] = []
 _forking = threading.RLock()
+_inherited = threading.Event()
 
 
 def protect(item: Forkable, stage: Stage) -> None:
@@ -67,6 +70,8 @@ def _in_child() -> None:
     _forking = threading.RLock()
     # The tokenizer's thread pool did not survive: with the user's own "true" it would be waited for.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if _objects:
+        _inherited.set()
     _resting.clear()
     for item in list(_objects):
         item.after_fork_in_child()
@@ -74,3 +79,18 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+@atexit.register
+def _skip_exit_handlers() -> None:
+    """Let a forked child end without the exit handlers of C libraries, which were set up for the parent's threads.
+
+    A child that computed and then left by ``sys.exit`` was seen, rarely, to hang after Python's own end, where nothing but
+    those runs: OpenMP's, for one, waits for its threads. They free what the system takes back anyway; output of C is
+    written all the same. Children of ``multiprocessing`` never run them.
+    """
+    libc = ctypes.CDLL(None)
+    if _inherited.is_set() and hasattr(libc, "on_exit"):  # glibc alone has it
+        # Those registered last run first.
+        libc.on_exit(libc._exit, None)  # noqa: SLF001 - C's own name
+        libc.__cxa_atexit(libc.fflush, None, None)  # noqa: SLF001 - C's own name

@@ -10,6 +10,7 @@ from subprocess import PIPE
 
 import mlx.core as mx
 import pytest
+from native_stacks import native_stacks
 
 if not hasattr(os, "fork"):
     pytest.skip("signals and forks are POSIX", allow_module_level=True)
@@ -39,14 +40,22 @@ def run(program: str) -> tuple[int, list[str], str]:
             out, errors = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
             # It and its children say where each of their threads is.
+            native = native_stacks(process.pid)
             os.killpg(process.pid, signal.SIGUSR1)
             time.sleep(1)
             os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail("\n".join(("it did not end:", *process.communicate())))
+            pytest.fail("\n".join(("it did not end:", native, *process.communicate())))
     # What MLX and Python say when a thread is torn down in the middle of something.
     for sign in ("terminate called", "Fatal Python error", "Exception ignored", "There is no Stream"):
         assert sign not in errors
     return process.returncode, out.splitlines(), errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
+def test_a_process_that_does_not_end_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_exit.SECONDS", 6)
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)thread \d+, \w+, call \d+: .*libc.so.*line 11 in <module>"):
+        run("signal.pause()")
 
 
 def test_an_engine_that_was_used_and_never_closed() -> None:
@@ -151,6 +160,24 @@ raise ValueError("the user's own")
     status, lines, errors = run(program)
     assert (status, lines) == (1, ["(4, 384)", "(384,)", "3"])
     assert errors.strip().endswith("ValueError: the user's own")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can skip exit handlers")
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="a GPU context does not survive a fork")
+def test_a_forked_child_ends_without_the_exit_handlers_of_the_parents_libraries() -> None:
+    program = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.strdup.restype = ctypes.c_void_p
+libc.__cxa_atexit(libc.puts, ctypes.c_void_p(libc.strdup(b"a handler of C")), None)
+engine.embed_query("in the parent")
+if (child := os.fork()) == 0:
+    print(engine.embed_query("in the child").shape, flush=True)
+    libc.puts(b"output of C")
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    assert run(program) == (0, ["(384,)", "output of C", "3", "a handler of C"], "")
 
 
 def test_ctrl_c_ends_the_call_and_the_next_one_works() -> None:

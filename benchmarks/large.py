@@ -20,7 +20,7 @@ FEW = {"texts": "documents", "with": {"number": 6, "longest": 40}}
 SOME = {"documents without": DOCUMENTS | {"with": {"number": 24}}, "queries without": QUERIES | {"slice": (48,)}}
 """What each shortcut's share is measured with."""
 
-SHORTCUTS = ("lanes", "pieces", "attention", "silu", "order", "step", "prompt", "settled", "last_token")
+SHORTCUTS = ("lanes", "pieces", "attention", "silu", "exp", "order", "step", "prompt", "settled", "last_token")
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:

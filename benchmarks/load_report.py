@@ -81,7 +81,7 @@ def overload(found: dict[str, Any]) -> str:
         f"It answered {counts} (499: wrk hung up at its end), {during['served_per_second']:,.0f} vectors a second, half of "
         f"them within {milliseconds(within['p50'])} and 99 of 100 within {milliseconds(within['p99'])}; {lost(during)} "
         f"answers were lost. Then it gave {after['per_second']:,.0f} a second. Memory: {mib['before']:,.0f} MiB before, "
-        f"{mib['peak']:,.0f} at most, {mib['after']:,.0f} after; the freed buffers that MLX keeps, up to 512 MiB, are not "
+        f"{mib['peak']:,.0f} at most, {mib['after']:,.0f} after; the freed buffers that MLX keeps, up to 64 MiB, are not "
         "counted."
     )
 

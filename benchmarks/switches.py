@@ -38,6 +38,14 @@ def _gelu() -> None:
     bert.ACTIVATIONS["gelu"] = lambda x: x * (1.0 + mx.erf(x * math.sqrt(0.5))) * 0.5
 
 
+def _exp() -> None:
+    import mlx.core as mx
+
+    from mlx_qwen_embeddings.models import activations, attention
+
+    activations.exp_in_place = attention.exp_in_place = mx.exp
+
+
 def _order() -> None:
     from mlx_qwen_embeddings.models import linear
 
@@ -74,16 +82,17 @@ SWITCHES: dict[str, Callable[[], None]] = {
     "attention": _attention,
     "silu": _silu,
     "gelu": _gelu,
+    "exp": _exp,
     "order": _order,
     "step": _step,
     "prompt": _prompt,
     "settled": _settled,
     "last_token": _last_token,
 }
-"""What each name leaves out: several streams; pieces of like length; attention by powers of two in causal blocks; the cheap
-SwiGLU; BERT's cheap GELU; weights first where tokens are few; a lone text's padding to a multiple of 16; prompts computed
-once; a layer at a time instead of a whole model; a last layer that computes keys and values of all tokens, and everything
-else for one token a text."""
+"""What each name leaves out: several streams; pieces of like length; attention by hand in causal blocks; the cheap SwiGLU;
+BERT's cheap GELU; exponentials by numpy; weights first where tokens are few; a lone text's padding to a multiple of 16;
+prompts computed once; a layer at a time instead of a whole model; a last layer that computes keys and values of all tokens,
+and everything else for one token a text."""
 
 
 def switch_off(names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_qwen_embeddings.backend import CACHE_LIMIT, kept_memory
 from mlx_qwen_embeddings.blas import cores
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.labelled import passages
@@ -151,6 +152,7 @@ def _query_seconds(engine: EmbeddingEngine) -> float:
 def _trials(engine: EmbeddingEngine, lanes: int, budgets: tuple[int, ...], before: int, seconds: float) -> Iterator[Trial]:
     """Measure batch after batch; the first is always measured, and each twice."""
     start, texts = time.perf_counter(), _texts(budgets[-1] // 32)
+    buffers = CACHE_LIMIT[engine.facts.device]  # a few batches do not fill them yet
     longest, last = max(engine.count_tokens(texts[:64])), 0.0
     for budget in budgets:
         # The next batch takes about twice as long as this one, twice.
@@ -163,7 +165,7 @@ def _trials(engine: EmbeddingEngine, lanes: int, budgets: tuple[int, ...], befor
             engine.embed_documents(some)
             taken.append(time.perf_counter() - begun)
         last, stats = min(taken), engine.stats()
-        memory = max(resident_memory(), before + stats.peak_memory_bytes)
+        memory = max(resident_memory(), before + stats.peak_memory_bytes) + max(0, buffers - kept_memory())
         yield Trial(lanes, budget, last, (stats.tokens - tokens) / 2 / last, memory)
 
 

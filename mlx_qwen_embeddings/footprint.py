@@ -9,14 +9,13 @@ from typing import Any
 from mlx_qwen_embeddings.memory import available_memory
 from mlx_qwen_embeddings.models.attention import CAUSAL_ROWS, SCORE_BYTES
 
-HIDDEN_ROWS, INNER_ROWS, HEAD_ROWS = 10, 5, 4
-"""Arrays of a layer that live at once: as wide as the hidden states, as the feed-forward, as all heads. With the blocks
-below they give 1.3 to 2.2 of what MLX holds at its peak on nano and on the 0.6B's shape at a quarter of its width, 64 to
-2,048 tokens, and 1.1 to 1.4 from there to 8,192 tokens; 0.86 where one head reads 32,768."""
+HIDDEN_ROWS, INNER_ROWS, HEAD_ROWS = 6, 3, 3
+"""Arrays of a layer that live at once: as wide as the hidden states, as the feed-forward, as all heads. With the scores
+below they give 1.05 to 1.8 of what MLX holds at its peak, on nano, on the 0.6B's shape at a quarter of its width, and where
+one head reads up to 32,768 tokens."""
 
-BLOCKS_AHEAD = 16
-"""Blocks of attention scores that are counted as live at once: MLX allocates for work that it has queued. In texts of 8,192
-tokens and more it holds 17 to 20, while not all of the rows above are there."""
+SCORES = 3
+"""Arrays as large as the scores of a block of attention that live at once."""
 
 WORTH_ASKING = 2**28
 """Below so many bytes the system is not asked how much is free."""
@@ -38,7 +37,7 @@ def piece_bytes(config: Mapping[str, Any], rows: int, length: int, before: int =
     head_dim = int(config.get("head_dim") or hidden // heads)
     width = HIDDEN_ROWS * hidden + INNER_ROWS * inner + HEAD_ROWS * heads * head_dim
     scores = min(SCORE_BYTES, 4 * rows * heads * min(length, CAUSAL_ROWS) * (length + before))
-    return 4 * rows * length * width + BLOCKS_AHEAD * scores
+    return 4 * rows * length * width + SCORES * scores
 
 
 def check_memory(needed: Sequence[int], lanes: int, reusable: int, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Write the README's tables from their sources: the registry, the settings, the options of a call, nano's card, results.
+"""Write the pages' tables from their sources: the registry, the settings, the options of a call, nano's card, results.
 
 Usage: ``python scripts/update_readme.py``
 """
@@ -25,15 +25,15 @@ from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
 from mlx_qwen_embeddings.server import settings as server
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-sys.path.append(str(README.parent))
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.append(str(PROJECT))
 
 from benchmarks.load_report import short  # noqa: E402 - the line above finds it
 from benchmarks.markdown import fill, table  # noqa: E402 - as above
 from benchmarks.report import load, summary  # noqa: E402 - as above
 from soak.report import as_table  # noqa: E402 - as above
 
-PRECISION = README.parent / "benchmarks" / "results" / "precision.json"
+PRECISION = PROJECT / "benchmarks" / "results" / "precision.json"
 
 
 def models() -> str:
@@ -60,26 +60,22 @@ def options() -> str:
     return table(("option", "default", "meaning"), rows)
 
 
-def engine_settings() -> str:
-    """Give the table of an engine's settings, from the strings under its fields."""
-    meanings = field_docstrings(Path(settings.__file__).read_text("utf-8"), "EngineSettings")
-    rows = []
-    for name, field in settings.EngineSettings.model_fields.items():
-        default = f"{field.default!r}".replace("'", '"')
-        rows.append((f"`{name}`", f"`{settings.PREFIX}{name.upper()}`", f"`{default}`", one_line(meanings[name])))
-    return table(("setting", "variable", "default", "meaning"), rows)
-
-
-def server_settings() -> str:
-    """Give the table of the server's settings, from the strings under its fields."""
-    meanings = field_docstrings(Path(server.__file__).read_text("utf-8"), "ServerSettings")
-    flags = inspect.signature(serve).parameters
-    rows = []
-    for name, field in server.ServerSettings.model_fields.items():
-        default = f"{field.default!r}".replace("'", '"')
-        flag = f"`--{name.replace('_', '-')}`" if name in flags else ""
-        rows.append((f"`{name}`", flag, f"`{settings.PREFIX}{name.upper()}`", f"`{default}`", one_line(meanings[name])))
+def all_settings() -> str:
+    """Give the table of settings, an engine's and then the server's, from the strings under their fields."""
+    rows: list[tuple[str, ...]] = []
+    for made, module in ((settings.EngineSettings, settings), (server.ServerSettings, server)):
+        meanings = field_docstrings(Path(str(module.__file__)).read_text("utf-8"), made.__name__)
+        for name, field in made.model_fields.items():
+            default = f"{field.default!r}".replace("'", '"')
+            variable = f"`{settings.PREFIX}{name.upper()}`"
+            rows.append((f"`{name}`", flag_of(name), variable, f"`{default}`", one_line(meanings[name])))
     return table(("setting", "flag", "variable", "default", "meaning"), rows)
+
+
+def flag_of(name: str) -> str:
+    """Give the flag of ``mlx-qwen serve`` for a setting, "" where there is none."""
+    name = {"cache_dir": "model_dir"}.get(name, name)
+    return f"`--{name.replace('_', '-')}`" if name in inspect.signature(serve).parameters else ""
 
 
 def field_docstrings(source: str, name: str) -> dict[str, str]:
@@ -131,7 +127,7 @@ def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tup
 
 def soak_ledger() -> str:
     """Give the table of the last soak that was kept."""
-    return as_table(json.loads((README.parent / "soak" / "result.json").read_text("utf-8")))
+    return as_table(json.loads((PROJECT / "soak" / "result.json").read_text("utf-8")))
 
 
 def one_line(text: str) -> str:
@@ -182,20 +178,23 @@ def speed() -> str:
     return summary(load())
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "commands": commands,
-    "embed": embed_options,
-    "load": short,
-    "models": models,
-    "options": options,
-    "precision": precisions,
-    "scores": scores,
-    "server": server_settings,
-    "settings": engine_settings,
-    "soak": soak_ledger,
-    "speed": speed,
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "commands": commands,
+        "models": models,
+        "precision": precisions,
+        "settings": all_settings,
+        "soak": soak_ledger,
+        "speed": speed,
+    },
+    "docs/command-line.md": {"embed": embed_options},
+    "docs/engine.md": {"options": options},
+    "docs/models.md": {"scores": scores},
+    "docs/server.md": {"load": short},
 }
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text("utf-8"), TABLES), "utf-8")
+    for name, tables in TABLES.items():
+        page = PROJECT / name
+        page.write_text(fill(page.read_text("utf-8"), tables), "utf-8")

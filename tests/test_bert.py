@@ -165,7 +165,7 @@ def test_a_padded_batch_equals_single_runs_at_every_length(folder: Path) -> None
 
 
 @pytest.mark.parametrize("score_bytes", [1, 4 * 2 * 6 * 33 * 10, 4 * 2 * 6 * 33 * 40])
-def test_attention_by_powers_of_two_equals_softmax(score_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_by_hand_equals_softmax(score_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mx.random.seed(0)
     q, k, v = (mx.random.normal((2, 6, 33, 16)) * size for size in (5, 1, 1))
     lengths = mx.array([33, 5])

@@ -49,7 +49,7 @@ def test_the_estimate_is_near_the_peak(name: str, rows: int, length: int, wide: 
     encoder.encode(texts, "last")
     peak = mx.get_peak_memory() - before
     encoder.release()
-    assert 0.6 < footprint.piece_bytes(files.config, rows, length) / peak < 2.5
+    assert 1 < footprint.piece_bytes(files.config, rows, length) / peak < 2.2
 
 
 def test_the_longest_text_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_longest_text_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, 
         peak = mx.get_peak_memory() - before
         monkeypatch.setattr(attention, "CAUSAL_ROWS", 96)
         other = engine.embed_documents([text], max_length=length)
-    assert 0.75 < footprint.piece_bytes(config, 1, length) / peak < 2.5
-    assert peak < 4 * LONG.num_attention_heads * length**2 / 4, "the scores were never all there at once"
+    assert 1 < footprint.piece_bytes(config, 1, length) / peak < 2.2
+    assert peak < 4 * LONG.num_attention_heads * length**2 / 40, "the scores were never all there at once"
     assert np.isfinite(vector).all()
     assert np.abs(vector - other).max() < 1e-5
 

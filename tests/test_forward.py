@@ -10,7 +10,7 @@ from forward import ROWS, hidden_states, pooled_vectors
 from references import pooled, qwen3
 
 from mlx_qwen_embeddings.models import Pooling, attention
-from mlx_qwen_embeddings.models.activations import silu
+from mlx_qwen_embeddings.models.activations import exp_in_place, silu
 
 SHAPES = {
     "one key head a query head": Shape(num_key_value_heads=4),
@@ -47,11 +47,23 @@ def test_rope_base_is_read_from_the_configuration(tmp_path: Path) -> None:
     assert np.abs(state - qwen3(weights, shape.config(), ROWS[2])).max() > 0.01
 
 
-def test_silu_by_powers_of_two_equals_the_sigmoid_form() -> None:
+def test_silu_by_hand_equals_the_sigmoid_form() -> None:
     x = mx.concatenate([mx.linspace(-30, 30, 6001), mx.array([-1e4, -200.0, -1e-30, 0.0, 200.0, 1e4])])
     difference = np.abs(np.array(silu(x) - x * mx.sigmoid(x)))
     assert difference.max() < 4e-6
     assert np.isfinite(np.array(silu(x))).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_exponentials_are_right_and_take_no_memory_of_their_own() -> None:
+    exponents = np.array([-1e30, -200.0, *np.linspace(-87, 88, 5002), 200.0, np.inf, -np.inf], dtype=np.float32)
+    x = mx.array(exponents).reshape(3, -1)
+    found = exp_in_place(x)
+    assert np.shares_memory(np.array(found, copy=False), np.array(x, copy=False))
+    with np.errstate(over="ignore"):
+        wanted = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    np.testing.assert_allclose(np.array(found).ravel(), wanted, rtol=5e-7)
+    assert np.isnan(np.array(exp_in_place(mx.array([mx.nan])))).all()
 
 
 @pytest.mark.parametrize("score_bytes", [1, 4 * 2 * 6 * 33 * 10, 4 * 2 * 6 * 33 * 32])

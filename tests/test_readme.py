@@ -1,4 +1,4 @@
-"""The README: its Python runs and prints what it says, its tables are those of the code, what it names exists."""
+"""The README and docs: their Python runs and prints what they say, tables are those of the code, what they name exists."""
 
 import contextlib
 import importlib.util
@@ -17,6 +17,9 @@ from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 PROJECT = Path(mlx_qwen_embeddings.__file__).parents[1]
 README = (PROJECT / "README.md").read_text("utf-8")
+MANUAL = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text("utf-8") for path in sorted((PROJECT / "docs").glob("*.md"))
+}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 Example = tuple[str, str | None]
@@ -58,12 +61,17 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def test_its_python_runs_and_prints_what_it_says() -> None:
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    found = examples(README)
-    assert len(found) >= 7
-    for example in found:
+@pytest.mark.parametrize("page", [name for name, markdown in MANUAL.items() if examples(markdown)])
+def test_its_python_runs_and_prints_what_it_says(page: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for example in examples(MANUAL[page]):
         run(example, namespace)
+
+
+def test_the_examples_are_found() -> None:
+    found = {page: len(examples(markdown)) for page, markdown in MANUAL.items()}
+    assert found["README.md"] >= 3
+    assert sum(found.values()) >= 13
 
 
 @pytest.mark.parametrize(
@@ -75,11 +83,12 @@ def test_the_runner_notices_what_differs(code: str, expected: str | None) -> Non
 
 
 def test_its_tables_are_those_of_the_code() -> None:
-    assert fill(README, updater().TABLES) == README, "run: python scripts/update_readme.py"
+    for page, tables in updater().TABLES.items():
+        assert fill(MANUAL[page], tables) == MANUAL[page], "run: python scripts/update_readme.py"
 
 
 def test_the_updater_mends_a_table_and_wants_its_marks() -> None:
-    tables = updater().TABLES
+    tables = updater().TABLES["README.md"]
     assert fill(README.replace("4-bit DWQ", "5-bit"), tables) == README
     with pytest.raises(ValueError, match="<!-- settings -->"):
         fill(README.replace("<!-- /settings -->", ""), tables)
@@ -89,7 +98,7 @@ def test_both_scores_of_nano_are_given_as_on_its_card() -> None:
     card = (NANO_FOLDER / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| [\w -]+ \| (?:Spearman|nDCG@10) \| 0\.\d+ \| 0\.\d+ \|.*$", card, re.MULTILINE)
     assert len(rows) == 5
-    assert [row for row in rows if row not in README] == []
+    assert [row for row in rows if row not in MANUAL["docs/models.md"]] == []
 
 
 def test_the_first_screen() -> None:
@@ -103,7 +112,7 @@ def test_the_first_screen() -> None:
 
 def test_every_make_target_that_it_names_exists() -> None:
     targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    named = re.findall(r"\bmake ([a-z-]+)(?=`|\n|  +#)", README)
+    named = re.findall(r"\bmake ([a-z-]+)(?=`|\n|  +#)", "".join(MANUAL.values()))
     assert {"demo", "test", "lint"} <= set(named) <= set(targets)
 
 
@@ -126,7 +135,7 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
-OURS = ("benchmarks", "mlx_qwen_embeddings", "notebooks", "scripts", "soak", "tests", "training")
+OURS = ("benchmarks", "docs", "mlx_qwen_embeddings", "notebooks", "scripts", "soak", "tests", "training")
 PAGES = [*PROJECT.glob("*.md"), *(page for name in OURS for page in sorted((PROJECT / name).rglob("*.md")))]
 PAGES = [page for page in PAGES if "node_modules" not in page.parts]
 
@@ -148,5 +157,6 @@ def test_every_architecture_that_is_served_is_named() -> None:
 
 
 def test_lines_of_prose_fit() -> None:
-    long = [line for line in README.splitlines() if len(line) > 124 and not line.startswith("|")]
+    lines = [line for markdown in MANUAL.values() for line in markdown.splitlines()]
+    long = [line for line in lines if len(line) > 124 and not line.startswith("|")]
     assert long == []

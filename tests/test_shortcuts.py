@@ -99,7 +99,7 @@ def exact_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> np.n
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("before", [0, 7])
 @pytest.mark.parametrize("length", [1, 30, 128, 129, 300])
-def test_attention_by_powers_of_two_is_as_exact_as_the_fused_one(length: int, before: int, size: int) -> None:
+def test_attention_by_hand_is_as_exact_as_the_fused_one(length: int, before: int, size: int) -> None:
     q, k, v = (
         size * mx.random.normal((2, heads, tokens, 16), key=mx.random.key(heads + tokens))
         for heads, tokens in ((6, length), (2, length + before), (2, length + before))

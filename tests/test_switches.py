@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.switches import SWITCHES, switch_off
 from mlx_qwen_embeddings import EmbeddingEngine, encoder, lanes
-from mlx_qwen_embeddings.models import attention, bert, linear, qwen3
+from mlx_qwen_embeddings.models import activations, attention, bert, linear, qwen3
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lanes need a BLAS whose threads can be set")
 
@@ -38,8 +38,9 @@ class Route(NamedTuple):
 ROUTES = (
     Route("lanes", lanes.Lanes, "_helper"),
     Route("pieces", encoder, "pieces"),
-    Route("attention", attention, "_causal_by_powers_of_two"),
-    Route("attention", attention, "_by_powers_of_two"),
+    Route("attention", attention, "_causal_by_hand"),
+    Route("attention", attention, "_by_hand"),
+    Route("exp", attention, "exp_in_place"),
     Route("silu", qwen3, "silu"),
     Route("gelu", bert.ACTIVATIONS, "gelu"),
     Route("order", linear, "by_hand"),  # asked only where tokens are few
@@ -50,8 +51,8 @@ ROUTES = (
     Route("last_token", qwen3.Attention, "last"),
 )
 
-ALSO = {"pieces": {"lanes"}}
-"""What another switch leaves out with its own shortcut: a batch in one piece has one lane."""
+ALSO = {"pieces": {"lanes"}, "attention": {"exp"}}
+"""What a switch leaves out beside its own shortcut: a batch in one piece has one lane, MLX's attention its own softmax."""
 
 Vectors = list[NDArray[np.float32]]
 
@@ -85,7 +86,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 def embed(bert_folder: Path, *, without: str | None = None) -> tuple[Vectors, set[str]]:
     """Embed with one shortcut off, or none; give the vectors, and the switches none of whose routes was taken."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (attention, bert, encoder, lanes, linear, qwen3, qwen3.Layer):
+        for owner in (activations, attention, bert, encoder, lanes, linear, qwen3, qwen3.Layer):
             for name, value in list(vars(owner).items()):
                 if not name.startswith("__"):
                     patch.setattr(owner, name, value)  # so that it is put back after a switch has changed it

@@ -1,13 +1,12 @@
 """Attention whose scores never need more than a bounded piece of memory."""
 
-import math
-
 import mlx.core as mx
 
-from mlx_qwen_embeddings.models.device import by_hand
+from mlx_qwen_embeddings.models.activations import exp_in_place
+from mlx_qwen_embeddings.models.device import by_hand, settled
 
 SCORE_BYTES = 64 * 2**20
-"""Most bytes of one block of scores on the CPU, which writes them out; up to twenty blocks live at once."""
+"""Most bytes of one block of scores on the CPU, which writes them out; a few such arrays live at once."""
 
 FUSED_SCORE_BYTES = 256 * 2**20
 """The same elsewhere: some of MLX's fused kernels write them out too."""
@@ -38,12 +37,14 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
     before = k.shape[2] - length
     attend, rows = _fused_causal, max(1, FUSED_SCORE_BYTES // (4 * batch * heads * k.shape[2]))
     if by_hand(q):
-        attend, rows = _causal_by_powers_of_two, max(1, min(CAUSAL_ROWS, SCORE_BYTES // (4 * batch * heads * k.shape[2])))
+        attend, rows = _causal_by_hand, max(1, min(CAUSAL_ROWS, SCORE_BYTES // (4 * batch * heads * k.shape[2])))
     blocks = []
     for start in range(0, length, rows):
         end = min(start + rows, length)
         # The keys end where the block does, so its last query sees all of them.
         blocks.append(attend(q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale))
+        if rows < length:
+            settled(blocks[-1])  # the scores of one block alone are in memory
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 
 
@@ -64,10 +65,14 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     """
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
-    attend = _by_powers_of_two if by_hand(q) else _fused
+    attend = _by_hand if by_hand(q) else _fused
     most = SCORE_BYTES if by_hand(q) else FUSED_SCORE_BYTES
     rows = max(1, most // (4 * batch * heads * length))
-    blocks = [attend(q[:, :, start : start + rows], k, v, real, scale) for start in range(0, length, rows)]
+    blocks = []
+    for start in range(0, length, rows):
+        blocks.append(attend(q[:, :, start : start + rows], k, v, real, scale))
+        if rows < length:
+            settled(blocks[-1])  # the scores of one block alone are in memory
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 
 
@@ -75,14 +80,14 @@ def _fused_causal(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.arr
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
 
 
-def _causal_by_powers_of_two(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+def _causal_by_hand(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
     batch, heads, rows, width = q.shape
     keys, groups = k.shape[2], heads // k.shape[1]
     # The query heads of a key head stand one below the other, so keys and values are not repeated.
-    stacked = (q * (scale / math.log(2.0))).reshape(batch, k.shape[1], groups * rows, width)
+    stacked = (q * scale).reshape(batch, k.shape[1], groups * rows, width)
     hidden = mx.triu(mx.full((rows, keys), HIDDEN), k=keys - rows + 1)
     scores = (stacked @ k.swapaxes(-1, -2)).reshape(batch, k.shape[1], groups, rows, keys) + hidden
-    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+    weights = exp_in_place(scores - scores.max(axis=-1, keepdims=True))
     out = weights.reshape(batch, k.shape[1], groups * rows, keys) @ v
     return out.reshape(batch, heads, rows, width) / weights.sum(axis=-1, keepdims=True).reshape(batch, heads, rows, 1)
 
@@ -91,9 +96,9 @@ def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) 
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=real)
 
 
-def _by_powers_of_two(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
-    # On the CPU MLX takes 12 ns an element for softmax, and 6 for this one: see activations.silu. A sum with a mask costs a
-    # thirtieth of a choice by it. Finite, so that a row without a real token gives no NaN.
-    scores = (q * (scale / math.log(2.0))) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, HIDDEN)
-    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+def _by_hand(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
+    # MLX's softmax takes 12 ns an element on the CPU: see exp_in_place. A sum with a mask costs a thirtieth of a
+    # choice by it. Finite, so that a row without a real token gives no NaN.
+    scores = (q * scale) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, HIDDEN)
+    weights = exp_in_place(scores - scores.max(axis=-1, keepdims=True))
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)

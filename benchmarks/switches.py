@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def _lanes() -> None:
@@ -43,7 +44,16 @@ def _exp() -> None:
 
     from mlx_qwen_embeddings.models import activations, attention
 
-    activations.exp_in_place = attention.exp_in_place = mx.exp
+    def by_mlx(scores: mx.array, last: Any = None) -> mx.array:
+        if last is not None:
+            rows, keys = scores.shape[-2:]
+            scores += mx.pad(mx.array(last), ((0, 0), (keys - rows, 0)))
+        scores -= scores.max(axis=-1, keepdims=True)
+        scores[:] = mx.exp(scores)
+        return scores.sum(axis=-1, keepdims=True)
+
+    activations.exp_in_place = mx.exp
+    attention.softmax_in_place = by_mlx
 
 
 def _order() -> None:

@@ -40,7 +40,7 @@ ROUTES = (
     Route("pieces", encoder, "pieces"),
     Route("attention", attention, "_causal_by_hand"),
     Route("attention", attention, "_by_hand"),
-    Route("exp", attention, "exp_in_place"),
+    Route("exp", activations, "exp_in_place"),
     Route("silu", qwen3, "silu"),
     Route("gelu", bert.ACTIVATIONS, "gelu"),
     Route("order", linear, "by_hand"),  # asked only where tokens are few
@@ -51,8 +51,8 @@ ROUTES = (
     Route("last_token", qwen3.Attention, "last"),
 )
 
-ALSO = {"pieces": {"lanes"}, "attention": {"exp"}}
-"""What a switch leaves out beside its own shortcut: a batch in one piece has one lane, MLX's attention its own softmax."""
+ALSO = {"pieces": {"lanes"}, "silu": {"exp"}}
+"""What a switch leaves out beside its own shortcut: a batch in one piece has one lane, MLX's sigmoid its own exp."""
 
 Vectors = list[NDArray[np.float32]]
 

@@ -53,8 +53,8 @@ class Machine:
 
 
 MACHINES = (
-    Machine("CPU, 2 cores of an EPYC (Zen 4), float32", 180e9, 0.88, 20, measured=True),
-    Machine("CPU, 64 cores of the same", 180e9 * 32, 0.88 * 0.7, 280),
+    Machine("CPU, 2 cores of an EPYC (Zen 4), float32", 173e9, 0.625, 20, measured=True),
+    Machine("CPU, 64 cores of the same", 173e9 * 32, 0.625 * 0.7, 280),
     Machine("Mac mini, M4, 10 GPU cores, bfloat16", 3.76e12, 0.5, 30),
     Machine("H100 SXM, bfloat16, utilisation 20 %", 989.4e12, 0.2, 700),
     Machine("H100 SXM, bfloat16, utilisation 40 %", 989.4e12, 0.4, 700),

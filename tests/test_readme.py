@@ -28,7 +28,7 @@ Example = tuple[str, str | None]
 def examples(markdown: str) -> list[Example]:
     """Give each Python block with the text block that follows it, None where there is none."""
     blocks = [(match[1], match[2]) for match in BLOCK.finditer(markdown)]
-    following = [*blocks[1:], ("", "")]
+    following = [*blocks, ("", "")][1:]
     return [
         (code, printed if kind == "text" else None)
         for (language, code), (kind, printed) in zip(blocks, following, strict=True)

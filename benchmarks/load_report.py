@@ -57,7 +57,7 @@ def sentences(found: dict[str, Any]) -> str:
     said = (
         f"Asked for {excess(over):.1f} times what it gives, the server that takes {LIMIT} requests at a time "
         f"answered {statuses.get('429', 0):,} of {sum(statuses.values()):,} with 429, and gave {rest:.1f} times as much "
-        f"afterwards as before; its memory grew by {more:.0f} MiB meanwhile, of which {max(0, kept):.0f} stayed."
+        f"afterwards as before; its memory was up to {more:.0f} MiB larger meanwhile, and {max(0, kept):.0f} afterwards."
     )
     if peer := found.get("all-MiniLM"):
         pairs = [

@@ -67,9 +67,8 @@ def claim_thread(backend: Backend) -> None:
     join_in(backend)
     if not inherited and not _limited.is_set():
         _limited.set()
-        mx.set_cache_limit(
-            CACHE_LIMIT[backend.device]
-        )  # waits for whatever computes, and keeps all of Python waiting meanwhile
+        # It waits for whatever computes, and keeps all of Python waiting meanwhile.
+        mx.set_cache_limit(CACHE_LIMIT[backend.device])
     if backend.device == "cpu" and sys.platform == "linux":
         set_threads(backend.blas, 1)  # on a busy machine several would wait for one another, and look slow
         warn_if_slow(mx)

@@ -89,8 +89,10 @@ def _skip_exit_handlers() -> None:
     those runs: OpenMP's, for one, waits for its threads. They free what the system takes back anyway; output of C is
     written all the same. Children of ``multiprocessing`` never run them.
     """
+    if not _inherited.is_set():
+        return
     libc = ctypes.CDLL(None)
-    if _inherited.is_set() and hasattr(libc, "on_exit"):  # glibc alone has it
+    if hasattr(libc, "on_exit"):  # glibc alone has it
         # Those registered last run first.
         libc.on_exit(libc._exit, None)  # noqa: SLF001 - C's own name
         libc.__cxa_atexit(libc.fflush, None, None)  # noqa: SLF001 - C's own name

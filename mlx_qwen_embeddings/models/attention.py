@@ -1,7 +1,11 @@
 """Attention whose scores never need more than a bounded piece of memory."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.models.activations import softmax_in_place
 from mlx_qwen_embeddings.models.device import by_hand, settled
@@ -39,14 +43,12 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
     attend, rows = _fused_causal, max(1, FUSED_SCORE_BYTES // (4 * batch * heads * k.shape[2]))
     if by_hand(q):
         attend, rows = _causal_by_hand, max(1, min(CAUSAL_ROWS, SCORE_BYTES // (4 * batch * heads * k.shape[2])))
-    blocks = []
-    for start in range(0, length, rows):
-        end = min(start + rows, length)
+
+    def block(start: int, end: int) -> mx.array:
         # The keys end where the block does, so its last query sees all of them.
-        blocks.append(attend(q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale))
-        if rows < length:
-            settled(blocks[-1])  # the scores of one block alone are in memory
-    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+        return attend(q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale)
+
+    return _in_blocks(block, length, rows)
 
 
 def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *, scale: float) -> mx.array:
@@ -69,12 +71,15 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
     attend = _by_hand if by_hand(q) else _fused
     most = SCORE_BYTES if by_hand(q) else FUSED_SCORE_BYTES
     rows = max(1, most // (4 * batch * heads * length))
-    blocks = []
-    for start in range(0, length, rows):
-        blocks.append(attend(q[:, :, start : start + rows], k, v, real, scale))
-        if rows < length:
-            settled(blocks[-1])  # the scores of one block alone are in memory
-    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+    return _in_blocks(lambda start, end: attend(q[:, :, start:end], k, v, real, scale), length, rows)
+
+
+def _in_blocks(block: Callable[[int, int], mx.array], length: int, rows: int) -> mx.array:
+    """Attend from so many rows at a time, the scores of one block alone in memory."""
+    if rows >= length:
+        return block(0, length)
+    blocks = [settled(block(start, min(start + rows, length))) for start in range(0, length, rows)]
+    return mx.concatenate(blocks, axis=2)
 
 
 def _fused_causal(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
@@ -87,9 +92,14 @@ def _causal_by_hand(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.a
     # The query heads of a key head stand one below the other, so keys and values are not repeated.
     stacked = (q * scale).reshape(batch, k.shape[1], groups * rows, width)
     weights = (stacked @ k.swapaxes(-1, -2)).reshape(batch, k.shape[1], groups, rows, keys)
-    sums = softmax_in_place(weights, np.triu(np.full((rows, rows), HIDDEN, np.float32), k=1))
+    sums = softmax_in_place(weights, _later(rows))
     out = weights.reshape(batch, k.shape[1], groups * rows, keys) @ v
     return out.reshape(batch, heads, rows, width) / sums.reshape(batch, heads, rows, 1)
+
+
+@lru_cache(maxsize=CAUSAL_ROWS)  # asked in every layer
+def _later(rows: int) -> NDArray[np.float32]:
+    return np.triu(np.full((rows, rows), HIDDEN, np.float32), k=1)
 
 
 def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:

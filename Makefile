@@ -31,6 +31,8 @@ help:
 	@echo "make fuzz         anything given to the public API, a minute; SECONDS=600 is longer"
 	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
+	@echo "make nano         trains the embedded model anew: CORPUS=corpus.txt.gz, see training/README.md"
+	@echo "make nano-figures all that is compared with the embedded model, and every page with its figures, anew"
 	@echo "make mac          tests, verify and bench of the real model in one file to send (REPORT=medium for another model)"
 	@echo "make test-ray     the tests on a Ray cluster of two nodes on this machine (installs Ray)"
 	@echo "make notebooks    the notebooks from top to bottom, and Ctrl-C in a kernel of Jupyter (installs Jupyter's and Ray)"
@@ -82,6 +84,33 @@ test-node: $(VENV)/.test
 
 docker-steps:
 	$(PYTHON) scripts/docker_steps.py
+
+.PHONY: nano nano-figures
+# The embedded model, from a corpus to the packed folder: training/README.md. What is there already is not made again.
+#   CORPUS=corpus.txt.gz   one text a line; TERMS=hp.obo and WORDS=en_med_glut.dic are further, medical texts
+#   MINUTES=88 DEVICE=cpu  how long the student learns, and where; SHARDS=16 asks the teacher about so many times 20,000 texts
+#   COMPILE=--no-compile   without a C++ compiler; WORK=work-nano is where everything lies
+#   DATA=folder            retrieval/ and sts/ with labelled sets: scores and the model card are written, too
+WORK ?= work-nano
+nano: $(VENV)/.reference
+	@test -n "$(CORPUS)" || { echo "name the corpus: make nano CORPUS=corpus.txt.gz (training/README.md says what it holds)" >&2; exit 1; }
+	$(BIN)/python -m training tokenizer $(WORK)
+	$(BIN)/python -m training teacher $(CORPUS) $(WORK) --device $(or $(DEVICE),cpu) \
+		$(addprefix --terms ,$(TERMS)) $(addprefix --words ,$(WORDS)) $(addprefix --shards ,$(SHARDS))
+	$(BIN)/python -m training student $(WORK) --device $(or $(DEVICE),cpu) --minutes $(or $(MINUTES),88) $(COMPILE)
+	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano-fp32 --bits 32
+	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano --table-bits 5
+ifneq ($(DATA),)
+	$(BIN)/python training/evaluate.py $(WORK)/nano $(DATA) --full $(WORK)/nano-fp32 --output $(WORK)/nano.json
+	$(BIN)/python -m training card $(WORK)/nano $(WORK)/nano.json $(WORK)/log.jsonl
+endif
+
+# After another model was put into the package: everything that is compared with it, and every page that shows its figures.
+nano-figures: $(VENV)/.reference
+	$(BIN)/python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/verification/published/nano.json
+	$(BIN)/python -m tests.golden.make
+	$(BIN)/python scripts/update_examples.py
+	$(BIN)/python scripts/update_readme.py
 
 .PHONY: mac
 # For owners of a Mac, or of any other machine: tests, verify and bench of the real model in machine-report.md.

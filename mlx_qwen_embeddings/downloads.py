@@ -7,7 +7,15 @@ from typing import Any
 from mlx_qwen_embeddings.hub import cache_state
 from mlx_qwen_embeddings.registry import ModelSpec
 
-_BYTES_A_WEIGHT = {"4-bit DWQ": 0.5625, "8-bit": 1.0625, "mxfp8": 1.03, "bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
+_BYTES_A_WEIGHT = {
+    "4-bit DWQ": 0.5625,
+    "8- and 5-bit": 0.833,
+    "8-bit": 1.0625,
+    "mxfp8": 1.03,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp32": 4.0,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 from mlx_qwen_embeddings.model_files import ModelFiles, is_inside
+from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 WHOLE_BYTES = 64 * 2**20
 """Files up to this size are hashed whole: a tenth of a second."""
@@ -35,6 +37,12 @@ def fingerprint(files: ModelFiles) -> str:
             state.update(f"{path.relative_to(files.path)}\\0{path.stat().st_size}\\0".encode())
             state.update(_content(path))
     return state.hexdigest()
+
+
+@cache
+def of_the_package() -> str:
+    """Hash the model inside the package, which changes with a new version of it and not while a process runs."""
+    return fingerprint(ModelFiles(NANO_FOLDER))
 
 
 def _content(path: Path) -> bytes:

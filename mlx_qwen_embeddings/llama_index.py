@@ -7,14 +7,19 @@ from pydantic import ConfigDict, Field, model_validator
 
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats
+from mlx_qwen_embeddings.fingerprint import of_the_package
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
 
 require("llama_index.core.embeddings", "llama-index", "mlx_qwen_embeddings.llama_index")
 
 from llama_index.core.base.embeddings.base import Embedding  # noqa: E402 - require says what to install when it is missing
 from llama_index.core.callbacks import CallbackManager  # noqa: E402 - as above
 from llama_index.core.embeddings import BaseEmbedding  # noqa: E402 - as above
+
+CONTENT = "model_content"
+"""The key in a dump under which the content of the package's own model stands."""
 
 MOST_TEXTS = 2048
 """The most that LlamaIndex lets ``embed_batch_size`` be. The engine cuts its own batches, the better the more it sees."""
@@ -43,8 +48,9 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         index = VectorStoreIndex.from_documents(documents)
         ```
 
-    An ``IngestionPipeline`` keys its cache by the fields of this class. Where the content behind a name may change (a local
-    folder, a branch on the Hub), run it with ``cache_collection=embed_model.fingerprint``.
+    An ``IngestionPipeline`` keys its cache by the fields of this class, and by the content of "nano", which may be another
+    in the next version of this package. Where the content behind another name may change (a local folder, a branch on the
+    Hub), run it with ``cache_collection=embed_model.fingerprint``.
     """
 
     model_config = ConfigDict(
@@ -86,9 +92,10 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_class_name(cls, fields: Any) -> Any:
-        # LlamaIndex writes it into every dump, as a tag rather than a field.
-        return {name: fields[name] for name in fields if name != "class_name"} if isinstance(fields, dict) else fields
+    def _drop_tags(cls, fields: Any) -> Any:
+        # LlamaIndex writes the one into every dump, ``to_dict`` the other: tags rather than fields.
+        tags = ("class_name", CONTENT)
+        return {name: fields[name] for name in fields if name not in tags} if isinstance(fields, dict) else fields
 
     @property
     def model(self) -> str:
@@ -99,6 +106,16 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
     def class_name(cls) -> str:
         """Give the name that tags serialised instances."""
         return "MLXQwenEmbedding"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Give all fields, for ``from_dict`` and for the keys of an ``IngestionPipeline``.
+
+        Args:
+            **kwargs: What pydantic's ``model_dump`` takes.
+        """
+        fields: dict[str, Any] = super().to_dict(**kwargs)
+        embedded = resolve(self.model_name).source == str(NANO_FOLDER)
+        return fields | ({CONTENT: of_the_package()} if embedded else {})
 
     def _call_options(self, role: Role) -> CallOptions:
         # Asked on construction and on every call: the cache can be set on an instance too.

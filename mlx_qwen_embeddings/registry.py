@@ -110,7 +110,7 @@ _BUILT_IN = [
         str(NANO_FOLDER),
         dimensions=384,
         max_length=2048,
-        weights="8-bit",
+        weights="8- and 5-bit",
         download_bytes=0,
         local=True,
     ),

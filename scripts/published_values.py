@@ -39,8 +39,9 @@ def unpacked(source: Path, target: Path) -> Path:
     for name in [name for name in weights if name.endswith(".scales")]:
         layer = name.removesuffix(".scales")
         scales, biases = plain.pop(name), plain.pop(f"{layer}.biases")
+        how = said.get(f"model.{layer}", said)  # a layer may be packed in its own way
         packed = weights[f"{layer}.weight"]
-        plain[f"{layer}.weight"] = mx.dequantize(packed, scales, biases, said["group_size"], said["bits"])
+        plain[f"{layer}.weight"] = mx.dequantize(packed, scales, biases, how["group_size"], how["bits"])
     mx.save_safetensors(str(target / "model.safetensors"), plain, metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config), "utf-8")
     return target

@@ -19,6 +19,14 @@ from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 Weights = dict[str, NDArray[np.float32]]
 
+NANO_CONFIG = json.loads((NANO_FOLDER / "config.json").read_bytes())
+NANO_ENTRIES: int = NANO_CONFIG["vocab_size"]
+NANO_END: int = NANO_CONFIG["eos_token_id"]
+"""Read, never written down: the embedded model may be another one day."""
+
+FIRST_NANO = "cba35b7bd2a49f4fd2cef11c380f0d1f"
+"""Fingerprint of the first model that the package held; 450c7bd6... was its weights' sha256."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -48,7 +56,7 @@ class Shape:
         return {name: value for name, value in (config | changes).items() if value is not None}
 
 
-WITH_TOKENIZER = Shape(vocab_size=16_384)
+WITH_TOKENIZER = Shape(vocab_size=NANO_ENTRIES)
 """Has a row for every id of the embedded model's tokenizer."""
 
 PACKABLE = Shape(hidden_size=64, intermediate_size=192, head_dim=32)
@@ -181,9 +189,9 @@ def write_unpacked(folder: Path, source: Path = NANO_FOLDER) -> Path:
     for name, value in weights.items():
         layer = name.removesuffix(".weight")
         if f"{layer}.scales" in weights and name.endswith(".weight"):
-            plain[name] = mx.dequantize(
-                value, weights[f"{layer}.scales"], weights[f"{layer}.biases"], said["group_size"], said["bits"]
-            )
+            how = said.get(f"model.{layer}", said)
+            scales, biases = (weights[f"{layer}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
+            plain[name] = mx.dequantize(value, scales, biases, how["group_size"], how["bits"])
         elif not name.endswith((".scales", ".biases")):
             plain[name] = value
     save(folder / "model.safetensors", plain)

@@ -38,18 +38,18 @@ def rounded(weights: Weights, kind: str) -> dict[str, NDArray[np.float32]]:
 
 
 def tokenizer_metadata(path: Path, *, pre: str = "qwen2") -> dict[str, Any]:
-    """Give what llama.cpp's converter takes from a byte-level BPE ``tokenizer.json``."""
+    """Give what llama.cpp's converter takes from a ``tokenizer.json`` of byte-level BPE, or of pieces of words."""
     source = json.loads(path.read_text())
     tokens = {number: token for token, number in source["model"]["vocab"].items()}
     added = {token["id"]: token for token in source["added_tokens"]}
     tokens |= {number: token["content"] for number, token in added.items()}
     kinds = [(3 if added[number]["special"] else 4) if number in added else 1 for number in range(len(tokens))]
-    return {
-        "tokenizer.ggml.model": "gpt2",
+    merges = [" ".join(merge) for merge in source["model"].get("merges", ())]
+    return ({"tokenizer.ggml.merges": merges} if merges else {}) | {
+        "tokenizer.ggml.model": "gpt2" if merges else "bert",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": [tokens[number] for number in range(len(tokens))],
         "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": [" ".join(merge) for merge in source["model"]["merges"]],
     }
 
 

@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from bert_reference import BertShape, bert_weights, write_bert
-from checkpoints import PACKABLE, WITH_TOKENIZER, Shape, Weights, random_weights, write_checkpoint
+from bpe_tokenizer import END_ID, write_bpe
+from checkpoints import NANO_END, NANO_ENTRIES, PACKABLE, WITH_TOKENIZER, Shape, Weights, random_weights, write_checkpoint
 from forward import pooled_vectors
 from gguf_files import metadata_of, tokenizer_metadata, write_gguf
 from mlx_lm import convert as mlx_lm_convert
@@ -31,7 +32,7 @@ from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.verification import verify
 
-SHAPE = Shape(hidden_size=128, intermediate_size=256, head_dim=32, vocab_size=16_384)
+SHAPE = Shape(hidden_size=128, intermediate_size=256, head_dim=32, vocab_size=NANO_ENTRIES)
 """Every row is a multiple of 128, the largest group, and there is a row for every id of nano's tokenizer."""
 
 TEXTS = ["The tide follows the moon.", "import numpy as np", "Où est la gare ?", "x", "A long text. " * 40]
@@ -123,14 +124,14 @@ def test_mlx_lm_reads_the_result(source: Path, tmp_path: Path) -> None:
 
     convert(str(source), tmp_path / "out", bits=8, report=False)
     model, _ = load_model(tmp_path / "out")
-    ids = [5, 900, 16_381]
+    ids = [5, 900, NANO_END]
     theirs = np.array(model.model(mx.array([ids]))[0, -1])
     ours = pooled_vectors(tmp_path / "out", rows=[ids])[0]
     np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs), atol=1e-5)
 
 
 def test_matrices_with_other_rows_stay_plain(tmp_path: Path) -> None:
-    shape = Shape(**{name: getattr(PACKABLE, name) for name in PACKABLE.__slots__} | {"vocab_size": 16_384})
+    shape = Shape(**{name: getattr(PACKABLE, name) for name in PACKABLE.__slots__} | {"vocab_size": NANO_ENTRIES})
     folder = write_checkpoint(tmp_path / "source", random_weights(shape), shape.config())
     done = convert(str(folder), tmp_path / "out", bits=8, group_size=128, report=False)
     packed = sorted(name for name in stored(tmp_path / "out") if name.endswith(".scales"))
@@ -175,9 +176,9 @@ def test_the_type_is_the_sources_unless_named(weights: Weights, tmp_path: Path) 
 def test_a_packed_source_is_unpacked(tmp_path: Path) -> None:
     done = convert("nano", tmp_path / "plain", report=False)
     packed, plain = stored(NANO_FOLDER), stored(tmp_path / "plain")
-    for name in ("embed_tokens", "layers.3.mlp.down_proj"):
+    for name, bits in (("embed_tokens", 5), ("layers.3.mlp.down_proj", 8)):
         parts = [np.array(packed[f"{name}.{part}"], dtype=np.float64) for part in ("scales", "biases")]
-        expected = unpack(np.array(packed[f"{name}.weight"]), parts[0], parts[1], mode="affine", bits=8)
+        expected = unpack(np.array(packed[f"{name}.weight"]), parts[0], parts[1], mode="affine", bits=bits)
         np.testing.assert_allclose(np.array(plain[f"model.{name}.weight"]), expected, atol=1e-6)
     assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     np.testing.assert_allclose(embed("nano"), embed(tmp_path / "plain"), atol=1e-6)
@@ -190,7 +191,7 @@ def test_a_packed_source_is_unpacked(tmp_path: Path) -> None:
 def test_nano_in_four_bits_is_near_and_passes_verify(tmp_path: Path) -> None:
     done = convert("nano", tmp_path / "out", bits=4, report=False)
     assert "rounded twice" in str(done)
-    assert done.target_bytes < 0.6 * done.source_bytes
+    assert done.target_bytes < 0.8 * done.source_bytes
     assert cosines(embed("nano"), embed(tmp_path / "out")).min() > 0.97
     report = verify(str(tmp_path / "out"))
     assert report.ok, str(report)
@@ -239,8 +240,8 @@ def test_bert(tmp_path: Path) -> None:
 
 
 def test_a_gguf_becomes_a_folder(weights: Weights, tmp_path: Path) -> None:
-    said = metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json")
-    end = {"tokenizer.ggml.eos_token_id": 16_381, "tokenizer.ggml.padding_token_id": 16_381}
+    said = metadata_of(SHAPE.config()) | tokenizer_metadata(write_bpe(tmp_path / "tokenizer.json"))
+    end = {"tokenizer.ggml.eos_token_id": END_ID, "tokenizer.ggml.padding_token_id": END_ID}
     path = write_gguf(tmp_path / "gguf" / "model.gguf", weights, said | end, "Q8_0")
     done = convert(str(path), tmp_path / "out", report=False)
     assert (done.source_bytes, done.dtype) == (path.stat().st_size, "float16")

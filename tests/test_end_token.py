@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import NANO_END
 from tokenizers import Tokenizer, processors
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -16,7 +17,7 @@ from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
-END = 16_381
+END = NANO_END
 TEXTS = ["the tide follows the moon", "", "  ", "a<|endoftext|>", "tide " * 30]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from checkpoints import NANO_ENTRIES
 from fake_encoder import PATIENCE, WatchedEncoder
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -72,9 +73,11 @@ async def test_ids_are_cut_before_their_end_token(engine: EmbeddingEngine) -> No
     np.testing.assert_allclose(found.vectors, wanted.vectors, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", [-1, 16384, 10**12])
+@pytest.mark.parametrize("number", [-1, NANO_ENTRIES, 10**12])
 async def test_an_id_of_no_token_is_refused_by_its_place(engine: EmbeddingEngine, number: int) -> None:
-    with pytest.raises(ValueError, match=rf"texts\[1\]\[0\] is the token id {number}, and .* between 0 and 16383"):
+    with pytest.raises(
+        ValueError, match=rf"texts\[1\]\[0\] is the token id {number}, and .* between 0 and {NANO_ENTRIES - 1}"
+    ):
         await engine.aembed([[3], [number]], token_ids=True)
 
 

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from checkpoints import FIRST_NANO
 
 from mlx_qwen_embeddings import fingerprint as module
-from mlx_qwen_embeddings.fingerprint import fingerprint
+from mlx_qwen_embeddings.fingerprint import fingerprint, of_the_package
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
@@ -88,3 +89,7 @@ def test_a_snapshot_is_told_by_repository_and_commit(tmp_path: Path) -> None:
 
     assert snapshot("a--b", "1") == snapshot("a--b", "1")
     assert len({snapshot("a--b", "1"), snapshot("a--b", "2"), snapshot("a--c", "1")}) == 3
+
+
+def test_nano_is_another_model_than_the_first_one() -> None:
+    assert of_the_package() == fingerprint(ModelFiles(NANO_FOLDER)) != FIRST_NANO

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import WITH_TOKENIZER, Shape, random_weights, write_checkpoint
+from checkpoints import NANO_ENTRIES, WITH_TOKENIZER, Shape, random_weights, write_checkpoint
 
 from mlx_qwen_embeddings import EmbeddingEngine, footprint
 from mlx_qwen_embeddings.backend import choose_backend
@@ -23,7 +23,7 @@ WIDE = Shape(
 )
 
 LONG = Shape(
-    hidden_size=32, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1, head_dim=16, vocab_size=16_384
+    hidden_size=32, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1, head_dim=16, vocab_size=NANO_ENTRIES
 )
 """Narrow, so that attention alone costs time: half of the scores in the first layer, one row of them in the last."""
 

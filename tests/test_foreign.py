@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import Shape, Weights, random_weights, write_checkpoint
+from checkpoints import NANO_ENTRIES, Shape, Weights, random_weights, write_checkpoint
 from forward import CPU, PACKED, pooled_vectors
 from numpy.typing import NDArray
 
@@ -221,7 +221,7 @@ def test_an_mlx_lm_that_lost_its_reader_is_named(weights: Weights, tmp_path: Pat
 
 def with_tokenizer(folder: Path, packer: Packer, said: Mapping[str, Any]) -> Path:
     """Write a packed checkpoint that an engine can open."""
-    shape = Shape(hidden_size=128, intermediate_size=192, head_dim=32, vocab_size=16_384)
+    shape = Shape(hidden_size=128, intermediate_size=192, head_dim=32, vocab_size=NANO_ENTRIES)
     parts: dict[str, Array] = {}
     for name, value in random_weights(shape).items():
         parts |= packer(name.removesuffix(".weight"), value)[0] if "_proj" in name else {name: value}

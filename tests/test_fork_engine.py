@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import Shape, random_weights, write_checkpoint
+from checkpoints import NANO_ENTRIES, Shape, random_weights, write_checkpoint
 from forking import FORK, Child
 from numpy.typing import NDArray
 
@@ -152,7 +152,7 @@ def assert_from_children(found: list[tuple[int, Vectors]], wanted: Vectors) -> N
 
 
 def test_a_child_loads_another_model(tmp_path: Path, wanted: Vectors) -> None:
-    shape = Shape(vocab_size=16_384)
+    shape = Shape(vocab_size=NANO_ENTRIES)
     folder = write_checkpoint(tmp_path, random_weights(shape), shape.config(), shards=2)
     vectors = Child(lambda: EmbeddingEngine(str(folder)).embed_documents(TEXTS)).result()
     with EmbeddingEngine(str(folder)) as engine:

@@ -13,6 +13,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
+from bpe_tokenizer import END_ID, ENTRIES, TURN_END_ID, write_bpe
 from checkpoints import Shape, Weights, random_weights, write_checkpoint, write_unpacked
 from fake_hub import FakeHub
 from forward import CPU, PACKED, ROWS, pooled_vectors
@@ -33,10 +34,10 @@ from mlx_qwen_embeddings.hub import open_folder
 from mlx_qwen_embeddings.loading import load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models.pooling import pool
-from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
+from mlx_qwen_embeddings.registry import resolve
 
-SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=16_384)
-"""Rows of a multiple of 32, a block of every type; as many embeddings as nano's tokenizer has ids."""
+SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=ENTRIES)
+"""Rows of a multiple of 32, a block of every type; as many embeddings as the tokenizer has ids."""
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0")
 
@@ -55,10 +56,15 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def metadata() -> dict[str, Any]:
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bpe(tmp_path_factory.mktemp("bpe") / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def metadata(bpe: Path) -> dict[str, Any]:
     """The tiny checkpoint's own keys and a tokenizer."""
-    named = {"tokenizer.ggml.padding_token_id": 16_381, "tokenizer.ggml.eos_token_id": 16_383}
-    return metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | named
+    named = {"tokenizer.ggml.padding_token_id": END_ID, "tokenizer.ggml.eos_token_id": TURN_END_ID}
+    return metadata_of(SHAPE.config()) | tokenizer_metadata(bpe) | named
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +154,13 @@ def embed(model: str) -> NDArray[np.float32]:
 def test_the_metadata_says_all_that_the_engine_needs(weights: Weights, metadata: dict[str, Any], tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", weights, metadata | {"qwen3.context_length": 40_960})
     folder = write_checkpoint(tmp_path / "plain", rounded(weights, "F16"), SHAPE.config())
+    write_bpe(folder / "tokenizer.json")
     with EmbeddingEngine(str(path)) as engine, EmbeddingEngine(str(folder)) as plain:
         assert (engine.dimensions, engine.max_length, engine.limit) == (64, 8192, 40_960)
-        texts = [text.lower() for text in TEXTS]  # the file's own tokenizer keeps capitals, nano's does not
-        np.testing.assert_allclose(engine.embed_documents(texts), plain.embed_documents(texts), atol=1e-5)
+        np.testing.assert_allclose(engine.embed_documents(TEXTS), plain.embed_documents(TEXTS), atol=1e-5)
         task = "Given a web search query, retrieve relevant passages that answer the query"
-        asked = engine.embed_documents([f"Instruct: {task}\nQuery:{text}" for text in texts])
-        np.testing.assert_allclose(engine.embed_queries(texts), asked, atol=1e-5)
+        asked = engine.embed_documents([f"Instruct: {task}\nQuery:{text}" for text in TEXTS])
+        np.testing.assert_allclose(engine.embed_queries(TEXTS), asked, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +287,8 @@ class TestMetadata:
             engine.embed_documents(["a"])
 
     def files(self, folder: Path, said: dict[str, Any]) -> ModelFiles:
-        own = metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | said
+        bpe = write_bpe(folder.parent / f"{folder.name}-tokenizer.json")
+        own = metadata_of(SHAPE.config()) | tokenizer_metadata(bpe) | said
         return ModelFiles(folder, gguf=write_gguf(folder / "model.gguf", random_weights(SHAPE), own))
 
 
@@ -299,7 +306,7 @@ class TestChoice:
 
     def test_safetensors_beside_it_win(self, weights: Weights, metadata: dict[str, Any], tmp_path: Path) -> None:
         write_gguf(tmp_path / "model.gguf", weights, metadata | {"qwen3.context_length": 99})
-        write_checkpoint(tmp_path, weights, SHAPE.config())
+        write_bpe(write_checkpoint(tmp_path, weights, SHAPE.config()) / "tokenizer.json")
         with EmbeddingEngine(str(tmp_path)) as engine:
             assert engine.limit == 2048
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import FIRST_NANO
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import IngestionPipeline
@@ -20,7 +21,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
-from mlx_qwen_embeddings import get_engine
+from mlx_qwen_embeddings import get_engine, llama_index
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 from tests.four_passages import PASSAGES, QUESTIONS
 
@@ -148,6 +149,21 @@ async def test_an_index_uses_the_model_of_the_settings(monkeypatch: pytest.Monke
 
 def pipeline(model: MLXQwenEmbedding) -> IngestionPipeline:
     return IngestionPipeline(transformations=[SentenceSplitter(chunk_size=256, chunk_overlap=0), model])
+
+
+def test_a_new_version_of_nano_embeds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pipeline(MLXQwenEmbedding("nano", dimensions=40))
+    with monkeypatch.context() as older:
+        older.setattr(llama_index, "of_the_package", lambda: FIRST_NANO)
+        first.run(documents=documents())
+        first.persist(str(tmp_path))
+    model = MLXQwenEmbedding("nano", dimensions=40)
+    loaded = pipeline(model)
+    loaded.load(str(tmp_path))
+    before = model.engine.stats().texts
+    loaded.run(documents=documents())
+    assert model.engine.stats().texts > before
+    assert "model_content" not in MLXQwenEmbedding("small").to_dict()
 
 
 def test_a_second_run_of_a_pipeline_embeds_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import WITH_TOKENIZER, Shape, random_weights, save, write_checkpoint
+from checkpoints import NANO_ENTRIES, WITH_TOKENIZER, Shape, random_weights, save, write_checkpoint
 from forward import pooled_vectors
 
 from mlx_qwen_embeddings import EmbeddingEngine, loading
@@ -186,7 +186,7 @@ def lost_weight(folder: Path) -> None:
 ENGINE: list[tuple[Callable[[Path], Any], str]] = [
     (no_tokenizer, r"has no tokenizer\.json: copy it"),
     (broken_tokenizer, r"tokenizer\.json cannot be read as a tokenizer"),
-    (larger_tokenizer, "the tokenizer has 16384 ids, the model only 1024 embeddings: .*copy tokenizer.json from"),
+    (larger_tokenizer, f"the tokenizer has {NANO_ENTRIES} ids, the model only 1024 embeddings: .*copy tokenizer.json from"),
     (lost_end_of_file, "is cut short: .*download it again"),
     (lost_weight, f"they lack {NORM}"),
 ]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import NANO_END
 
 import mlx_qwen_embeddings
 
@@ -25,7 +26,7 @@ def test_tests_verify_and_bench_are_in_one_file(tmp_path: Path) -> None:
     assert ended.stdout.endswith("please open an issue of the kind 'Machine report' and paste it there\n")
     assert "| tests | passed |" in page
     assert "| `verify nano` | passed |" in page
-    assert "| yes | end token | <\\|endoftext\\|> (16381) |" in page
+    assert f"| yes | end token | <\\|endoftext\\|> ({NANO_END}) |" in page
     assert "| texts a call | texts/s | tokens/s |\n|---|---|---|\n| 1 |" in page
     assert str(Path.home()) not in page
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import PACKABLE, pack, random_weights, write_checkpoint
+from checkpoints import NANO_ENTRIES, PACKABLE, pack, random_weights, write_checkpoint
 
 from mlx_qwen_embeddings import EmbeddingEngine, loading, memory
 from mlx_qwen_embeddings.backend import Backend
@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.loading import load_model
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.quantization import packings, unpacked_bytes
 
-SHAPE = replace(PACKABLE, vocab_size=16_384)
+SHAPE = replace(PACKABLE, vocab_size=NANO_ENTRIES)
 """Large enough for the tokenizer, which an engine holds against it."""
 
 AFFINE = {"mode": "affine", "bits": 4, "group_size": 64}

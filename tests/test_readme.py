@@ -45,8 +45,8 @@ def run(example: Example, namespace: dict[str, Any]) -> None:
     assert printed == (expected or "").rstrip("\n")
 
 
-def updater() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("update_readme", PROJECT / "scripts" / "update_readme.py")
+def updater(name: str = "update_readme") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -80,6 +80,13 @@ def test_the_examples_are_found() -> None:
 def test_the_runner_notices_what_differs(code: str, expected: str | None) -> None:
     with pytest.raises(AssertionError):
         run((code, expected), {})
+
+
+def test_what_examples_print_can_be_written_anew() -> None:
+    page = "```python\nx = 1\nprint(x)\n```\n\n```text\n7\n```\n\nand\n\n```python\nprint(x + 1)\n```\n\n```text\n```\n"
+    page += "\n```bash\nls\n```\n\n```text\n7\n```\n"
+    made = updater("update_examples").rerun(page)
+    assert made == page.replace("7\n", "1\n", 1).replace("```text\n```", "```text\n2\n```")
 
 
 def test_its_tables_are_those_of_the_code() -> None:

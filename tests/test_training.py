@@ -2,24 +2,29 @@
 
 import gzip
 import json
-import random
+import shutil
+from collections.abc import Sequence
 from importlib import resources
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
 
-from training import corpus, lessons, schedule, teacher, tokenizer
+from training import corpus, evaluate, lessons, medical, schedule, shards, teacher, tokenizer
 from training.__main__ import main
-from training.config import EOS, MAX_TOKENS, ModelShape
+from training.config import EOS, ModelShape
 from training.pack import GROUP_SIZE, shape_of
 
 NANO = Path(str(resources.files("mlx_qwen_embeddings"))) / "nano"
+RESULTS = Path(corpus.__file__).parent / "results"
 SETTINGS = (
     "config.json",
     "config_sentence_transformers.json",
@@ -79,67 +84,116 @@ def load(folder: Path) -> dict[str, mx.array]:
 def dequantized(packed: dict[str, mx.array], name: str, bits: int) -> np.ndarray:
     if f"{name}.scales" not in packed:
         return np.array(packed[f"{name}.weight"])
-    weight, scales, biases = (packed[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
-    return np.array(mx.dequantize(weight, scales, biases, group_size=GROUP_SIZE, bits=bits))
-
-
-def largest_step(weight: np.ndarray, bits: int) -> float:
-    """Return the widest distance of two levels in any group; MLX moves a step a little, to have zero as a level."""
-    return float(1.1 * np.ptp(weight.reshape(-1, GROUP_SIZE), axis=1).max() / (2**bits - 1))
+    weight, *scales = (packed[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
+    scales = [part.astype(mx.float32) for part in scales]
+    return np.array(mx.dequantize(weight, *scales, group_size=GROUP_SIZE, bits=bits))
 
 
 SMALL = ModelShape(hidden_size=64, layers=2, heads=4, kv_heads=2, head_dim=32, feed_forward=128, vocab_size=320)
+WORDS = ("the", "harbour", "freezes", "in", "winter", ".", "bread", "rises", "sold", "##s", "winds", "sea", "a", "b")
+FRAME = ("[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> tuple[dict[str, np.ndarray], Path, Path]:
+def master(tmp_path: Path) -> Path:
+    """A teacher's tokenizer.json: WordPiece, between its own marks, cut and padded."""
+    vocabulary = {piece: number for number, piece in enumerate([*FRAME, *WORDS])}
+    made = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of a text
+    made.normalizer, made.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    made.add_special_tokens([piece for piece in FRAME if "unused" not in piece])
+    ends = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    made.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    made.enable_truncation(8)
+    made.enable_padding(length=8)
+    made.save(str(tmp_path / "teacher.json"))
+    return tmp_path / "teacher.json"
+
+
+@pytest.fixture
+def small(master: Path, tmp_path: Path) -> tuple[dict[str, np.ndarray], Path, Path]:
     """Random weights, the file that holds them, and a tokenizer that fits them."""
     weights = random_weights(SMALL)
     vocabulary = tmp_path / "tokenizer.json"
-    tokenizer.train(corpus.lines(write_corpus(tmp_path / "corpus.txt")), 300).save(str(vocabulary))
+    tokenizer.from_teacher(master).save(str(vocabulary))
     return weights, save_weights(tmp_path / "student.safetensors", weights), vocabulary
 
 
 def test_corpus_reads_plain_and_gzipped_alike(tmp_path: Path) -> None:
     texts = (*TEXTS, "naïve 東京", "x" * 600)
     plain, packed = (write_corpus(tmp_path / name, texts) for name in ("corpus.txt", "corpus.txt.gz"))
-    assert corpus.texts(plain) == corpus.texts(packed) == [*texts[:-1], "x" * 500]
-    assert list(corpus.lines(packed)) == [f"{text}\n" for text in texts]
+    assert list(corpus.lines(plain)) == list(corpus.lines(packed)) == [*texts[:-1], "x" * 500]
 
 
-def test_tokenizer_step_appends_eos_and_lower_cases(tmp_path: Path) -> None:
-    source = write_corpus(tmp_path / "corpus.txt.gz")
-    main(["tokenizer", str(source), str(tmp_path / "work"), "--vocab-size", "300"])
-    trained = Tokenizer.from_file(str(tmp_path / "work" / "tokenizer.json"))
-    eos = trained.token_to_id(EOS)
-    assert trained.get_vocab_size() == 300
-    assert eos == 297  # the special tokens stand behind the merges, as in nano
-    for text in ("", "The Harbour", "naïve 東京 🙂"):
-        ids = trained.encode(text).ids
-        assert ids[-1] == eos
-        assert trained.decode(ids[:-1]) == text.lower()
-    assert len(trained.encode("winter").ids) < len("winter"), "no merge was learnt"
+def test_prose_is_learnt_from_whole_and_technical_text_in_part() -> None:
+    prose = [f"The harbour froze in the winter of {year}." for year in range(1000)]
+    technical = [f"frozen_{number}(harbour) returns None" for number in range(1000)]
+    found = corpus.chosen([*prose, *technical], ["acrocyanosis"])
+    assert set(prose) | {"acrocyanosis"} <= set(found)
+    assert 240 < len(set(found) & set(technical)) < 360
+    assert found == corpus.chosen([*prose, *technical], ["acrocyanosis"])
+    assert found[:100] != prose[:100]
 
 
-def test_tokenizer_without_room_for_the_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 259"):
-        tokenizer.train(TEXTS, 258)
+def test_passages_join_long_texts_that_share_a_rare_word() -> None:
+    long = "and so on, as everybody in that town could tell at any time of any day or night, " * 4
+    texts = [f"{word} {place}: {long}" for place in range(8) for word in ("harbour", "bakery")]
+    made = corpus.passages(texts)
+    assert len(made) == 4
+    assert all(len(passage) >= corpus.PASSAGE_CHARACTERS for passage in made)
+    assert all(passage.count("harbour") in (0, 4) for passage in made)
 
 
-def test_untrained_tokenizer_has_the_settings_of_nanos() -> None:
-    shipped = json.loads((NANO / "tokenizer.json").read_text(encoding="utf-8"))
-    trained = tokenizer.train(TEXTS, 300)
-    made = json.loads(trained.to_str())
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
-        assert made[part] == shipped[part]
-    shipped_eos = shipped["added_tokens"][0]["id"]
-    moved = json.dumps(made["post_processor"]).replace(str(tokenizer.eos_id(trained)), str(shipped_eos))
-    assert json.loads(moved) == shipped["post_processor"]
+def test_medical_terms_come_with_definition_and_synonyms(tmp_path: Path) -> None:
+    terms = [
+        f'[Term]\nid: HP:{n}\nname: Sign {n}\ndef: "What \\"sign\\" {n} is." [x]\nsynonym: "Mark {n}" EXACT []\n'
+        for n in range(6)
+    ]
+    (tmp_path / "hp.obo").write_text("format-version: 1.2\n\n" + "\n".join(terms))
+    found = list(medical.definitions(tmp_path / "hp.obo"))
+    assert found[:2] == ["Sign 0, Mark 0", 'Sign 0: What \\"sign\\" 0 is.']
+    assert found[-2].count("What") == medical.DEFINITIONS_TOGETHER
+    assert len(found) == 6 + 6 + 2
+
+
+def test_phrases_take_every_word_twice(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(50)]
+    (tmp_path / "med.dic").write_text("50\n" + "".join(f"{word}/S\n" for word in words))
+    found = list(medical.phrases(tmp_path / "med.dic"))
+    assert sorted(" ".join(found).split()) == sorted(words * 2)
+    assert {len(phrase.split()) for phrase in found} <= set(range(1, 7))
+
+
+def test_the_student_reads_the_teachers_tokens_and_ends_in_eos(master: Path) -> None:
+    student, other = tokenizer.from_teacher(master), Tokenizer.from_file(str(master))
+    other.no_truncation()
+    other.no_padding()
+    own = tokenizer.own_ids(student, other)
+    for text in ("", "The HARBOURS freezes.", "bread [MASK] sold", "unheard of in winter, " * 9):
+        theirs = [own[number] for number in other.encode(text.replace("[MASK]", "mask")).ids[1:-1]]
+        assert student.encode(text.replace("[MASK]", "mask")).ids == [*theirs, tokenizer.eos_id(student)]
+    assert student.get_vocab_size() == 1 + len(WORDS) + 3
+    # What marks something for the teacher is a text like any other for the student.
+    assert student.encode("[MASK]").tokens == ["[UNK]", "[UNK]", "[UNK]", EOS]
+
+
+def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
+    Tokenizer(BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="is a BPE tokenizer"):
+        tokenizer.from_teacher(tmp_path / "tokenizer.json")
 
 
 def test_tokenizer_without_eos_is_refused() -> None:
     with pytest.raises(ValueError, match="make it with the tokenizer step"):
         tokenizer.eos_id(Tokenizer(BPE()))
+
+
+def test_the_tokenizer_step_writes_it(master: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    master.rename(folder / "tokenizer.json")
+    main(["tokenizer", str(tmp_path / "work"), "--model", str(folder)])
+    made = Tokenizer.from_file(str(tmp_path / "work" / "tokenizer.json"))
+    assert made.encode("The harbour").tokens == ["the", "harbour", EOS]
 
 
 def test_missing_teacher_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,107 +202,193 @@ def test_missing_teacher_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         teacher.find_packaged()
 
 
-def test_principal_axes_keep_cosines_and_put_variance_first() -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(400, 16)) * rng.permutation(np.geomspace(1, 30, 16))
+def shard(texts: Sequence[Sequence[int]], seed: int = 0, width: int = 16) -> shards.Shard:
+    """What a teacher might say of some texts' tokens."""
+    rng = np.random.default_rng(seed)
+    sizes = np.array([len(text) for text in texts], np.uint16)
+    states, scales = shards.in_8_bits(rng.normal(size=(int(sizes.sum()), width)))
+    vectors = rng.normal(size=(len(texts), width)) * rng.permutation(np.geomspace(1, 30, width))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    rotation = lessons.principal_axes(vectors, rng)
-    rotated = vectors.astype(np.float32) @ rotation
-    plain = vectors.astype(np.float32)
+    return shards.Shard(sizes, np.concatenate(texts).astype(np.uint16), states, scales, vectors)
+
+
+def test_states_in_8_bits_are_within_half_a_step() -> None:
+    states = np.random.default_rng(0).normal(size=(50, 16)) * np.geomspace(0.01, 100, 50)[:, None]
+    whole, scales = shards.in_8_bits(states)
+    assert (np.abs(whole * scales[:, None].astype(float) - states) <= 0.6 * scales[:, None]).all()
+
+
+def test_a_shard_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    made = shard([[6, 7], [8]])
+    made.save(tmp_path / "shard-000")
+    (tmp_path / "shard-001.partial").mkdir()
+    assert shards.stored(tmp_path) == [tmp_path / "shard-000"]
+    read = shards.load(tmp_path / "shard-000")
+    np.testing.assert_array_equal(read.states, made.states)
+    np.testing.assert_array_equal(read.ids, [6, 7, 8])
+
+
+@pytest.fixture
+def taught(master: Path, tmp_path: Path) -> lessons.Lessons:
+    """Two shards of a few texts over the small vocabulary, the first text without a token."""
+    rng = np.random.default_rng(5)
+    for number in range(2):
+        texts = [rng.integers(len(FRAME), len(FRAME) + len(WORDS), size) for size in rng.integers(1, 9, 40)]
+        shard([[], *texts] if number == 0 else texts, seed=number).save(tmp_path / "work" / f"shard-{number:03d}")
+    return lessons.Lessons(tmp_path / "work", tokenizer.from_teacher(master), Tokenizer.from_file(str(master)))
+
+
+def test_a_batch_holds_tokens_states_and_vectors_of_the_same_texts(taught: lessons.Lessons, master: Path) -> None:
+    own = np.array(tokenizer.own_ids(tokenizer.from_teacher(master), Tokenizer.from_file(str(master))))
+    first, second = (shards.load(path) for path in shards.stored(master.parent / "work"))
+    batch = taught.batch(np.array([2, 45]), prefix=[1, 2, 3])
+    starts = [int(first.sizes[:2].sum()), int(second.sizes[:4].sum())]
+    sizes = [int(first.sizes[2]), int(second.sizes[4])]
+    rows = [own[part.ids[start : start + size]] for part, start, size in zip((first, second), starts, sizes, strict=True)]
+    for place, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        assert batch.ids[place, : size + 4].tolist() == [1, 2, 3, *row, taught.eos]
+        assert batch.ids[place, batch.last[place]] == taught.eos
+        assert batch.content[place].nonzero()[0].tolist() == list(range(3, 3 + size))
+    states = [part.states[start : start + size] for part, start, size in zip((first, second), starts, sizes, strict=True)]
+    np.testing.assert_array_equal(batch.states, np.concatenate(states))
+    np.testing.assert_array_equal(batch.vectors, np.stack([first.vectors[2], second.vectors[4]]).astype(np.float32))
+
+
+def test_some_texts_are_never_learnt_from(taught: lessons.Lessons, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(taught.held_in.tolist()) == list(range(73, 81))  # a tenth
+    del taught.held_in
+    monkeypatch.setattr(lessons, "HELD_IN", 5)
+    assert taught.learnt.tolist() == list(range(1, 76))  # text 0 has no token
+    assert sorted(taught.held_in.tolist()) == list(range(76, 81))
+    sizes = taught.sizes[taught.held_in]
+    assert all(before <= after for before, after in pairwise(sizes))
+
+
+def test_lessons_without_a_shard_or_with_a_handful_of_texts_are_refused(master: Path, tmp_path: Path) -> None:
+    both = tokenizer.from_teacher(master), Tokenizer.from_file(str(master))
+    with pytest.raises(ValueError, match="run the teacher step first"):
+        lessons.Lessons(tmp_path, *both)
+    shard([[6, 7], [8]]).save(tmp_path / "shard-000")
+    with pytest.raises(ValueError, match="holds 2 texts: give the teacher step a corpus of 20 or more"):
+        lessons.Lessons(tmp_path, *both)
+
+
+def test_each_entry_starts_as_the_teachers_own(taught: lessons.Lessons, master: Path) -> None:
+    other = Tokenizer.from_file(str(master))
+    states = np.random.default_rng(0).normal(size=(other.get_vocab_size(), 4)).astype(np.float32)
+    table = taught.own_entries(states, 1 + len(WORDS) + 3)
+    for place, piece in enumerate(("[UNK]", *WORDS)):
+        np.testing.assert_array_equal(table[place], states[other.token_to_id(piece)], piece)
+    assert not table[-3:].any()
+
+
+def test_another_corpus_wants_another_folder(tmp_path: Path) -> None:
+    nobody = cast("teacher.Teacher", None)
+    teacher.teach(nobody, ["one", "two"], tmp_path, most=0)
+    teacher.teach(nobody, ["one", "two"], tmp_path, most=0)
+    with pytest.raises(ValueError, match="holds shards of other texts: name a new work folder"):
+        teacher.teach(nobody, ["one", "three"], tmp_path, most=0)
+
+
+def test_principal_axes_keep_cosines_and_put_variance_first() -> None:
+    made = shard([[6]] * 400)
+    rotation = lessons.principal_axes([made])
+    plain = made.vectors.astype(np.float32)
+    rotated = plain @ rotation
     np.testing.assert_allclose(rotated @ rotated.T, plain @ plain.T, atol=1e-5)
     power = (rotated**2).sum(0)
     assert all(before >= after for before, after in pairwise(power))
 
 
-def test_lessons_end_in_eos_also_when_cut(tmp_path: Path) -> None:
-    trained = tokenizer.train(corpus.lines(write_corpus(tmp_path / "corpus.txt")), 300)
-    texts = [*TEXTS, "q z " * 200]
-    vectors = np.random.default_rng(1).normal(size=(len(texts), 8)).astype(np.float16)
-    made = lessons.gather(texts, vectors, trained, np.random.default_rng(0))
-    assert made.eos == tokenizer.eos_id(trained)
-    assert all(ids[-1] == made.eos for ids in made.ids)
-    assert max(len(ids) for ids in made.ids) == MAX_TOKENS
-    assert all(made.eos not in prefix for prefix in made.prefixes)
-    assert trained.decode(made.prefixes[0]).endswith("\nquery:")
+def batches(sizes: np.ndarray, number: int, tokens: int = 4500) -> list[list[int]]:
+    return [rows.tolist() for rows in schedule.batches_of_pass(np.arange(len(sizes)), sizes, number, tokens)]
 
 
-def test_lessons_refuse_vectors_of_another_corpus() -> None:
-    trained = tokenizer.train(TEXTS, 300)
-    with pytest.raises(ValueError, match="4 texts but 3 teacher vectors"):
-        lessons.gather(TEXTS, np.zeros((3, 8), np.float16), trained, np.random.default_rng(0))
-
-
-def test_a_pass_takes_every_text_once_and_the_seed_fixes_it() -> None:
-    sizes = np.random.default_rng(3).integers(1, MAX_TOKENS, 3000)
-
-    def batches(count: int) -> list[list[int]]:
-        endless = schedule.endless_batches(sizes, np.random.default_rng(0), random.Random(0))
-        return [batch.tolist() for batch in islice(endless, count)]
-
-    first = batches(200)
-    seen: list[int] = []
-    while len(seen) < len(sizes):
-        seen += first.pop(0)
-    assert sorted(seen) == list(range(len(sizes)))
-    assert batches(20) == batches(20)
+def test_a_pass_takes_every_text_once_and_its_number_fixes_it() -> None:
+    sizes = np.random.default_rng(3).integers(1, 256, 3000)
+    first = batches(sizes, 0)
+    assert sorted(row for rows in first for row in rows) == list(range(3000))
+    assert first == batches(sizes, 0)
+    assert first != batches(sizes, 1)
 
 
 def test_batches_hold_texts_of_similar_length_within_the_token_budget() -> None:
-    sizes = np.random.default_rng(4).integers(1, MAX_TOKENS, 20000)
-    endless = schedule.endless_batches(sizes, np.random.default_rng(0), random.Random(0))
-    for batch in islice(endless, 100):
-        assert np.ptp(sizes[batch]) <= 8
-        assert sizes[batch].sum() <= schedule.TOKENS_PER_BATCH * 1.25
-        assert len(batch) <= schedule.LARGEST
+    sizes = np.random.default_rng(4).integers(1, 192, 20000)
+    for rows in batches(sizes, 0)[:100]:
+        assert np.ptp(sizes[rows]) <= 8
+        assert sizes[rows].sum() <= 4500 * 1.25
+        assert len(rows) <= schedule.LARGEST
 
 
-def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
-    assert schedule.learning_rate(0, 0.0) == 0
-    assert schedule.learning_rate(150, 0.0) == pytest.approx(0.5e-3)
-    assert schedule.learning_rate(300, 0.0) == pytest.approx(1e-3)
-    assert schedule.learning_rate(5000, 0.5) == pytest.approx(0.515e-3)
-    assert schedule.learning_rate(5000, 1.0) == pytest.approx(0.03e-3)
+def test_learning_rate_warms_up_stays_and_falls_to_its_floor() -> None:
+    assert schedule.learning_rate(0, 0.0) == pytest.approx(0.01)
+    assert schedule.learning_rate(49, 0.0) == pytest.approx(0.5)
+    assert schedule.learning_rate(5000, 0.1) == schedule.learning_rate(5000, 0.6) == 1
+    assert schedule.learning_rate(5000, 0.8) == pytest.approx(0.51)
+    assert schedule.learning_rate(5000, 1.0) == pytest.approx(schedule.FLOOR)
 
 
-def test_step_clock_tells_the_share_that_is_done() -> None:
+def test_clocks_tell_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = schedule.by_steps(50)
     assert [clock(step) for step in (0, 25, 50)] == [0, 0.5, 1]
+    now = iter([100.0, 100.0, 220.0])
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: next(now))
+    clock = schedule.by_minutes(4, spent=1)
+    assert [clock(0), clock(1)] == [0.25, 0.75]
 
 
 def test_shape_is_read_off_the_weights() -> None:
     assert shape_of({name: mx.array(weight) for name, weight in random_weights(SMALL).items()}) == SMALL
 
 
-@pytest.mark.parametrize("bits", [8, 4, 32])
+def largest_step(weight: np.ndarray, bits: int) -> float:
+    """What affine quantisation may change, with scales of half precision: its groups have `2**bits` levels."""
+    groups = weight.reshape(-1, GROUP_SIZE)
+    return float(1.1 * np.ptp(groups, axis=1).max() / (2**bits - 1) + np.abs(groups).max() / 1000)
+
+
+@pytest.mark.parametrize(("bits", "table_bits"), [(8, None), (8, 5), (4, 4), (32, None)])
 def test_packed_weights_stay_near_the_students(
-    small: tuple[dict[str, np.ndarray], Path, Path], tmp_path: Path, bits: int
+    small: tuple[dict[str, np.ndarray], Path, Path], tmp_path: Path, bits: int, table_bits: int | None
 ) -> None:
     weights, weights_file, vocabulary = small
     out = tmp_path / "out"
-    main(["pack", str(weights_file), str(vocabulary), str(out), "--bits", str(bits)])
+    asked = ["--table-bits", str(table_bits)] if table_bits else []
+    main(["pack", str(weights_file), str(vocabulary), str(out), "--bits", str(bits), *asked])
     packed = load(out)
     names = {name.removesuffix(".weight") for name in packed if name.endswith(".weight")}
     assert {f"{name}.weight" for name in names} == set(weights)
     for name in names:
-        weight = weights[f"{name}.weight"]
+        weight, width = weights[f"{name}.weight"], (table_bits or bits) if name == "embed_tokens" else bits
         exact = bits == 32 or name.endswith("norm")
-        tolerance = 0.0 if exact else largest_step(weight, bits)
-        np.testing.assert_allclose(dequantized(packed, name, bits), weight, rtol=0, atol=tolerance)
+        tolerance = 0.0 if exact else largest_step(weight, width)
+        np.testing.assert_allclose(dequantized(packed, name, width), weight, rtol=0, atol=tolerance)
     quantized = {name for name in names if f"{name}.scales" in packed}
     assert quantized == (set() if bits == 32 else {name for name in names if not name.endswith("norm")})
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    assert config.get("quantization") == (None if bits == 32 else {"group_size": GROUP_SIZE, "bits": bits})
+    how = {"group_size": GROUP_SIZE, "bits": bits}
+    table = {"model.embed_tokens": how | {"bits": table_bits}} if table_bits not in {None, bits} else {}
+    assert config.get("quantization") == (None if bits == 32 else how | table)
     assert config["eos_token_id"] == Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(EOS)
     assert (config["vocab_size"], config["num_key_value_heads"], config["head_dim"]) == (320, 2, 32)
+
+
+def pack_of_nano(folder: Path) -> Path:
+    """The package's own weights, unpacked and packed again."""
+    shipped = load(NANO)
+    names = [name.removesuffix(".weight") for name in shipped if name.endswith(".weight")]
+    full = {f"{name}.weight": dequantized(shipped, name, 5 if name == "embed_tokens" else 8) for name in names}
+    weights_file = save_weights(folder / "student.safetensors", full)
+    main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(folder / "out"), "--table-bits", "5"])
+    return folder / "out"
 
 
 def test_packing_nanos_own_weights_gives_the_folder_in_the_package(tmp_path: Path) -> None:
     shipped = load(NANO)
     names = [name.removesuffix(".weight") for name in shipped if name.endswith(".weight")]
-    full = {f"{name}.weight": dequantized(shipped, name, 8) for name in names}
-    weights_file = save_weights(tmp_path / "student.safetensors", full)
-    out = tmp_path / "out"
-    main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(out)])
+    bits = {name: 5 if name == "embed_tokens" else 8 for name in names}
+    full = {f"{name}.weight": dequantized(shipped, name, bits[name]) for name in names}
+    out = pack_of_nano(tmp_path)
     for name in (*SETTINGS, "tokenizer.json"):
         assert (out / name).read_bytes() == (NANO / name).read_bytes(), name
     packed = load(out)
@@ -256,13 +396,35 @@ def test_packing_nanos_own_weights_gives_the_folder_in_the_package(tmp_path: Pat
         name: (array.shape, array.dtype) for name, array in shipped.items()
     }
     for name in names:
-        again = dequantized(packed, name, 8)
-        np.testing.assert_allclose(again, full[f"{name}.weight"], rtol=0, atol=np.abs(again).max() / 100)
+        again = dequantized(packed, name, bits[name])
+        np.testing.assert_allclose(again, full[f"{name}.weight"], rtol=0, atol=2 * np.abs(again).max() / 2 ** bits[name])
 
 
 def test_packing_refuses_a_tokenizer_of_another_model(
     small: tuple[dict[str, np.ndarray], Path, Path], tmp_path: Path
 ) -> None:
     _, weights_file, _ = small
-    with pytest.raises(ValueError, match="16384 entries for 320 embeddings"):
+    entries = Tokenizer.from_file(str(NANO / "tokenizer.json")).get_vocab_size()
+    with pytest.raises(ValueError, match=f"{entries} entries for 320 embeddings"):
         main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(tmp_path / "out")])
+
+
+MEASURED: list[dict[str, Any]] = [
+    {"set": "One", "figure": "nDCG@10", "student": 0.6, "teacher": 0.8, "bm25": 0.7, "short": 0.57, "full": 0.601},
+    {"set": "Two", "figure": "Spearman", "student": 0.75, "teacher": 0.75, "bm25": 0.5, "short": 0.75},
+]
+
+
+def test_the_table_has_student_teacher_and_bm25_side_by_side() -> None:
+    assert evaluate.table(MEASURED).splitlines()[2:] == [
+        "| One | nDCG@10 | 0.600 | 0.800 | 0.700 | 75.0% | 95.0% | -0.10 points |",
+        "| Two | Spearman | 0.750 | 0.750 | 0.500 | 100.0% | 100.0% |  |",
+    ]
+
+
+def test_the_shipped_card_is_what_was_measured(tmp_path: Path) -> None:
+    """No figure of the card is typed by hand: written anew from the results that are kept, it is the same."""
+    out = shutil.copytree(NANO, tmp_path / "nano")
+    (out / "README.md").unlink()
+    main(["card", str(out), str(RESULTS / "nano.json"), str(RESULTS / "log.jsonl")])
+    assert (out / "README.md").read_text(encoding="utf-8") == (NANO / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import Weights
+from checkpoints import NANO_END, Weights
 from numpy.typing import NDArray
 from references import pooled, qwen3, unpack
 from tokenizers import Tokenizer
@@ -17,7 +17,7 @@ from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 MEGABYTE = 2**20
-END, LIMIT = 16_381, 2048
+END, LIMIT = NANO_END, 2048
 
 TEXTS = {
     "empty": "",
@@ -51,7 +51,9 @@ def weights() -> Weights:
     for layer in [name.removesuffix(".scales") for name in stored if name.endswith(".scales")]:
         scales, biases = plain.pop(f"{layer}.scales"), plain.pop(f"{layer}.biases")
         packed = stored[f"{layer}.weight"]
-        plain[f"{layer}.weight"] = unpack(packed, scales, biases, mode="affine", bits=8).astype(np.float32)
+        bits = 5 if layer == "embed_tokens" else 8
+        scales, biases = scales.astype(np.float32), biases.astype(np.float32)
+        plain[f"{layer}.weight"] = unpack(packed, scales, biases, mode="affine", bits=bits).astype(np.float32)
     return plain
 
 
@@ -83,14 +85,8 @@ def test_all_of_them_together_give_the_same() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "x" * MEGABYTE,
-        "the tide follows the moon. " * (MEGABYTE // 27),
-        "\0" * MEGABYTE,
-        "\U0001f600" * (MEGABYTE // 4),
-        "שלום " * (MEGABYTE // 9),
-    ],
-    ids=["one word", "prose", "NUL", "emoji", "Hebrew"],
+    ["the tide follows the moon. " * (MEGABYTE // 27), "." * MEGABYTE, "海" * (MEGABYTE // 3), "שלום " * (MEGABYTE // 9)],
+    ids=["prose", "signs", "Chinese", "Hebrew"],
 )
 def test_a_megabyte_in_one_string_is_its_first_tokens_and_the_end(
     text: str, engine: EmbeddingEngine, weights: Weights
@@ -102,9 +98,22 @@ def test_a_megabyte_in_one_string_is_its_first_tokens_and_the_end(
     np.testing.assert_allclose(vector, expected(weights, [*ids[:99], END]), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("x" * MEGABYTE, 2), ("\0" * MEGABYTE, 1), ("\U0001f600" * (MEGABYTE // 4), 2)],
+    ids=["one word", "NUL", "emoji"],
+)
+def test_a_megabyte_that_is_no_word_is_one_unknown_token_or_none(
+    text: str, tokens: int, engine: EmbeddingEngine, weights: Weights
+) -> None:
+    ids = ids_of(text)
+    assert len(ids) == tokens
+    np.testing.assert_allclose(engine.embed_documents([text])[0], expected(weights, ids), atol=1e-5)
+
+
 def test_a_megabyte_is_refused_where_a_cut_is_not_allowed(engine: EmbeddingEngine) -> None:
-    with pytest.raises(InputTooLongError, match=rf"texts\[1\] has \d{{6}} tokens, more than max_length={LIMIT}: split it"):
-        engine.embed_documents(["short", "x" * MEGABYTE], truncate="error")
+    with pytest.raises(InputTooLongError, match=rf"texts\[1\] has \d{{7}} tokens, more than max_length={LIMIT}: split it"):
+        engine.embed_documents(["short", "." * MEGABYTE], truncate="error")
 
 
 @pytest.mark.parametrize(

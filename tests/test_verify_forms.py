@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bert_reference import BertShape, bert_weights, write_bert
+from bpe_tokenizer import END_ID, ENTRIES, TURN_END_ID, write_bpe
 from checkpoints import Shape, random_weights
 from gguf_files import metadata_of, tokenizer_metadata, write_gguf
 
 from mlx_qwen_embeddings import verify
-from mlx_qwen_embeddings.registry import NANO_FOLDER, list_models
+from mlx_qwen_embeddings.registry import list_models
 from mlx_qwen_embeddings.verification import known
 from mlx_qwen_embeddings.verification.known import Known
 
-SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=16_384)
+SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=ENTRIES)
 VECTORS = ["loads", "finite values", "unit norms", "batch = single", "cached = computed", "dimensions"]
 QWEN3 = ["end token", "end token, cut", "pooling", "prompts", "normalisation"]
 
@@ -22,8 +23,9 @@ QWEN3 = ["end token", "end token, cut", "pooling", "prompts", "normalisation"]
 def gguf_file(folder: Path, scale: float = 1.0, **said: object) -> Path:
     weights = random_weights(SHAPE)
     weights["norm.weight"] = weights["norm.weight"] * np.float32(scale)
-    named = {"tokenizer.ggml.padding_token_id": 16_381, "tokenizer.ggml.eos_token_id": 16_383}
-    own = metadata_of(SHAPE.config()) | tokenizer_metadata(NANO_FOLDER / "tokenizer.json") | named | said
+    named = {"tokenizer.ggml.padding_token_id": END_ID, "tokenizer.ggml.eos_token_id": TURN_END_ID}
+    bpe = write_bpe(folder.parent / f"{folder.name}-tokenizer.json")
+    own = metadata_of(SHAPE.config()) | tokenizer_metadata(bpe) | named | said
     return write_gguf(folder / "Qwen3-Embedding-0.6B-Q8_0.gguf", weights, own, "Q8_0")
 
 

@@ -1,106 +1,136 @@
-"""`python -m training {tokenizer,teacher,student,pack}`: one step a call, each reading what the one before left."""
+"""`python -m training {tokenizer,teacher,student,pack,card}`: one step a call, each reading what the one before left."""
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from training.config import EOS, SEED, VOCAB_SIZE, ModelShape, WorkFolder
+from training.config import EOS, ModelShape, Recipe, WorkFolder
 
 logger = logging.getLogger("training")
 
 
 def run_tokenizer(arguments: argparse.Namespace) -> None:
-    """Corpus to `tokenizer.json`."""
-    from training import corpus, tokenizer
+    """The teacher's `tokenizer.json` to the student's."""
+    from training import teacher, tokenizer
 
     work = WorkFolder(arguments.work)
     work.root.mkdir(parents=True, exist_ok=True)
-    trained = tokenizer.train(corpus.lines(arguments.corpus), arguments.vocab_size)
-    trained.save(str(work.tokenizer))
-    logger.info("%d entries, id of %s is %d", trained.get_vocab_size(), EOS, trained.token_to_id(EOS))
+    made = tokenizer.from_teacher((arguments.model or teacher.find_packaged()) / "tokenizer.json")
+    made.save(str(work.tokenizer), pretty=False)
+    logger.info("%d entries, id of %s is %d", made.get_vocab_size(), EOS, tokenizer.eos_id(made))
 
 
 def run_teacher(arguments: argparse.Namespace) -> None:
-    """Corpus and `tokenizer.json` to `teacher.npy` and `tokens.npy`."""
-    from tokenizers import Tokenizer
-
-    from training import corpus, teacher
+    """Corpus to shards of what the teacher says, those that are not there yet."""
+    from training import corpus, medical, teacher
 
     work = WorkFolder(arguments.work)
-    student_tokenizer = Tokenizer.from_file(str(work.tokenizer))
-    model = teacher.load(arguments.model or teacher.find_packaged())
-    np.save(work.tokens, teacher.embed_vocabulary(model, student_tokenizer))
-    vectors = teacher.embed(model, corpus.texts(arguments.corpus))
-    np.save(work.teacher, vectors)
-    logger.info("%d texts, %d dimensions", *vectors.shape)
+    work.root.mkdir(parents=True, exist_ok=True)
+    more = [*medical.definitions(arguments.terms)] if arguments.terms else []
+    more += medical.phrases(arguments.words) if arguments.words else []
+    texts = corpus.chosen([*corpus.lines(arguments.corpus)], more)
+    master = teacher.load(arguments.model or teacher.find_packaged(), arguments.device)
+    if not work.alone.exists():
+        partial = work.alone.with_suffix(".partial.npy")
+        np.save(partial, teacher.entries_alone(master))
+        partial.replace(work.alone)
+    teacher.teach(master, texts, work.shards, arguments.shards)
 
 
 def run_student(arguments: argparse.Namespace) -> None:
-    """Corpus, tokenizer and the teacher's vectors to `student.safetensors` and `rotation.npy`."""
+    """Shards and tokenizer to `student.safetensors`, going on from the checkpoint if there is one."""
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from training import corpus, initial, lessons, schedule, student
+    from training import initial, lessons, plot, schedule, student, teacher
 
-    work, rng = WorkFolder(arguments.work), np.random.default_rng(SEED)
-    tokenizer = Tokenizer.from_file(str(work.tokenizer))
-    gathered = lessons.gather(corpus.texts(arguments.corpus), np.load(work.teacher), tokenizer, rng)
-    np.save(work.rotation, gathered.rotation)
-    token_vectors = np.load(work.tokens)
-    vocab_size, hidden_size = token_vectors.shape
-    shape = ModelShape(hidden_size=hidden_size, vocab_size=vocab_size)
-    model = initial.build(shape, token_vectors, gathered.rotation, gathered.eos)
-    clock = schedule.by_steps(arguments.steps) if arguments.steps else schedule.by_minutes(arguments.minutes)
-    student.train(model, gathered, rng, clock)
-    save_file(model.state_dict(), work.student)
-    logger.info("wrote %s", work.student)
+    work = WorkFolder(arguments.work)
+    own = Tokenizer.from_file(str(work.tokenizer))
+    masters = Tokenizer.from_file(str((arguments.model or teacher.find_packaged()) / "tokenizer.json"))
+    taught = lessons.Lessons(work.shards, own, masters)
+    if work.rotation.exists():
+        taught.rotation = np.load(work.rotation)  # another machine may find axes of the opposite sign
+    else:
+        np.save(work.rotation, taught.rotation)
+    shape = ModelShape(vocab_size=own.get_vocab_size(), hidden_size=len(taught.rotation))
+    entries = taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size)
+    recipe = Recipe(tokens=arguments.tokens, compile=arguments.compile)
+    training = student.Training(initial.build(shape, entries), taught, recipe, work, arguments.device)
+    if work.checkpoint.exists():
+        training.resume(work.checkpoint)
+        logger.info("going on from step %d", training.progress.step)
+    spent = training.progress.seconds / 60
+    training.run(
+        schedule.by_steps(arguments.steps) if arguments.steps is not None else schedule.by_minutes(arguments.minutes, spent)
+    )
+    save_file({name: value.cpu() for name, value in training.student.state_dict().items()}, work.student)
+    plot.curve(plot.read(work.log), work.picture)
+    logger.info("wrote %s and %s", work.student, work.picture)
 
 
 def run_pack(arguments: argparse.Namespace) -> None:
     """Weights and tokenizer to a model folder."""
     from training.pack import pack
 
-    pack(arguments.weights, arguments.tokenizer, arguments.out, arguments.bits)
+    pack(arguments.weights, arguments.tokenizer, arguments.out, arguments.bits, arguments.table_bits)
     logger.info("wrote %s", arguments.out)
+
+
+def run_card(arguments: argparse.Namespace) -> None:
+    """A packed folder, what `evaluate.py` measured and the run's log to the folder's `README.md`."""
+    from training import card, plot
+
+    card.write(arguments.folder, json.loads(arguments.measured.read_text(encoding="utf-8")), plot.read(arguments.log))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     root = argparse.ArgumentParser(prog="python -m training", description="How the embedded model nano is made.")
     steps = root.add_subparsers(required=True, metavar="step")
+    teachers = argparse.ArgumentParser(add_help=False)
+    teachers.add_argument("--model", type=Path, help="folder of the teacher (default: inside the installed package)")
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
 
-    tokenizer = steps.add_parser("tokenizer", help="learn the byte-level BPE")
-    _add_folders(tokenizer)
-    tokenizer.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="entries in all (%(default)s)")
+    tokenizer = steps.add_parser("tokenizer", parents=[teachers], help="take the teacher's vocabulary")
+    tokenizer.add_argument("work", type=Path, help="folder for what the steps leave for each other")
     tokenizer.set_defaults(run=run_tokenizer)
 
-    teacher = steps.add_parser("teacher", help="embed the corpus and the vocabulary with all-MiniLM-L6-v2")
-    _add_folders(teacher)
-    teacher.add_argument("--model", type=Path, help="folder of the teacher (default: inside the installed package)")
+    teacher = steps.add_parser("teacher", parents=[teachers, device], help="ask all-MiniLM-L6-v2 about the corpus")
+    teacher.add_argument("corpus", type=Path, help="one text a line, .txt or .txt.gz")
+    teacher.add_argument("work", type=Path, help="as above")
+    teacher.add_argument("--terms", type=Path, help="an ontology of medical terms, .obo")
+    teacher.add_argument("--words", type=Path, help="a hunspell dictionary of medical words, .dic")
+    teacher.add_argument("--shards", type=int, help="at most so many shards of 20,000 texts (default: all)")
     teacher.set_defaults(run=run_teacher)
 
-    student = steps.add_parser("student", help="distil")
-    _add_folders(student)
+    student = steps.add_parser("student", parents=[teachers, device], help="distil")
+    student.add_argument("work", type=Path, help="as above")
     budget = student.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="how long to train; nano took 50 on two cores")
+    budget.add_argument("--minutes", type=float, help="how long to train, those before a checkpoint included")
     budget.add_argument("--steps", type=int, help="how many batches to train on, for runs that compare")
+    student.add_argument("--tokens", type=int, default=Recipe().tokens, help="tokens of a batch (%(default)s)")
+    student.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="whether torch compiles it")
     student.set_defaults(run=run_student)
 
     pack = steps.add_parser("pack", help="write the model folder")
     pack.add_argument("weights", type=Path, help="float32 weights, safetensors")
     pack.add_argument("tokenizer", type=Path, help="tokenizer.json")
     pack.add_argument("out", type=Path, help="folder to write")
-    pack.add_argument("--bits", type=int, choices=(4, 8, 32), default=8, help="32 is not quantised (%(default)s)")
+    pack.add_argument("--bits", type=int, choices=(4, 5, 6, 8, 32), default=8, help="32 is not quantised (%(default)s)")
+    pack.add_argument("--table-bits", type=int, choices=(4, 5, 6, 8), help="of the embedding table (default: as many)")
     pack.set_defaults(run=run_pack)
+
+    card = steps.add_parser("card", help="write the model card")
+    card.add_argument("folder", type=Path, help="the packed model")
+    card.add_argument("measured", type=Path, help="JSON file of training/evaluate.py")
+    card.add_argument("log", type=Path, help="log.jsonl of the student's step")
+    card.set_defaults(run=run_card)
     return root
-
-
-def _add_folders(step: argparse.ArgumentParser) -> None:
-    step.add_argument("corpus", type=Path, help="one text a line, .txt or .txt.gz")
-    step.add_argument("work", type=Path, help="folder for what the steps leave for each other")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,10 +6,9 @@ from typing import Final
 
 EOS: Final = "<|endoftext|>"
 SPECIAL_TOKENS: Final = (EOS, "<|im_start|>", "<|im_end|>")
-VOCAB_SIZE: Final = 16384
 
 MAX_CHARACTERS: Final = 500
-MAX_TOKENS: Final = 192
+MAX_TOKENS: Final = 256
 SEED: Final = 0
 
 INSTRUCTIONS: Final = (
@@ -21,6 +20,20 @@ INSTRUCTIONS: Final = (
     "Find code documentation that answers the question",
     "Classify the topic of the text",
     "Identify duplicate questions",
+    "Given a scientific claim, retrieve documents that support or refute the claim",
+    "Given a multi-hop question, retrieve documents that can help answer the question",
+    "Given a title of a scientific paper, retrieve the titles of other relevant papers",
+    "Given a query, retrieve relevant entity descriptions from DBPedia",
+    "Given a financial question, retrieve user replies that best answer the question",
+    "Identify the main category of the news article",
+    "Given a news summary, retrieve other semantically similar summaries",
+    "Represent this sentence for searching relevant passages",
+    "Retrieve tutorials that show how to do this",
+    "Find the product that the customer describes",
+    "Given an error message, find its cause and remedy",
+    "Cluster the texts by their subject",
+    "Find notes about the same thing",
+    "Answer the question from the documents",
 )
 
 
@@ -38,7 +51,7 @@ class ModelShape:
     kv_heads: int = 6
     head_dim: int = 64
     feed_forward: int = 1024
-    vocab_size: int = VOCAB_SIZE
+    vocab_size: int = 29527
     max_positions: int = 2048
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
@@ -52,18 +65,18 @@ class WorkFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """Byte-level BPE in the `tokenizers` format."""
+        """The student's, in the `tokenizers` format."""
         return self.root / "tokenizer.json"
 
     @property
-    def teacher(self) -> Path:
-        """The teacher's unit vector of each text, float16, (texts, width), in the corpus's order."""
-        return self.root / "teacher.npy"
+    def shards(self) -> Path:
+        """What the teacher said of the texts: see `shards.py`."""
+        return self.root / "shards"
 
     @property
-    def tokens(self) -> Path:
-        """The teacher's unit vector of each vocabulary entry's own text, float16, (vocabulary, width)."""
-        return self.root / "tokens.npy"
+    def alone(self) -> Path:
+        """The teacher's state of each entry of its vocabulary alone, float16, (vocabulary, width)."""
+        return self.root / "alone.npy"
 
     @property
     def rotation(self) -> Path:
@@ -71,6 +84,42 @@ class WorkFolder:
         return self.root / "rotation.npy"
 
     @property
+    def checkpoint(self) -> Path:
+        """Everything that the training goes on from."""
+        return self.root / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        """Loss and held-in scores, one JSON object a line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def picture(self) -> Path:
+        """The log as a picture."""
+        return self.root / "log.png"
+
+    @property
     def student(self) -> Path:
         """The student's float32 weights, named as in a Qwen3 checkpoint without the `model.` prefix."""
         return self.root / "student.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was tried and may be tried again.
+
+    Attributes:
+        tokens: About how many a batch holds.
+        adam_rate: AdamW's peak learning rate.
+        muon_rate: Muon's; 0 gives AdamW the matrices, too.
+        states: Weight of the tokens' states at the beginning; it falls to a tenth.
+        instructed: Share of batches with an instruction before every text.
+        compile: Whether torch compiles the student: a minute, and then 1.2 times as fast.
+    """
+
+    tokens: int = 12_000
+    adam_rate: float = 1e-3
+    muon_rate: float = 3e-3
+    states: float = 1.0
+    instructed: float = 0.12
+    compile: bool = True

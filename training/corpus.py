@@ -1,11 +1,21 @@
-"""Reading the corpus: UTF-8, one text a line, plain or gzipped."""
+"""What is learnt from: UTF-8 files with one text a line, plain or gzipped, and which of their texts in which order."""
 
 import gzip
-from collections.abc import Iterator
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
-from training.config import MAX_CHARACTERS
+from training.config import MAX_CHARACTERS, SEED
+
+# Two of these in a text, and it is taken for program text or its documentation.
+TECHNICAL = re.compile(r"[_(){}<>=\\`/|*#@\[\]]|::|\d\.\d")
+TECHNICAL_SHARE = 0.3
+LONG = 250
+PASSAGE_CHARACTERS = 1100
+RARE = (3, 60)
 
 
 def _open(path: Path) -> TextIO:
@@ -15,11 +25,45 @@ def _open(path: Path) -> TextIO:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yield the corpus's lines with their line ends: the tokenizer learns what follows a full stop, too."""
+    """Yield the texts of a file without their line ends, cut to the recipe's number of characters."""
     with _open(path) as file:
-        yield from file
+        for line in file:
+            yield line.rstrip("\n")[:MAX_CHARACTERS]
 
 
-def texts(path: Path) -> list[str]:
-    """Return every text without its line end, cut to the recipe's number of characters."""
-    return [line.rstrip("\n")[:MAX_CHARACTERS] for line in lines(path)]
+def chosen(texts: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """Return the texts to learn from, in random order: prose, a share of what is technical, passages made of long texts.
+
+    Args:
+        texts: The corpus.
+        more: Texts that are all taken.
+    """
+    dice = random.Random(SEED)
+    kept = [text for text in texts if len(TECHNICAL.findall(text)) < 2 or dice.random() < TECHNICAL_SHARE]  # noqa: PLR2004 - two
+    kept += passages([text for text in kept if len(text) >= LONG])
+    kept += more
+    dice.shuffle(kept)
+    return kept
+
+
+def passages(texts: Sequence[str]) -> list[str]:
+    """Join texts that share a rare word to passages of about the recipe's length: the corpus has single lines alone.
+
+    Args:
+        texts: Long texts.
+    """
+    words = [sorted(set(re.findall(r"[a-z]{4,}", text.lower()))) for text in texts]
+    counts = Counter(word for found in words for word in found)
+    fewest, most = RARE
+    keys = [
+        min(((counts[word], word) for word in found if fewest <= counts[word] <= most), default=(0, "")) for found in words
+    ]
+    made, passage = [], ""
+    for (_, word), text in sorted(zip(keys, texts, strict=True)):
+        if not word:
+            continue
+        passage = f"{passage} {text}" if passage else text
+        if len(passage) >= PASSAGE_CHARACTERS:
+            made.append(passage)
+            passage = ""
+    return made

@@ -1,67 +1,34 @@
-"""Where the student starts: the teacher's vectors as embedding table, and a first attention that averages them."""
-
-from typing import TYPE_CHECKING
+"""Where the student starts: what the teacher usually says of each token, averaged by the last layer."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from training.config import SEED, ModelShape
+from training.model import Student
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import Qwen3Model
+# Of the embeddings, beside states that the layers add.
+EMBEDDING_LENGTH = 4.0
 
 
-def build(shape: ModelShape, token_vectors: NDArray[np.float16], rotation: NDArray[np.float32], eos: int) -> "Qwen3Model":
-    """Return a `transformers` Qwen3 model that is set up to average its tokens' own vectors.
+def build(shape: ModelShape, entries: NDArray[np.float32]) -> Student:
+    """Return a student that says of a text the mean of what is usual for its tokens.
 
     Args:
-        shape: The model's shape; hidden size and vocabulary are those of `token_vectors`.
-        token_vectors: The teacher's vector of each vocabulary entry.
-        rotation: The teacher's principal axes.
-        eos: Id of the token whose state is pooled; its embedding starts at zero.
+        shape: The model's shape; hidden size and vocabulary are those of `entries`.
+        entries: The unit vector of each entry of its vocabulary, rotated, zero for special tokens.
     """
-    import torch
-    from transformers import Qwen3Config, Qwen3Model
-
     torch.manual_seed(SEED)
-    model = Qwen3Model(
-        Qwen3Config(
-            vocab_size=shape.vocab_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.feed_forward,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            max_position_embeddings=shape.max_positions,
-            rope_theta=shape.rope_theta,
-            rms_norm_eps=shape.norm_eps,
-            tie_word_embeddings=True,
-            attention_bias=False,
-        )
-    )
+    student = Student(shape)
     with torch.no_grad():
-        _start_as_mean(model, torch.tensor(token_vectors).float() @ torch.tensor(rotation), eos)
-    return model
-
-
-def _start_as_mean(model: "Qwen3Model", token_vectors: "torch.Tensor", eos: int) -> None:
-    """Set the weights: small residual branches, and a first attention that averages the embeddings.
-
-    19.6 is the square root of the width: RMSNorm has scaled a unit vector up by it. A small `q_norm` makes the
-    attention nearly uniform.
-    """
-    import torch
-
-    width = token_vectors.shape[1]
-    model.embed_tokens.weight.copy_(token_vectors * 0.6)
-    model.embed_tokens.weight[eos] = 0
-    for layer in model.layers:
-        layer.self_attn.o_proj.weight.mul_(0.35)
-        layer.mlp.down_proj.weight.mul_(0.35)
-    first = model.layers[0].self_attn
-    eye = torch.eye(width)
-    first.v_proj.weight.copy_(eye / 19.6 + torch.randn(width, width) * 0.002)
-    first.o_proj.weight.copy_(eye * 2 + torch.randn(width, width) * 0.01)
-    first.q_norm.weight.fill_(0.3)
+        for name, weight in student.named_parameters():
+            if name.endswith("proj.weight"):
+                branch_end = name.endswith(("o_proj.weight", "down_proj.weight"))
+                weight.normal_(std=0.35 * 0.02 if branch_end else 0.02)
+        student.embed_tokens.weight.copy_(torch.from_numpy(entries) * EMBEDDING_LENGTH)
+        last = student.layers[-1].self_attn
+        # Values pass as they are, and queries of length nearly zero look everywhere alike.
+        torch.nn.init.eye_(last.v_proj.weight)
+        torch.nn.init.eye_(last.o_proj.weight)
+        last.q_norm.weight.fill_(0.1)
+    return student

@@ -1,61 +1,145 @@
-"""What the student learns from: token ids, and the teacher's vectors turned onto their principal axes."""
+"""What the student learns from: token ids in its own numbers, and what the teacher said, on the principal axes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from training.config import INSTRUCTIONS, MAX_TOKENS
-from training.tokenizer import eos_id
+from training import shards
+from training.config import INSTRUCTIONS
+from training.tokenizer import UNKNOWN, eos_id, own_ids
 
-AXES_SAMPLE = 60000
+HELD_IN = 1_500
+LEAST = 20
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some texts as the student reads them, and what it is to say.
+
+    Attributes:
+        ids: Padded on the right, (texts, tokens).
+        last: Where each text's EOS stands, (texts,).
+        content: Which tokens are the text's own: no instruction, EOS or padding, (texts, tokens).
+        states: The teacher's states for those, one after another, not rotated, (content, width).
+        vectors: The teacher's unit vectors, not rotated, (texts, width).
+    """
+
+    ids: NDArray[np.int64]
+    last: NDArray[np.int64]
+    content: NDArray[np.bool_]
+    states: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+
+
 class Lessons:
-    """What a student learns from: token ids that end in EOS, and the teacher's vector of each text."""
-
-    ids: list[list[int]]
-    vectors: NDArray[np.float16]
-    rotation: NDArray[np.float32]
-    prefixes: list[list[int]]
-    eos: int
-
-
-def gather(texts: Sequence[str], vectors: NDArray[np.float16], tokenizer: Tokenizer, rng: np.random.Generator) -> Lessons:
-    """Return the lessons for a corpus.
+    """All shards of a work folder.
 
     Args:
-        texts: The corpus.
-        vectors: The teacher's vector of each text, in the same order.
-        tokenizer: The student's; left with truncation switched on.
-        rng: Draws the sample for the rotation.
+        root: Folder of the shards.
+        student: The student's tokenizer.
+        teacher: The teacher's.
 
     Raises:
-        ValueError: If there is not one vector a text.
+        ValueError: If there is no shard, or a handful of texts.
     """
-    if len(texts) != len(vectors):
-        raise ValueError(f"{len(texts)} texts but {len(vectors)} teacher vectors: run the teacher step on this corpus")
-    tokenizer.enable_truncation(MAX_TOKENS)
-    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-    rotation = principal_axes(vectors, rng)
-    return Lessons(ids, vectors, rotation, instruction_prefixes(tokenizer), eos_id(tokenizer))
+
+    def __init__(self, root: Path, student: Tokenizer, teacher: Tokenizer) -> None:
+        folders = shards.stored(root)
+        if not folders:
+            raise ValueError(f"{root} holds no shard: run the teacher step first")
+        self._shards = [shards.load(folder) for folder in folders]
+        own = own_ids(student, teacher)
+        self._shared = [theirs for theirs, ours in enumerate(own) if ours is not None]
+        unknown = student.token_to_id(UNKNOWN)
+        self._own = np.array([unknown if ours is None else ours for ours in own], np.int64)
+        self._firsts = np.cumsum([0, *(len(shard.sizes) for shard in self._shards)])
+        self._starts = [np.cumsum(shard.sizes, dtype=np.int64) - shard.sizes for shard in self._shards]
+        self.sizes = np.concatenate([shard.sizes for shard in self._shards]).astype(np.int64)
+        self.eos = eos_id(student)
+        self.prefixes = instruction_prefixes(student)
+        if len(self.sizes) < LEAST:
+            raise ValueError(f"{root} holds {len(self.sizes)} texts: give the teacher step a corpus of {LEAST} or more")
+        self.rotation = principal_axes(self._shards[:1])
+
+    @cached_property
+    def learnt(self) -> NDArray[np.int64]:
+        """Rows to learn from: all with a token but the last ones."""
+        return np.nonzero(self.sizes[: -self._kept_back])[0]
+
+    @cached_property
+    def held_in(self) -> NDArray[np.int64]:
+        """Rows that are never learnt from, of the same sources as the others, the short ones first."""
+        first = len(self.sizes) - self._kept_back
+        rows = first + np.nonzero(self.sizes[first:])[0]
+        return rows[np.argsort(self.sizes[rows])]
+
+    @property
+    def _kept_back(self) -> int:
+        return min(HELD_IN, len(self.sizes) // 10)
+
+    def batch(self, rows: NDArray[np.int64], prefix: Sequence[int] = ()) -> Batch:
+        """Return some texts, an instruction's tokens before each."""
+        found = [self._text(row) for row in rows.tolist()]
+        sizes = self.sizes[rows]
+        last = sizes + len(prefix)
+        places = np.arange(last.max() + 1)
+        content = (places >= len(prefix)) & (places < last[:, None])
+        ids = np.full(content.shape, self.eos)
+        ids[:, : len(prefix)] = prefix
+        ids[content] = self._own[np.concatenate([ids for ids, _, _ in found])]
+        states = np.concatenate([states for _, states, _ in found])
+        return Batch(ids, last, content, states, np.stack([vector for _, _, vector in found]))
+
+    def _text(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
+        number = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        shard, within = self._shards[number], row - int(self._firsts[number])
+        start = int(self._starts[number][within])
+        place = slice(start, start + int(self.sizes[row]))
+        states = shard.states[place].astype(np.float32)  # their scales do not matter: they are compared by direction
+        return shard.ids[place], states, shard.vectors[within].astype(np.float32)
+
+    def usual_states(self, alone: NDArray[np.floating], weight: float = 10.0) -> NDArray[np.float32]:
+        """Return what the teacher says of each of its entries on average, rotated unit vectors, (vocabulary, width).
+
+        Args:
+            alone: Its state of each entry alone, which counts as so many occurrences.
+            weight: How many.
+        """
+        import torch
+
+        sums = torch.from_numpy(weight * unit(alone.astype(np.float32)))
+        for shard in self._shards:
+            for start in range(0, len(shard.ids), 100_000):
+                part = slice(start, start + 100_000)
+                states = unit(shard.states[part].astype(np.float32))
+                sums.index_add_(0, torch.from_numpy(shard.ids[part].astype(np.int64)), torch.from_numpy(states))
+        return unit(sums.numpy() @ self.rotation)
+
+    def own_entries(self, states: NDArray[np.float32], entries: int) -> NDArray[np.float32]:
+        """Return the rows of the teacher's entries in the student's numbers, zeros where it has none, (entries, width)."""
+        table = np.zeros((entries, states.shape[1]), np.float32)
+        table[self._own[self._shared]] = states[self._shared]
+        return table
 
 
-def principal_axes(vectors: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to length one; rows of zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
+def principal_axes(taught: Sequence[shards.Shard]) -> NDArray[np.float32]:
     """Return the rotation onto the vectors' principal axes, (width, width), most variance first.
 
     A rotation keeps every cosine. It puts most variance first, so a student of the rotated vectors can be
     truncated (Matryoshka representation learning, Kusupati et al. 2022).
-
-    Args:
-        vectors: One vector a row.
-        rng: Draws the sample that the axes are computed from.
     """
-    sample = rng.choice(len(vectors), min(AXES_SAMPLE, len(vectors)), replace=False)
-    rows = vectors[sample].astype(np.float32)
+    rows = np.concatenate([shard.vectors for shard in taught]).astype(np.float32)
     return np.linalg.svd(rows.T @ rows).Vh.T.copy()
 
 

@@ -14,6 +14,7 @@ from training.tokenizer import eos_id
 
 GROUP_SIZE = 64
 FULL_PRECISION = 32
+TABLE = "embed_tokens."
 
 
 def shape_of(weights: Mapping[str, mx.array]) -> ModelShape:
@@ -31,21 +32,30 @@ def shape_of(weights: Mapping[str, mx.array]) -> ModelShape:
     )
 
 
-def quantize(weights: Mapping[str, mx.array], bits: int) -> dict[str, mx.array]:
-    """Quantise every matrix: beside `x.weight` come `x.scales` and `x.biases`. The norms are vectors and stay."""
+def quantize(weights: Mapping[str, mx.array], bits: int, table_bits: int) -> dict[str, mx.array]:
+    """Quantise every matrix: beside `x.weight` come `x.scales` and `x.biases`. The norms are vectors and stay.
+
+    Scales and biases are stored in half precision, a sixteenth of the size of 8-bit weights; they are computed with in
+    float32.
+
+    Args:
+        weights: The student's.
+        bits: Of a weight of the layers.
+        table_bits: Of a weight of the embedding table.
+    """
     packed: dict[str, mx.array] = {}
     for name, weight in weights.items():
         if name.endswith("norm.weight"):
             packed[name] = weight
             continue
         stem = name.removesuffix("weight")
-        packed[name], packed[f"{stem}scales"], packed[f"{stem}biases"] = mx.quantize(
-            weight, group_size=GROUP_SIZE, bits=bits
-        )
+        width = table_bits if stem == TABLE else bits
+        packed[name], *scales = mx.quantize(weight, group_size=GROUP_SIZE, bits=width)
+        packed[f"{stem}scales"], packed[f"{stem}biases"] = (part.astype(mx.float16) for part in scales)
     return packed
 
 
-def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8) -> None:
+def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8, table_bits: int | None = None) -> None:
     """Write a folder that sentence-transformers (in fp32) and this package open as it is.
 
     Args:
@@ -53,6 +63,7 @@ def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8) -> 
         tokenizer_file: Its tokenizer.
         out: Folder to write; made if missing.
         bits: 32 for the weights as they are, else the bits of MLX's affine quantisation.
+        table_bits: Bits of the embedding table; None takes as many.
 
     Raises:
         ValueError: If the tokenizer has more entries than the embedding table, or no EOS token.
@@ -66,17 +77,25 @@ def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8) -> 
             f"it has {tokenizer.get_vocab_size()} entries for {shape.vocab_size} embeddings"
         )
     (out / "1_Pooling").mkdir(parents=True, exist_ok=True)
-    packed = weights if bits == FULL_PRECISION else quantize(weights, bits)
-    mx.save_safetensors(str(out / "model.safetensors"), packed, metadata={"format": "mlx"})
+    said = None if bits == FULL_PRECISION else quantization(bits, table_bits or bits)
+    packed = quantize(weights, bits, table_bits or bits) if said else weights
+    # In order of their names, so that the same weights give the same file.
+    mx.save_safetensors(str(out / "model.safetensors"), dict(sorted(packed.items())), metadata={"format": "mlx"})
     shutil.copyfile(tokenizer_file, out / "tokenizer.json")
-    for name, content in _settings(shape, eos_id(tokenizer), bits).items():
+    for name, content in _settings(shape, eos_id(tokenizer), said).items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _settings(shape: ModelShape, eos: int, bits: int) -> dict[str, Any]:
+def quantization(bits: int, table_bits: int) -> dict[str, Any]:
+    """Return what `config.json` says of the packed weights, as mlx-lm writes it where layers differ."""
+    said: dict[str, Any] = {"group_size": GROUP_SIZE, "bits": bits}
+    return said if table_bits == bits else said | {f"model.{TABLE}"[:-1]: {"group_size": GROUP_SIZE, "bits": table_bits}}
+
+
+def _settings(shape: ModelShape, eos: int, packing: dict[str, Any] | None) -> dict[str, Any]:
     """Every JSON file of the folder but the tokenizer, by name."""
     return {
-        "config.json": model_config(shape, eos, bits),
+        "config.json": model_config(shape, eos, packing),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": EOS,
@@ -107,7 +126,7 @@ def _settings(shape: ModelShape, eos: int, bits: int) -> dict[str, Any]:
     }
 
 
-def model_config(shape: ModelShape, eos: int, bits: int) -> dict[str, Any]:
+def model_config(shape: ModelShape, eos: int, packing: dict[str, Any] | None) -> dict[str, Any]:
     """Return `config.json` as transformers and mlx-lm read it, with `quantization` unless in full precision."""
     config: dict[str, Any] = {
         "architectures": ["Qwen3ForCausalLM"],
@@ -135,6 +154,4 @@ def model_config(shape: ModelShape, eos: int, bits: int) -> dict[str, Any]:
         "use_sliding_window": False,
         "vocab_size": shape.vocab_size,
     }
-    if bits != FULL_PRECISION:
-        config["quantization"] = {"group_size": GROUP_SIZE, "bits": bits}
-    return config
+    return config | ({"quantization": packing} if packing else {})

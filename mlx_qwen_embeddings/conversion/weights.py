@@ -62,7 +62,7 @@ def write_model(files: ModelFiles, target: Path, choice: Choice | None, dtype: s
         claim_thread(backend)
         with naming(files):
             model, weights, layers = build(files)
-            dtype = dtype or _usual_dtype(weights)
+            dtype = dtype or ("float32" if layers and _is_full(files.config) else _usual_dtype(weights))
             fill(model, unpack(weights, layers, mx.float32), getattr(mx, dtype))
         del weights
         named = _as_language_model(model) if _is_language_model(files.config) else model
@@ -78,6 +78,11 @@ def write_model(files: ModelFiles, target: Path, choice: Choice | None, dtype: s
     finally:
         free_buffers()
         mx.clear_streams()  # MLX aborts the process at its exit when a thread ends without
+
+
+def _is_full(config: Mapping[str, Any]) -> bool:
+    # Of packed weights the scales alone have a type, and it may be less than the model's: nano's are in half precision.
+    return (config.get("torch_dtype") or config.get("dtype")) == "float32"
 
 
 def _usual_dtype(weights: Mapping[str, mx.array]) -> str:

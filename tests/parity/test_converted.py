@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bert_reference import BertShape, bert_weights, write_bert
-from checkpoints import Shape, random_weights, write_checkpoint
+from checkpoints import NANO_ENTRIES, Shape, random_weights, write_checkpoint
 from sentence_transformers import SentenceTransformer
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -20,7 +20,7 @@ def nano(_: Path) -> str:
 
 
 def bare_qwen3(folder: Path) -> str:
-    shape = Shape(hidden_size=64, intermediate_size=96, head_dim=32, vocab_size=16_384)
+    shape = Shape(hidden_size=64, intermediate_size=96, head_dim=32, vocab_size=NANO_ENTRIES)
     return str(write_checkpoint(folder, random_weights(shape), shape.config(tie_word_embeddings=False)))
 
 

@@ -1,0 +1,229 @@
+"""What of the embedded model's training computes in torch, beside transformers, sentence-transformers and numpy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from transformers import AutoModel, Qwen3Config, Qwen3Model
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from training import evaluate, initial, lessons, losses, teacher, tokenizer
+from training.__main__ import main
+from training.config import ModelShape, Recipe, WorkFolder
+from training.model import Student
+from training.pack import pack
+from training.student import Training
+
+SMALL = ModelShape(hidden_size=384, layers=3, heads=4, kv_heads=2, head_dim=32, feed_forward=96, vocab_size=29_527)
+TEXTS = [
+    "The harbour freezes in winter.",
+    "Bread rises because yeast makes gas, which the dough holds.",
+    "a",
+    "Which queen was married to her cousin? " * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    """A work folder with the student's tokenizer and what the real teacher says of 240 texts."""
+    made = WorkFolder(tmp_path_factory.mktemp("work"))
+    folder = teacher.find_packaged()
+    tokenizer.from_teacher(folder / "tokenizer.json").save(str(made.tokenizer))
+    texts = [f"{text} Number {number}." for number in range(60) for text in TEXTS]
+    teacher.teach(teacher.load(folder), texts, made.shards)
+    return made
+
+
+@pytest.fixture
+def taught(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> lessons.Lessons:
+    monkeypatch.setattr(lessons, "HELD_IN", 40)
+    masters = Tokenizer.from_file(str(teacher.find_packaged() / "tokenizer.json"))
+    return lessons.Lessons(work.shards, Tokenizer.from_file(str(work.tokenizer)), masters)
+
+
+def a_student(shape: ModelShape = SMALL) -> Student:
+    rng = np.random.default_rng(0)
+    made = initial.build(shape, lessons.unit(rng.normal(size=(shape.vocab_size, shape.hidden_size)).astype(np.float32)))
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if name.endswith("proj.weight"):
+                weight.normal_(std=0.08)
+    return made
+
+
+def test_the_student_computes_what_transformers_does() -> None:
+    student = a_student()
+    shape = student.shape
+    config = Qwen3Config(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        rope_theta=shape.rope_theta,
+        rms_norm_eps=shape.norm_eps,
+        attention_bias=False,
+    )
+    reference = Qwen3Model(config).eval()
+    reference.load_state_dict(student.state_dict())
+    sizes = [3, 17, 9]
+    rows = [torch.randint(0, 1000, (size,)) for size in sizes]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    with torch.inference_mode():
+        states, vectors = student(ids, torch.tensor(sizes) - 1)
+        for row, state, vector in zip(rows, states, vectors, strict=True):
+            said = reference(row[None], output_hidden_states=True)
+            torch.testing.assert_close(vector, said.last_hidden_state[0, -1], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(state[: len(row)], said.hidden_states[-2][0], atol=2e-5, rtol=1e-4)
+
+
+def test_the_engine_reads_the_packed_student_as_torch_computes_it(work: WorkFolder, tmp_path: Path) -> None:
+    student = a_student()
+    save_file(student.state_dict(), tmp_path / "student.safetensors")
+    pack(tmp_path / "student.safetensors", work.tokenizer, tmp_path / "out", bits=32)
+    read = Tokenizer.from_file(str(work.tokenizer))
+    with EmbeddingEngine(str(tmp_path / "out")) as engine, torch.inference_mode():
+        found = engine.embed_documents(TEXTS)
+        for text, vector in zip(TEXTS, found, strict=True):
+            ids = torch.tensor([read.encode(text).ids])
+            wanted = student(ids, torch.tensor([ids.shape[1] - 1]))[1][0]
+            np.testing.assert_allclose(vector, torch.nn.functional.normalize(wanted, dim=0).numpy(), atol=1e-5)
+
+
+def test_the_teacher_says_what_sentence_transformers_and_transformers_do(work: WorkFolder) -> None:
+    folder = teacher.find_packaged()
+    said = teacher.taught(teacher.load(folder), TEXTS)
+    reference = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    assert np.einsum("nd,nd->n", said.vectors.astype(np.float32), reference).min() > 0.999  # bfloat16
+    model, read = AutoModel.from_pretrained(folder).eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    read.no_padding()
+    ends = said.sizes.astype(int).cumsum()
+    for text, start, end in zip(TEXTS, ends - said.sizes, ends, strict=True):
+        ids = read.encode(text).ids
+        assert said.ids[start:end].tolist() == ids[1:-1]
+        with torch.inference_mode():
+            states = lessons.unit(model(torch.tensor([ids])).last_hidden_state[0, 1:-1].numpy())
+        assert np.einsum("nd,nd->n", lessons.unit(said.states[start:end].astype(np.float32)), states).min() > 0.99
+
+
+def test_shards_that_are_there_are_not_made_again(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher, "taught", lambda *_: pytest.fail("a shard was made again"))
+    teacher.teach(teacher.load(teacher.find_packaged()), ["one text"], work.shards)
+
+
+def test_the_loss_is_what_numpy_says() -> None:
+    rng = np.random.default_rng(1)
+    vectors, targets = rng.normal(size=(7, 384)), unit(rng.normal(size=(7, 384)))
+    wanted = (1 - (unit(vectors) * targets).sum(1)).mean()
+    for dimensions, weight in losses.SIMILARITY_WEIGHTS:
+        short = unit(vectors[:, :dimensions])
+        wanted += weight * ((short @ short.T - targets @ targets.T) ** 2).mean()
+    assert losses.of_vectors(torch.tensor(vectors), torch.tensor(targets)).item() == pytest.approx(wanted)
+    assert losses.of_states(torch.tensor(targets), torch.tensor(3 * targets)).item() == pytest.approx(0, abs=1e-9)
+    above = np.triu_indices(7, 1)
+    short = unit(vectors[:, :64])
+    correlation = np.corrcoef((short @ short.T)[above], (targets @ targets.T)[above])[0, 1]
+    assert losses.agreement(torch.tensor(vectors), torch.tensor(targets), 64) == pytest.approx(correlation)
+
+
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_usual_states_are_the_mean_of_what_was_said(taught: lessons.Lessons, work: WorkFolder) -> None:
+    alone = np.random.default_rng(2).normal(size=(30_522, 384)).astype(np.float32)
+    found = taught.usual_states(alone)
+    states = np.load(next(work.shards.iterdir()) / "states.npy").astype(np.float64)
+    ids = np.load(next(work.shards.iterdir()) / "ids.npy")
+    for token in (ids[0], 103):
+        wanted = unit(10 * unit(alone[[token]].astype(float)) + unit(states)[ids == token].sum(0)) @ taught.rotation
+        np.testing.assert_allclose(found[token], wanted[0], atol=1e-5)
+
+
+def test_the_first_student_averages_its_entries(taught: lessons.Lessons) -> None:
+    entries = lessons.unit(np.random.default_rng(3).normal(size=(SMALL.vocab_size, 384)).astype(np.float32))
+    entries[taught.eos] = 0
+    shape = ModelShape(vocab_size=SMALL.vocab_size)
+    batch = taught.batch(taught.held_in[-8:])
+    with torch.inference_mode():
+        _, vectors = initial.build(shape, entries)(torch.from_numpy(batch.ids), torch.from_numpy(batch.last))
+    for ids, last, vector in zip(batch.ids, batch.last, vectors.numpy(), strict=True):
+        mean = entries[ids[:last]].mean(0)
+        assert vector @ mean / np.linalg.norm(vector) / np.linalg.norm(mean) > 0.6
+
+
+def trained(taught: lessons.Lessons, work: WorkFolder, stops: list[int], folder: Path) -> Training:
+    """Train so many steps in all, in as many runs as there are stops, each going on from the checkpoint."""
+    place = WorkFolder(folder)
+    folder.mkdir()
+    for stop in stops:
+        training = Training(a_student(), taught, Recipe(tokens=300, compile=False), place, "cpu")
+        if place.checkpoint.exists():
+            training.resume(place.checkpoint)
+        training.run(lambda step, stop=stop: 1.0 if step >= stop else 0.0)
+    return training
+
+
+def test_a_run_that_goes_on_from_its_checkpoint_ends_where_one_in_one_piece_does(
+    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
+) -> None:
+    whole = trained(taught, work, [6], tmp_path / "whole")
+    parts = trained(taught, work, [2, 6], tmp_path / "parts")
+    assert whole.progress.step == parts.progress.step == 6
+    for (name, one), (_, other) in zip(whole.student.named_parameters(), parts.student.named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(
+    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
+) -> None:
+    first = trained(taught, work, [2], tmp_path / "run")
+    lost = [{"step": step, "loss_vectors": 1.0} for step in (1, 2, 3, 50)]
+    first.work.log.write_text("".join(json.dumps(line) + "\n" for line in lost))
+    first.run(lambda _: 1.0)
+    assert [json.loads(line)["step"] for line in first.work.log.read_text().splitlines()] == [1, 2]
+
+
+def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"{text} Number {number}.\n" for number in range(10) for text in TEXTS))
+    work = WorkFolder(tmp_path / "work")
+    main(["tokenizer", str(work.root)])
+    main(["teacher", str(corpus), str(work.root)])
+    for steps in (1, 2):
+        main(["student", str(work.root), "--steps", str(steps), "--tokens", "200", "--no-compile"])
+    assert work.picture.read_bytes().startswith(b"\x89PNG")
+    end = json.loads(work.log.read_text().splitlines()[-1])
+    assert (end["step"], end["device"].endswith("CPU cores")) == (2, True)
+    main(["pack", str(work.student), str(work.tokenizer), str(tmp_path / "out"), "--table-bits", "5"])
+    with EmbeddingEngine(str(tmp_path / "out")) as engine:
+        assert engine.embed_documents(TEXTS).shape == (4, 384)
+
+
+def test_bm25_ranks_and_compares_by_common_words(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [json.dumps({"_id": str(place), "text": text}) for place, text in enumerate(TEXTS)]
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "winter harbour"}))
+    (folder / "qrels.tsv").write_text("query\tdocument\tscore\nq\t0\t1\n")
+    assert evaluate.lexical(folder) == 1
+    pairs = ["score\ta\tb", "5\tred boats\tred boats sail", "1\tred boats\tgreen hills", "0\tthe and of\tgreen hills"]
+    (tmp_path / "pairs.tsv").write_text("\n".join(pairs))
+    assert evaluate.lexical(tmp_path / "pairs.tsv") > 0.8
+
+
+def test_the_student_comes_nearer(taught: lessons.Lessons, work: WorkFolder, tmp_path: Path) -> None:
+    before = Training(a_student(), taught, Recipe(tokens=300, compile=False), work, "cpu").scores()
+    after = trained(taught, work, [15], tmp_path / "run")
+    assert after.scores()["cosine"] > before["cosine"] + 0.05
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["cosine"] == pytest.approx(after.scores()["cosine"], abs=1e-4)

@@ -1,0 +1,45 @@
+"""Medical texts beside the corpus, which has few: definitions of an ontology, phrases of a spelling dictionary."""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.config import SEED
+
+DEFINITIONS_TOGETHER = 5
+WORDS_TOGETHER = (1, 6)
+ROUNDS = 2
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def definitions(path: Path) -> Iterator[str]:
+    """Yield `name: definition` of each term of an OBO file, its synonyms as one text, and some definitions together."""
+    together: list[str] = []
+    for stanza in path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
+        fields = [line.partition(": ")[::2] for line in stanza.splitlines()]
+        name = next((value for key, value in fields if key == "name"), "")
+        synonyms = [found[1] for key, value in fields if key == "synonym" and (found := _QUOTED.search(value))]
+        meaning = [found[1] for key, value in fields if key == "def" and (found := _QUOTED.search(value))]
+        if synonyms:
+            yield ", ".join([name, *synonyms])
+        if meaning and name:
+            yield f"{name}: {meaning[0]}"
+            together.append(meaning[0])
+    for start in range(0, len(together), DEFINITIONS_TOGETHER):
+        yield " ".join(together[start : start + DEFINITIONS_TOGETHER])
+
+
+def phrases(path: Path) -> Iterator[str]:
+    """Yield phrases of one to six words of a hunspell dictionary in random order, each word in two of them.
+
+    They say nothing, but the teacher has states for each of their pieces.
+    """
+    words = [line.partition("/")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    dice = random.Random(SEED)
+    for _ in range(ROUNDS):
+        shuffled = dice.sample(words, len(words))
+        while shuffled:
+            count = dice.randint(*WORDS_TOGETHER)
+            yield " ".join(shuffled[:count])
+            del shuffled[:count]

@@ -70,7 +70,9 @@ def lexical(path: Path) -> float:
         data = read_retrieval(path)
         ranker.index(words(list(data.documents.values())), show_progress=False)
         asked = words(list(data.queries.values()))
-        found = ranker.retrieve(asked, k=RANKS, show_progress=False, return_as="documents").tolist()
+        found = ranker.retrieve(
+            asked, k=min(RANKS, len(data.documents)), show_progress=False, return_as="documents"
+        ).tolist()
         names = list(data.documents)
         ranked = zip(data.queries, found, strict=True)
         return float(np.mean([ndcg([names[row] for row in rows], data.relevance[query]) for query, rows in ranked]))

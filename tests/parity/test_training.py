@@ -29,14 +29,16 @@ TEXTS = [
 ]
 
 
+MANY = [f"{text} Number {number}." for number in range(60) for text in TEXTS]
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """A work folder with the student's tokenizer and what the real teacher says of 240 texts."""
     made = WorkFolder(tmp_path_factory.mktemp("work"))
     folder = teacher.find_packaged()
     tokenizer.from_teacher(folder / "tokenizer.json").save(str(made.tokenizer))
-    texts = [f"{text} Number {number}." for number in range(60) for text in TEXTS]
-    teacher.teach(teacher.load(folder), texts, made.shards)
+    teacher.teach(teacher.load(folder), MANY, made.shards)
     return made
 
 
@@ -116,7 +118,7 @@ def test_the_teacher_says_what_sentence_transformers_and_transformers_do(work: W
 
 def test_shards_that_are_there_are_not_made_again(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "taught", lambda *_: pytest.fail("a shard was made again"))
-    teacher.teach(teacher.load(teacher.find_packaged()), ["one text"], work.shards)
+    teacher.teach(teacher.load(teacher.find_packaged()), MANY, work.shards)
 
 
 def test_the_loss_is_what_numpy_says() -> None:
@@ -141,8 +143,8 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_usual_states_are_the_mean_of_what_was_said(taught: lessons.Lessons, work: WorkFolder) -> None:
     alone = np.random.default_rng(2).normal(size=(30_522, 384)).astype(np.float32)
     found = taught.usual_states(alone)
-    states = np.load(next(work.shards.iterdir()) / "states.npy").astype(np.float64)
-    ids = np.load(next(work.shards.iterdir()) / "ids.npy")
+    states = np.load(next(work.shards.glob("shard-*")) / "states.npy").astype(np.float64)
+    ids = np.load(next(work.shards.glob("shard-*")) / "ids.npy")
     for token in (ids[0], 103):
         wanted = unit(10 * unit(alone[[token]].astype(float)) + unit(states)[ids == token].sum(0)) @ taught.rotation
         np.testing.assert_allclose(found[token], wanted[0], atol=1e-5)

@@ -10,6 +10,9 @@ from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 from soak.texts import EXHAUSTS, KILLS, RAISES, SPOILS, Vectors
 
+ALONE = 2
+"""Tokens of such a word as a text: its own, and the end's."""
+
 
 class Faulty:
     """Stands before a real encoder."""
@@ -47,7 +50,9 @@ class Faulty:
 def install(engine: EmbeddingEngine, tokenizer: TextTokenizer, *, transient: float = 0.02, exhausted: float = 0.0) -> None:
     """Put faults into an engine that was not used yet."""
     encoded = {word: tokenizer.encode([f"\n{word} 1"], max_length=9)[0].ids for word in (RAISES, SPOILS, EXHAUSTS, KILLS)}
-    ids = {word: int(found[1]) for word, found in encoded.items()}
+    ids = {word: int(found[0]) for word, found in encoded.items()}
+    if any(tokenizer.encode([word], max_length=9)[0].length != ALONE for word in ids):
+        raise ValueError(f"one of {', '.join(ids)} is no token of its own: choose other words")
     worker = engine._core.worker
     opening = worker._open_encoder
     worker._open_encoder = lambda: Faulty(opening(), ids, transient, exhausted)

@@ -12,7 +12,7 @@ from mlx_qwen_embeddings import EmbeddingEngine
 
 Vectors = NDArray[np.float32]
 
-RAISES, SPOILS, EXHAUSTS, KILLS = "archive", "asyncio", "database", "haskell"
+RAISES, SPOILS, EXHAUSTS, KILLS = "archive", "kernel", "database", "magnet"
 """Words, each a token of its own, that make a batch raise, give NaN, run out of memory, or end the worker's thread."""
 
 WORDS = ("the", "tide", "follows", "moon", "over", "grey", "water", "while", "boats", "wait", "near", "quiet", "light")

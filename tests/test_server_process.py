@@ -118,7 +118,7 @@ def test_the_log_is_json_with_ids_and_never_a_text() -> None:
         line = server.line(lambda line: line.get("request_id") == "my-own.1")
         refused = server.line(lambda line: line.get("request_id") == made.headers["x-request-id"])
         last = server.line(lambda line: line.get("error") == "context_length_exceeded")
-    assert (line["event"], line["model"], line["texts"], line["tokens"], line["status"]) == ("request", "nano", 1, 11, 200)
+    assert (line["event"], line["model"], line["texts"], line["tokens"], line["status"]) == ("request", "nano", 1, 10, 200)
     assert (refused["error"], refused["status"], last["status"]) == ("invalid_value", 400, 400)
     assert kept.headers["x-request-id"] == "my-own.1"
     assert len(made.headers["x-request-id"]) == 32

@@ -87,8 +87,9 @@ docker-steps:
 
 .PHONY: nano nano-figures
 # The embedded model, from a corpus to the packed folder: training/README.md. What is there already is not made again.
-#   CORPUS=corpus.txt.gz   one text a line; TERMS=hp.obo and WORDS=en_med_glut.dic are further, medical texts
-#   MINUTES=88 DEVICE=cpu  how long the student learns, and where; SHARDS=16 asks the teacher about so many times 20,000 texts
+#   CORPUS=corpus.txt.gz   one text a line; TERMS=hp.obo, WORDS=en_med_glut.dic and ABSTRACTS=pubmed.xml.gz are further, medical
+#                          texts, the last without those whose titles are in WITHOUT=corpus.jsonl
+#   MINUTES=168 DEVICE=cpu how long the student learns, and where; SHARDS=20 asks the teacher about so many times 20,000 texts
 #   COMPILE=--no-compile   without a C++ compiler; WORK=work-nano is where everything lies
 #   DATA=folder            retrieval/ and sts/ with labelled sets: scores and the model card are written, too
 WORK ?= work-nano
@@ -96,8 +97,9 @@ nano: $(VENV)/.reference
 	@test -n "$(CORPUS)" || { echo "name the corpus: make nano CORPUS=corpus.txt.gz (training/README.md says what it holds)" >&2; exit 1; }
 	$(BIN)/python -m training tokenizer $(WORK)
 	$(BIN)/python -m training teacher $(CORPUS) $(WORK) --device $(or $(DEVICE),cpu) \
-		$(addprefix --terms ,$(TERMS)) $(addprefix --words ,$(WORDS)) $(addprefix --shards ,$(SHARDS))
-	$(BIN)/python -m training student $(WORK) --device $(or $(DEVICE),cpu) --minutes $(or $(MINUTES),88) $(COMPILE)
+		$(addprefix --terms ,$(TERMS)) $(addprefix --words ,$(WORDS)) $(addprefix --shards ,$(SHARDS)) \
+		--abstracts $(ABSTRACTS) --without $(WITHOUT)
+	$(BIN)/python -m training student $(WORK) --device $(or $(DEVICE),cpu) --minutes $(or $(MINUTES),168) $(COMPILE)
 	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano-fp32 --bits 32
 	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano --table-bits 5
 ifneq ($(DATA),)

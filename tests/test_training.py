@@ -1,6 +1,5 @@
 """The steps that made the embedded model, as far as they go without torch; the packaged model is the reference."""
 
-import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from training import corpus, evaluate, lessons, medical, schedule, shards, teacher, tokenizer
+from training import axes, evaluate, lessons, schedule, shards, teacher, tokenizer
 from training.__main__ import main
 from training.config import EOS, ModelShape
 from training.pack import GROUP_SIZE, shape_of
 
 NANO = Path(str(resources.files("mlx_qwen_embeddings"))) / "nano"
-RESULTS = Path(corpus.__file__).parent / "results"
+RESULTS = Path(schedule.__file__).parent / "results"
 SETTINGS = (
     "config.json",
     "config_sentence_transformers.json",
@@ -32,21 +31,6 @@ SETTINGS = (
     "tokenizer_config.json",
     "1_Pooling/config.json",
 )
-TEXTS = (
-    "The harbour freezes in winter.",
-    "Bread rises because yeast makes gas.",
-    "She sold the bread at the harbour.",
-    "Winter winds rise over the frozen sea.",
-)
-
-
-def write_corpus(path: Path, texts: tuple[str, ...] = TEXTS * 10) -> Path:
-    content = "".join(f"{text}\n" for text in texts)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(content.encode()))
-    else:
-        path.write_text(content, encoding="utf-8")
-    return path
 
 
 def random_weights(shape: ModelShape, seed: int = 0) -> dict[str, np.ndarray]:
@@ -116,51 +100,6 @@ def small(master: Path, tmp_path: Path) -> tuple[dict[str, np.ndarray], Path, Pa
     vocabulary = tmp_path / "tokenizer.json"
     tokenizer.from_teacher(master).save(str(vocabulary))
     return weights, save_weights(tmp_path / "student.safetensors", weights), vocabulary
-
-
-def test_corpus_reads_plain_and_gzipped_alike(tmp_path: Path) -> None:
-    texts = (*TEXTS, "naïve 東京", "x" * 600)
-    plain, packed = (write_corpus(tmp_path / name, texts) for name in ("corpus.txt", "corpus.txt.gz"))
-    assert list(corpus.lines(plain)) == list(corpus.lines(packed)) == [*texts[:-1], "x" * 500]
-
-
-def test_prose_is_learnt_from_whole_and_technical_text_in_part() -> None:
-    prose = [f"The harbour froze in the winter of {year}." for year in range(1000)]
-    technical = [f"frozen_{number}(harbour) returns None" for number in range(1000)]
-    found = corpus.chosen([*prose, *technical], ["acrocyanosis"])
-    assert set(prose) | {"acrocyanosis"} <= set(found)
-    assert 240 < len(set(found) & set(technical)) < 360
-    assert found == corpus.chosen([*prose, *technical], ["acrocyanosis"])
-    assert found[:100] != prose[:100]
-
-
-def test_passages_join_long_texts_that_share_a_rare_word() -> None:
-    long = "and so on, as everybody in that town could tell at any time of any day or night, " * 4
-    texts = [f"{word} {place}: {long}" for place in range(8) for word in ("harbour", "bakery")]
-    made = corpus.passages(texts)
-    assert len(made) == 4
-    assert all(len(passage) >= corpus.PASSAGE_CHARACTERS for passage in made)
-    assert all(passage.count("harbour") in (0, 4) for passage in made)
-
-
-def test_medical_terms_come_with_definition_and_synonyms(tmp_path: Path) -> None:
-    terms = [
-        f'[Term]\nid: HP:{n}\nname: Sign {n}\ndef: "What \\"sign\\" {n} is." [x]\nsynonym: "Mark {n}" EXACT []\n'
-        for n in range(6)
-    ]
-    (tmp_path / "hp.obo").write_text("format-version: 1.2\n\n" + "\n".join(terms))
-    found = list(medical.definitions(tmp_path / "hp.obo"))
-    assert found[:2] == ["Sign 0, Mark 0", 'Sign 0: What \\"sign\\" 0 is.']
-    assert found[-2].count("What") == medical.DEFINITIONS_TOGETHER
-    assert len(found) == 6 + 6 + 2
-
-
-def test_phrases_take_every_word_twice(tmp_path: Path) -> None:
-    words = [f"word{number}" for number in range(50)]
-    (tmp_path / "med.dic").write_text("50\n" + "".join(f"{word}/S\n" for word in words))
-    found = list(medical.phrases(tmp_path / "med.dic"))
-    assert sorted(" ".join(found).split()) == sorted(words * 2)
-    assert {len(phrase.split()) for phrase in found} <= set(range(1, 7))
 
 
 def test_the_student_reads_the_teachers_tokens_and_ends_in_eos(master: Path) -> None:
@@ -284,15 +223,15 @@ def test_each_entry_starts_as_the_teachers_own(taught: lessons.Lessons, master: 
 
 def test_another_corpus_wants_another_folder(tmp_path: Path) -> None:
     nobody = cast("teacher.Teacher", None)
-    teacher.teach(nobody, ["one", "two"], tmp_path, most=0)
-    teacher.teach(nobody, ["one", "two"], tmp_path, most=0)
+    teacher.teach(nobody, [["one"], ["two"]], tmp_path, most=0)
+    teacher.teach(nobody, [["one"], ["two"]], tmp_path, most=0)
     with pytest.raises(ValueError, match="holds shards of other texts: name a new work folder"):
-        teacher.teach(nobody, ["one", "three"], tmp_path, most=0)
+        teacher.teach(nobody, [["one", "three"]], tmp_path, most=0)
 
 
 def test_principal_axes_keep_cosines_and_put_variance_first() -> None:
     made = shard([[6]] * 400)
-    rotation = lessons.principal_axes([made])
+    rotation = axes.principal([made])
     plain = made.vectors.astype(np.float32)
     rotated = plain @ rotation
     np.testing.assert_allclose(rotated @ rotated.T, plain @ plain.T, atol=1e-5)

@@ -26,19 +26,22 @@ def run_tokenizer(arguments: argparse.Namespace) -> None:
 
 def run_teacher(arguments: argparse.Namespace) -> None:
     """Corpus to shards of what the teacher says, those that are not there yet."""
-    from training import corpus, medical, teacher
+    from training import abstracts, corpus, medical, teacher
 
     work = WorkFolder(arguments.work)
     work.root.mkdir(parents=True, exist_ok=True)
     more = [*medical.definitions(arguments.terms)] if arguments.terms else []
     more += medical.phrases(arguments.words) if arguments.words else []
-    texts = corpus.chosen([*corpus.lines(arguments.corpus)], more)
+    groups = [
+        abstracts.texts(arguments.abstracts, arguments.without),
+        corpus.chosen([*corpus.lines(arguments.corpus)], more),
+    ]
     master = teacher.load(arguments.model or teacher.find_packaged(), arguments.device)
     if not work.alone.exists():
         partial = work.alone.with_suffix(".partial.npy")
         np.save(partial, teacher.entries_alone(master))
         partial.replace(work.alone)
-    teacher.teach(master, texts, work.shards, arguments.shards)
+    teacher.teach(master, groups, work.shards, arguments.shards)
 
 
 def run_student(arguments: argparse.Namespace) -> None:
@@ -46,16 +49,15 @@ def run_student(arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from training import initial, lessons, plot, schedule, student, teacher
+    from training import axes, initial, lessons, plot, schedule, student, teacher
 
     work = WorkFolder(arguments.work)
     own = Tokenizer.from_file(str(work.tokenizer))
     masters = Tokenizer.from_file(str((arguments.model or teacher.find_packaged()) / "tokenizer.json"))
     taught = lessons.Lessons(work.shards, own, masters)
-    if work.rotation.exists():
-        taught.rotation = np.load(work.rotation)  # another machine may find axes of the opposite sign
-    else:
-        np.save(work.rotation, taught.rotation)
+    if not work.rotation.exists():  # another machine may find axes of the opposite sign
+        np.save(work.rotation, axes.learnt(taught.shards))
+    taught.rotation = np.load(work.rotation)
     shape = ModelShape(vocab_size=own.get_vocab_size(), hidden_size=len(taught.rotation))
     entries = taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size)
     recipe = Recipe(tokens=arguments.tokens, compile=arguments.compile)
@@ -105,6 +107,10 @@ def parser() -> argparse.ArgumentParser:
     teacher.add_argument("work", type=Path, help="as above")
     teacher.add_argument("--terms", type=Path, help="an ontology of medical terms, .obo")
     teacher.add_argument("--words", type=Path, help="a hunspell dictionary of medical words, .dic")
+    teacher.add_argument("--abstracts", type=Path, nargs="*", default=[], help="files of MEDLINE, .xml.gz")
+    teacher.add_argument(
+        "--without", type=Path, nargs="*", default=[], help="corpus.jsonl with titles to leave out of those"
+    )
     teacher.add_argument("--shards", type=int, help="at most so many shards of 20,000 texts (default: all)")
     teacher.set_defaults(run=run_teacher)
 

@@ -80,7 +80,7 @@ class WorkFolder:
 
     @property
     def rotation(self) -> Path:
-        """The teacher's principal axes, float32, (width, width), most variance first."""
+        """The axes that the student's vectors have, float32, (width, width), the telling ones first."""
         return self.root / "rotation.npy"
 
     @property
@@ -121,5 +121,5 @@ class Recipe:
     adam_rate: float = 1e-3
     muon_rate: float = 3e-3
     states: float = 1.0
-    instructed: float = 0.12
+    instructed: float = 0.2
     compile: bool = True

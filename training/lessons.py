@@ -1,6 +1,7 @@
 """What the student learns from: token ids in its own numbers, and what the teacher said, on the principal axes."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from training.tokenizer import UNKNOWN, eos_id, own_ids
 
 HELD_IN = 1_500
 LEAST = 20
+KNOWN = 0.5
+LONGEST_INSTRUCTION = 24
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Batch:
 class Lessons:
     """All shards of a work folder.
 
+    Attributes:
+        shards: As they were made.
+        sizes: Tokens of each text, (texts,).
+        rotation: What the teacher's space is turned by, (width, width); as it is until `axes.learnt` is put here.
+        eos: The student's.
+
     Args:
         root: Folder of the shards.
         student: The student's tokenizer.
@@ -52,19 +61,19 @@ class Lessons:
         folders = shards.stored(root)
         if not folders:
             raise ValueError(f"{root} holds no shard: run the teacher step first")
-        self._shards = [shards.load(folder) for folder in folders]
+        self.shards = [shards.load(folder) for folder in folders]
         own = own_ids(student, teacher)
         self._shared = [theirs for theirs, ours in enumerate(own) if ours is not None]
         unknown = student.token_to_id(UNKNOWN)
         self._own = np.array([unknown if ours is None else ours for ours in own], np.int64)
-        self._firsts = np.cumsum([0, *(len(shard.sizes) for shard in self._shards)])
-        self._starts = [np.cumsum(shard.sizes, dtype=np.int64) - shard.sizes for shard in self._shards]
-        self.sizes = np.concatenate([shard.sizes for shard in self._shards]).astype(np.int64)
+        self._firsts = np.cumsum([0, *(len(shard.sizes) for shard in self.shards)])
+        self._starts = [np.cumsum(shard.sizes, dtype=np.int64) - shard.sizes for shard in self.shards]
+        self.rotation = np.eye(self.shards[0].vectors.shape[1], dtype=np.float32)
+        self.sizes = np.concatenate([shard.sizes for shard in self.shards]).astype(np.int64)
         self.eos = eos_id(student)
-        self.prefixes = instruction_prefixes(student)
+        self._instructions = Instructions(student)
         if len(self.sizes) < LEAST:
             raise ValueError(f"{root} holds {len(self.sizes)} texts: give the teacher step a corpus of {LEAST} or more")
-        self.rotation = principal_axes(self._shards[:1])
 
     @cached_property
     def learnt(self) -> NDArray[np.int64]:
@@ -95,9 +104,16 @@ class Lessons:
         states = np.concatenate([states for _, states, _ in found])
         return Batch(ids, last, content, states, np.stack([vector for _, _, vector in found]))
 
+    def prefix(self, dice: random.Random) -> list[int]:
+        """Return an instruction's tokens: one of the known ones, or as often a short text of the shards."""
+        if dice.random() < KNOWN:
+            return self._instructions.known(dice)
+        row = int(self.learnt[dice.randrange(len(self.learnt))])
+        return self._instructions.made_of(self._own[self._text(row)[0][:LONGEST_INSTRUCTION]])
+
     def _text(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
         number = int(np.searchsorted(self._firsts, row, side="right")) - 1
-        shard, within = self._shards[number], row - int(self._firsts[number])
+        shard, within = self.shards[number], row - int(self._firsts[number])
         start = int(self._starts[number][within])
         place = slice(start, start + int(self.sizes[row]))
         states = shard.states[place].astype(np.float32)  # their scales do not matter: they are compared by direction
@@ -113,7 +129,7 @@ class Lessons:
         import torch
 
         sums = torch.from_numpy(weight * unit(alone.astype(np.float32)))
-        for shard in self._shards:
+        for shard in self.shards:
             for start in range(0, len(shard.ids), 100_000):
                 part = slice(start, start + 100_000)
                 states = unit(shard.states[part].astype(np.float32))
@@ -133,17 +149,24 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def principal_axes(taught: Sequence[shards.Shard]) -> NDArray[np.float32]:
-    """Return the rotation onto the vectors' principal axes, (width, width), most variance first.
+class Instructions:
+    """What stands before an instructed query's own tokens.
 
-    A rotation keeps every cosine. It puts most variance first, so a student of the rotated vectors can be
-    truncated (Matryoshka representation learning, Kusupati et al. 2022).
+    Args:
+        tokenizer: The student's.
     """
-    rows = np.concatenate([shard.vectors for shard in taught]).astype(np.float32)
-    return np.linalg.svd(rows.T @ rows).Vh.T.copy()
 
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        def tokens(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False).ids
 
-def instruction_prefixes(tokenizer: Tokenizer) -> list[list[int]]:
-    """Return the token ids that stand before an instructed query's own, one list an instruction."""
-    prompts = [f"Instruct: {instruction}\nQuery:" for instruction in INSTRUCTIONS]
-    return [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+        self._before, self._behind = tokens("Instruct: "), tokens("\nQuery:")
+        self._known = [tokens(instruction) for instruction in INSTRUCTIONS]
+
+    def known(self, dice: random.Random) -> list[int]:
+        """Return a known instruction's, at random."""
+        return self.made_of(dice.choice(self._known))
+
+    def made_of(self, ids: Iterable[int]) -> list[int]:
+        """Return those of an instruction of these tokens."""
+        return [*self._before, *map(int, ids), *self._behind]

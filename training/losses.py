@@ -2,14 +2,18 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import kl_div, normalize
 
-# Similarities inside a batch count at full width and for the truncated vector.
-SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 0.7), (64, 0.7))
+# Similarities inside a batch count at full width and for the truncated vector, and so do the neighbours they make.
+SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 1.5), (64, 0.7))
+NEIGHBOUR_WEIGHTS = ((384, 0.15), (128, 0.15))
+TEMPERATURE = 0.05
 
 
 def of_vectors(vectors: Tensor, targets: Tensor) -> Tensor:
-    """Return one minus the mean cosine to the target, plus the squared errors of the similarities in the batch.
+    """Return one minus the mean cosine to the target, plus what is lost of the similarities in the batch.
+
+    That is their squared errors, and the divergence of each text's neighbours.
 
     Args:
         vectors: The student's vectors, (batch, width).
@@ -18,9 +22,31 @@ def of_vectors(vectors: Tensor, targets: Tensor) -> Tensor:
     wanted = targets @ targets.T
     loss = (1 - (normalize(vectors, dim=-1) * targets).sum(1)).mean()
     for dimensions, weight in SIMILARITY_WEIGHTS:
-        short = normalize(vectors[:, :dimensions], dim=-1)
-        loss = loss + weight * ((short @ short.T - wanted) ** 2).mean()
+        loss = loss + weight * ((similarities(vectors, dimensions) - wanted) ** 2).mean()
+    for dimensions, weight in NEIGHBOUR_WEIGHTS:
+        loss = loss + weight * of_neighbours(similarities(vectors, dimensions), wanted)
     return loss
+
+
+def similarities(vectors: Tensor, dimensions: int) -> Tensor:
+    """Return the cosines of the truncated vectors with each other, (batch, batch)."""
+    short = normalize(vectors[:, :dimensions], dim=-1)
+    return short @ short.T
+
+
+def of_neighbours(found: Tensor, wanted: Tensor) -> Tensor:
+    """Return how much is lost of who is near whom, most of which hangs on few pairs.
+
+    It is the mean Kullback-Leibler divergence between the distributions over the other texts that a softmax of the
+    similarities gives for each (the listwise loss of Cao et al. 2007).
+
+    Args:
+        found: The student's similarities, (batch, batch).
+        wanted: The teacher's.
+    """
+    others = ~torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+    sides = [(side[others].view(len(side), -1) / TEMPERATURE).log_softmax(1) for side in (found, wanted)]
+    return kl_div(*sides, reduction="batchmean", log_target=True)
 
 
 def of_states(states: Tensor, targets: Tensor) -> Tensor:
@@ -30,7 +56,6 @@ def of_states(states: Tensor, targets: Tensor) -> Tensor:
 
 def agreement(vectors: Tensor, targets: Tensor, dimensions: int) -> float:
     """Return the correlation of all pairs' similarities, the student's vectors truncated, with the teacher's."""
-    short = normalize(vectors[:, :dimensions], dim=-1)
     above = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    pairs = torch.stack([(short @ short.T)[above[0], above[1]], (targets @ targets.T)[above[0], above[1]]])
+    pairs = torch.stack([side[above[0], above[1]] for side in (similarities(vectors, dimensions), targets @ targets.T)])
     return float(torch.corrcoef(pairs)[0, 1])

@@ -104,7 +104,7 @@ class Training:
     def _step(self, rows: NDArray[np.int64]) -> dict[str, float]:
         dice = random.Random(SEED + self.progress.step)
         instructed = dice.random() < self.recipe.instructed
-        batch = self.lessons.batch(rows, dice.choice(self.lessons.prefixes) if instructed else ())
+        batch = self.lessons.batch(rows, self.lessons.prefix(dice) if instructed else ())
         parts = self._losses(batch)
         total = sum(parts.values(), torch.zeros((), device=self.device))
         total.backward()

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,33 +66,34 @@ def load(folder: Path, device: str = "cpu") -> Teacher:
     return Teacher(tokenizer, model)
 
 
-def teach(teacher: Teacher, texts: Sequence[str], root: Path, most: int | None = None) -> None:
+def teach(teacher: Teacher, groups: Iterable[Sequence[str]], root: Path, most: int | None = None) -> None:
     """Write the shards that are not there yet.
 
     Args:
         teacher: A loaded teacher.
-        texts: All texts, in the order in which they are learnt from.
+        groups: Texts in random order; those of two groups share no shard.
         root: Folder of the shards.
         most: How many shards there are to be; None takes every text.
 
     Raises:
         ValueError: If the folder holds shards of other texts.
     """
-    _claim(root, texts)
-    parts = range(0, len(texts), TEXTS_PER_SHARD)
+    parts = [group[start : start + TEXTS_PER_SHARD] for group in groups for start in range(0, len(group), TEXTS_PER_SHARD)]
+    _claim(root, parts)
     there = {path.name for path in stored(root)}
-    for number, start in list(enumerate(parts))[:most]:
+    for number, part in enumerate(parts[:most]):
         name = f"shard-{number:03d}"
         if name not in there:
-            shard = taught(teacher, texts[start : start + TEXTS_PER_SHARD])
+            shard = taught(teacher, part)
             shard.save(root / name)
             logger.info("%s of %d: %d tokens", name, len(parts), len(shard.ids))
 
 
-def _claim(root: Path, texts: Sequence[str]) -> None:
+def _claim(root: Path, parts: Iterable[Sequence[str]]) -> None:
     """Note which texts the shards are of, or see that they are of these."""
     root.mkdir(parents=True, exist_ok=True)
-    digest, note = hashlib.sha256("\n".join(texts).encode()).hexdigest(), root / "texts.sha256"
+    texts = "\n".join(text for part in parts for text in part)
+    digest, note = hashlib.sha256(texts.encode()).hexdigest(), root / "texts.sha256"
     if note.exists() and note.read_text(encoding="utf-8") != digest:
         raise ValueError(f"{root} holds shards of other texts: name a new work folder, or remove this one")
     note.write_text(digest, encoding="utf-8")

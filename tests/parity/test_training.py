@@ -8,12 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy.stats import entropy
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from transformers import AutoModel, Qwen3Config, Qwen3Model
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from training import evaluate, initial, lessons, losses, teacher, tokenizer
+from training import axes, evaluate, initial, lessons, losses, shards, teacher, tokenizer
 from training.__main__ import main
 from training.config import ModelShape, Recipe, WorkFolder
 from training.model import Student
@@ -38,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     made = WorkFolder(tmp_path_factory.mktemp("work"))
     folder = teacher.find_packaged()
     tokenizer.from_teacher(folder / "tokenizer.json").save(str(made.tokenizer))
-    teacher.teach(teacher.load(folder), MANY, made.shards)
+    teacher.teach(teacher.load(folder), [MANY], made.shards)
     return made
 
 
@@ -46,7 +47,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
 def taught(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> lessons.Lessons:
     monkeypatch.setattr(lessons, "HELD_IN", 40)
     masters = Tokenizer.from_file(str(teacher.find_packaged() / "tokenizer.json"))
-    return lessons.Lessons(work.shards, Tokenizer.from_file(str(work.tokenizer)), masters)
+    made = lessons.Lessons(work.shards, Tokenizer.from_file(str(work.tokenizer)), masters)
+    made.rotation = axes.principal(made.shards)
+    return made
 
 
 def a_student(shape: ModelShape = SMALL) -> Student:
@@ -118,7 +121,7 @@ def test_the_teacher_says_what_sentence_transformers_and_transformers_do(work: W
 
 def test_shards_that_are_there_are_not_made_again(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "taught", lambda *_: pytest.fail("a shard was made again"))
-    teacher.teach(teacher.load(teacher.find_packaged()), MANY, work.shards)
+    teacher.teach(teacher.load(teacher.find_packaged()), [MANY], work.shards)
 
 
 def test_the_loss_is_what_numpy_says() -> None:
@@ -128,6 +131,8 @@ def test_the_loss_is_what_numpy_says() -> None:
     for dimensions, weight in losses.SIMILARITY_WEIGHTS:
         short = unit(vectors[:, :dimensions])
         wanted += weight * ((short @ short.T - targets @ targets.T) ** 2).mean()
+    for dimensions, weight in losses.NEIGHBOUR_WEIGHTS:
+        wanted += weight * neighbours_lost(vectors[:, :dimensions], targets)
     assert losses.of_vectors(torch.tensor(vectors), torch.tensor(targets)).item() == pytest.approx(wanted)
     assert losses.of_states(torch.tensor(targets), torch.tensor(3 * targets)).item() == pytest.approx(0, abs=1e-9)
     above = np.triu_indices(7, 1)
@@ -136,8 +141,38 @@ def test_the_loss_is_what_numpy_says() -> None:
     assert losses.agreement(torch.tensor(vectors), torch.tensor(targets), 64) == pytest.approx(correlation)
 
 
+def neighbours_lost(vectors: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    """Kullback-Leibler divergence of who is near whom, text by text."""
+    found = []
+    for place, (vector, target) in enumerate(zip(unit(vectors), targets, strict=True)):
+        others = np.arange(len(targets)) != place
+        ours, theirs = (np.exp(20 * side) for side in (unit(vectors)[others] @ vector, targets[others] @ target))
+        found.append(entropy(theirs / theirs.sum(), ours / ours.sum()))
+    return float(np.mean(found))
+
+
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def of_a_kind(texts: int, first: int) -> shards.Shard:
+    """Vectors that differ along a hundred axes, from the first on."""
+    rng = np.random.default_rng(first)
+    vectors = np.zeros((texts, 384))
+    vectors[:, first : first + 100] = rng.normal(size=(texts, 100))
+    nothing = np.zeros(0)
+    return shards.Shard(np.ones(texts, np.uint16), nothing, nothing, nothing, unit(vectors).astype(np.float16))
+
+
+def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None:
+    many, few, one = of_a_kind(900, 0), of_a_kind(90, 200), of_a_kind(1, 250)
+    principal, learnt = axes.principal([many, few, one]), axes.learnt([many, few, one], steps=20)
+    np.testing.assert_allclose(learnt.T @ learnt, np.eye(384), atol=1e-5)
+    for kind, most in ((many, 0.01), (few, 0.45)):
+        vectors = unit(kind.vectors[:90].astype(np.float64))
+        assert neighbours_lost((vectors @ learnt)[:, :128], vectors) < most
+    assert neighbours_lost((vectors @ principal)[:, :128], vectors) > 0.6
+    np.testing.assert_array_equal(axes.learnt([one], steps=20), axes.learnt([one], steps=0))
 
 
 def test_usual_states_are_the_mean_of_what_was_said(taught: lessons.Lessons, work: WorkFolder) -> None:

@@ -32,7 +32,7 @@ help:
 	@echo "make test-node    OpenAI's client for Node against the server (needs node 20 and npm)"
 	@echo "make docker-steps what the Dockerfile does, without Docker, in an empty environment"
 	@echo "make nano         trains the embedded model anew: CORPUS=corpus.txt.gz, see training/README.md"
-	@echo "make nano-figures all that is compared with the embedded model, and every page with its figures, anew"
+	@echo "make nano-figures all that is compared with the embedded model, and every page with its figures, anew (DATA=folder)"
 	@echo "make mac          tests, verify and bench of the real model in one file to send (REPORT=medium for another model)"
 	@echo "make test-ray     the tests on a Ray cluster of two nodes on this machine (installs Ray)"
 	@echo "make notebooks    the notebooks from top to bottom, and Ctrl-C in a kernel of Jupyter (installs Jupyter's and Ray)"
@@ -89,7 +89,7 @@ docker-steps:
 # The embedded model, from a corpus to the packed folder: training/README.md. What is there already is not made again.
 #   CORPUS=corpus.txt.gz   one text a line; TERMS=hp.obo, WORDS=en_med_glut.dic and ABSTRACTS=pubmed.xml.gz are further, medical
 #                          texts, the last without those whose titles are in WITHOUT=corpus.jsonl
-#   MINUTES=168 DEVICE=cpu how long the student learns, and where; SHARDS=20 asks the teacher about so many times 20,000 texts
+#   MINUTES=168 DEVICE=cpu how long the student learns, and where; SHARDS=16 asks the teacher about so many times 20,000 of them
 #   COMPILE=--no-compile   without a C++ compiler; WORK=work-nano is where everything lies
 #   DATA=folder            retrieval/ and sts/ with labelled sets: scores and the model card are written, too
 WORK ?= work-nano
@@ -112,6 +112,9 @@ nano-figures: $(VENV)/.reference
 	$(BIN)/python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/verification/published/nano.json
 	$(BIN)/python -m tests.golden.make
 	$(BIN)/python scripts/update_examples.py
+ifneq ($(DATA),)
+	$(BIN)/python -m benchmarks.precision $(addprefix $(DATA)/retrieval/,xquad/en cosqa-dev scifact) --models nano
+endif
 	$(BIN)/python scripts/update_readme.py
 
 .PHONY: mac

@@ -1,6 +1,7 @@
 """The steps that made the embedded model, as far as they go without torch; the packaged model is the reference."""
 
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -17,9 +18,10 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from training import axes, evaluate, lessons, schedule, shards, teacher, tokenizer
+from training import axes, evaluate, instructions, lessons, schedule, shards, teacher, tokenizer
 from training.__main__ import main
-from training.config import EOS, ModelShape
+from training.config import EOS, INSTRUCTIONS, ModelShape
+from training.instructions import Instructions
 from training.pack import GROUP_SIZE, shape_of
 
 NANO = Path(str(resources.files("mlx_qwen_embeddings"))) / "nano"
@@ -193,6 +195,24 @@ def test_a_batch_holds_tokens_states_and_vectors_of_the_same_texts(taught: lesso
     np.testing.assert_array_equal(batch.vectors, np.stack([first.vectors[2], second.vectors[4]]).astype(np.float32))
 
 
+def test_instructions_are_known_ones_or_begin_as_any_text(taught: lessons.Lessons, master: Path) -> None:
+    dice, read = random.Random(0), tokenizer.from_teacher(master)
+    known = {tuple(read.encode(f"Instruct: {text}\nQuery:", add_special_tokens=False).ids) for text in INSTRUCTIONS}
+    before, behind = (read.encode(text, add_special_tokens=False).ids for text in ("Instruct: ", "\nQuery:"))
+    found = [taught.prefix(dice) for _ in range(200)]
+    others = [ids for ids in found if tuple(ids) not in known]
+    assert 60 < len(others) < 140
+    texts = {
+        tuple(batch.ids[0][: batch.last[0]])
+        for batch in (taught.batch(taught.learnt[[row]]) for row in range(len(taught.learnt)))
+    }
+    for ids in others:
+        assert (ids[: len(before)], ids[-len(behind) :]) == (before, behind)
+        assert tuple(ids[len(before) : -len(behind)]) in texts
+    long = Instructions(read).chosen(random.Random(0), [9] * 100)
+    assert long.count(9) == instructions.LONGEST
+
+
 def test_some_texts_are_never_learnt_from(taught: lessons.Lessons, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(taught.held_in.tolist()) == list(range(73, 81))  # a tenth
     del taught.held_in
@@ -208,7 +228,7 @@ def test_lessons_without_a_shard_or_with_a_handful_of_texts_are_refused(master: 
     with pytest.raises(ValueError, match="run the teacher step first"):
         lessons.Lessons(tmp_path, *both)
     shard([[6, 7], [8]]).save(tmp_path / "shard-000")
-    with pytest.raises(ValueError, match="holds 2 texts: give the teacher step a corpus of 20 or more"):
+    with pytest.raises(ValueError, match="holds 2 texts: give the teacher step a corpus of 30 or more"):
         lessons.Lessons(tmp_path, *both)
 
 
@@ -223,7 +243,9 @@ def test_each_entry_starts_as_the_teachers_own(taught: lessons.Lessons, master: 
 
 def test_another_corpus_wants_another_folder(tmp_path: Path) -> None:
     nobody = cast("teacher.Teacher", None)
+    teacher.teach(nobody, [["none", "yet"]], tmp_path, most=0)
     teacher.teach(nobody, [["one"], ["two"]], tmp_path, most=0)
+    shard([[6]]).save(tmp_path / "shard-000")
     teacher.teach(nobody, [["one"], ["two"]], tmp_path, most=0)
     with pytest.raises(ValueError, match="holds shards of other texts: name a new work folder"):
         teacher.teach(nobody, [["one", "three"]], tmp_path, most=0)
@@ -256,7 +278,12 @@ def test_batches_hold_texts_of_similar_length_within_the_token_budget() -> None:
     for rows in batches(sizes, 0)[:100]:
         assert np.ptp(sizes[rows]) <= 8
         assert sizes[rows].sum() <= 4500 * 1.25
-        assert len(rows) <= schedule.LARGEST
+        assert len(rows) < schedule.LARGEST + schedule.SMALLEST
+
+
+def test_no_batch_is_of_a_handful_of_texts() -> None:
+    found = batches(np.random.default_rng(4).integers(1, 256, schedule.CHUNK + 3), 0)
+    assert min(map(len, found)) >= schedule.SMALLEST
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_its_floor() -> None:

@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from training import abstracts, corpus, medical
 
 TEXTS = (
@@ -110,3 +112,27 @@ def test_abstracts_give_titles_conclusions_and_some_whole_but_nothing_measured_o
     assert len(found) == 6 + 5 + 2
     assert found == abstracts.texts([file], [measured], whole=2)
     assert abstracts.texts([], []) == []
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    plain, packed, latin = (tmp_path / name for name in ("plain.xml.gz", "packed.xml.gz", "latin.txt"))
+    plain.write_text("<PubmedArticleSet/>")
+    packed.write_bytes(gzip.compress(b"<PubmedArticleSet>"))
+    latin.write_bytes("naïve".encode("latin-1"))
+    for file in (plain, packed):
+        with pytest.raises(ValueError, match=f"{file.name} is not a file of MEDLINE"):
+            list(abstracts.articles(file))
+    packed.write_bytes(gzip.compress(b"<html></html>"))
+    with pytest.raises(ValueError, match=r"packed\.xml\.gz: no article in English"):
+        abstracts.texts([packed], [])
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
+        list(corpus.lines(latin))
+    with pytest.raises(ValueError, match=r"latin\.txt is not a file of JSON lines"):
+        abstracts.titles(latin)
+    for line, fault in (("{}", "is not a file of JSON lines with titles: 'title'"), ('{"title": ""}', "holds no title")):
+        plain.write_text(line + "\n")
+        with pytest.raises(ValueError, match=fault):
+            abstracts.titles(plain)
+    for read, fault in ((medical.definitions, "not an ontology"), (medical.phrases, "not a hunspell dictionary")):
+        with pytest.raises(ValueError, match=fault):
+            list(read(plain))

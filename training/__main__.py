@@ -5,8 +5,10 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.config import EOS, ModelShape, Recipe, WorkFolder
 
@@ -32,16 +34,21 @@ def run_teacher(arguments: argparse.Namespace) -> None:
     work.root.mkdir(parents=True, exist_ok=True)
     more = [*medical.definitions(arguments.terms)] if arguments.terms else []
     more += medical.phrases(arguments.words) if arguments.words else []
-    groups = [
-        abstracts.texts(arguments.abstracts, arguments.without),
-        corpus.chosen([*corpus.lines(arguments.corpus)], more),
-    ]
+    prose = [*corpus.lines(arguments.corpus)]
+    if not prose:
+        raise ValueError(f"{arguments.corpus} holds no text")
+    groups = [abstracts.texts(arguments.abstracts, arguments.without), corpus.chosen(prose, more)]
     master = teacher.load(arguments.model or teacher.find_packaged(), arguments.device)
     if not work.alone.exists():
-        partial = work.alone.with_suffix(".partial.npy")
-        np.save(partial, teacher.entries_alone(master))
-        partial.replace(work.alone)
+        _write(work.alone, teacher.entries_alone(master))
     teacher.teach(master, groups, work.shards, arguments.shards)
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    """Write it whole or not at all."""
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, array)
+    partial.replace(path)
 
 
 def run_student(arguments: argparse.Namespace) -> None:
@@ -49,14 +56,14 @@ def run_student(arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from training import axes, initial, lessons, plot, schedule, student, teacher
+    from training import axes, initial, lessons, log, plot, schedule, student, teacher
 
     work = WorkFolder(arguments.work)
     own = Tokenizer.from_file(str(work.tokenizer))
     masters = Tokenizer.from_file(str((arguments.model or teacher.find_packaged()) / "tokenizer.json"))
     taught = lessons.Lessons(work.shards, own, masters)
     if not work.rotation.exists():  # another machine may find axes of the opposite sign
-        np.save(work.rotation, axes.learnt(taught.shards))
+        _write(work.rotation, axes.learnt(taught.shards))
     taught.rotation = np.load(work.rotation)
     shape = ModelShape(vocab_size=own.get_vocab_size(), hidden_size=len(taught.rotation))
     entries = taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size)
@@ -70,7 +77,7 @@ def run_student(arguments: argparse.Namespace) -> None:
         schedule.by_steps(arguments.steps) if arguments.steps is not None else schedule.by_minutes(arguments.minutes, spent)
     )
     save_file({name: value.cpu() for name, value in training.student.state_dict().items()}, work.student)
-    plot.curve(plot.read(work.log), work.picture)
+    plot.curve(log.read(work.log), work.picture)
     logger.info("wrote %s and %s", work.student, work.picture)
 
 
@@ -84,9 +91,16 @@ def run_pack(arguments: argparse.Namespace) -> None:
 
 def run_card(arguments: argparse.Namespace) -> None:
     """A packed folder, what `evaluate.py` measured and the run's log to the folder's `README.md`."""
-    from training import card, plot
+    from training import card, log
 
-    card.write(arguments.folder, json.loads(arguments.measured.read_text(encoding="utf-8")), plot.read(arguments.log))
+    card.write(arguments.folder, json.loads(arguments.measured.read_text(encoding="utf-8")), log.read(arguments.log))
+
+
+def more_than_none(given: str) -> float:
+    """Read a budget."""
+    if not float(given) > 0:
+        raise argparse.ArgumentTypeError(f"{given} leaves nothing to train for")
+    return float(given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     teachers = argparse.ArgumentParser(add_help=False)
     teachers.add_argument("--model", type=Path, help="folder of the teacher (default: inside the installed package)")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    device.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(%(default)s)")
 
     tokenizer = steps.add_parser("tokenizer", parents=[teachers], help="take the teacher's vocabulary")
     tokenizer.add_argument("work", type=Path, help="folder for what the steps leave for each other")
@@ -111,14 +125,14 @@ def parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--without", type=Path, nargs="*", default=[], help="corpus.jsonl with titles to leave out of those"
     )
-    teacher.add_argument("--shards", type=int, help="at most so many shards of 20,000 texts (default: all)")
+    teacher.add_argument("--shards", type=int, help="at most so many times 20,000 texts of each kind (all)")
     teacher.set_defaults(run=run_teacher)
 
     student = steps.add_parser("student", parents=[teachers, device], help="distil")
     student.add_argument("work", type=Path, help="as above")
     budget = student.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="how long to train, those before a checkpoint included")
-    budget.add_argument("--steps", type=int, help="how many batches to train on, for runs that compare")
+    budget.add_argument("--minutes", type=more_than_none, help="how long to train, those before a checkpoint included")
+    budget.add_argument("--steps", type=more_than_none, help="how many batches to train on, for runs that compare")
     student.add_argument("--tokens", type=int, default=Recipe().tokens, help="tokens of a batch (%(default)s)")
     student.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="whether torch compiles it")
     student.set_defaults(run=run_student)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from training.config import MAX_CHARACTERS, SEED
+from training.reading import reading
 
 # Two of these in a text, and it is taken for program text or its documentation.
 TECHNICAL = re.compile(r"[_(){}<>=\\`/|*#@\[\]]|::|\d\.\d")
@@ -25,8 +26,12 @@ def _open(path: Path) -> TextIO:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yield the texts of a file without their line ends, cut to the recipe's number of characters."""
-    with _open(path) as file:
+    """Yield the texts of a file without their line ends, cut to the recipe's number of characters.
+
+    Raises:
+        ValueError: If it is no text.
+    """
+    with reading(path, "UTF-8 text, plain or (.gz) gzipped"), _open(path) as file:
         for line in file:
             yield line.rstrip("\n")[:MAX_CHARACTERS]
 

@@ -2,8 +2,8 @@
 
     python training/evaluate.py FOLDER DATA [--output FILE] [--full FOLDER]
 
-DATA holds `retrieval/NAME` in BEIR's layout and `sts/NAME.tsv` of scored pairs. Texts are cut at 256 tokens, as
-sentence-transformers does for the teacher.
+DATA holds `retrieval/NAME` in BEIR's layout and `sts/NAME.tsv` of scored pairs. Student and teacher read texts cut at 256
+tokens, as sentence-transformers does for the teacher; BM25 reads them whole.
 """
 
 import argparse
@@ -99,6 +99,8 @@ def measure(student: EmbeddingEngine, full: EmbeddingEngine | None, master: Embe
         FileNotFoundError: If none of the sets is there.
     """
     paths = {name: data / place for name, place in SETS.items() if (data / place).exists()}
+    for name in SETS.keys() - paths.keys():
+        print(f"{name} is left out: {data / SETS[name]} is not there", file=sys.stderr)
     if not paths:
         raise FileNotFoundError(f"{data} holds none of {', '.join(SETS.values())}")
     sets = [{"set": name, **row(student, full, master, path)} for name, path in paths.items()]

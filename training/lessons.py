@@ -1,7 +1,7 @@
-"""What the student learns from: token ids in its own numbers, and what the teacher said, on the principal axes."""
+"""What the student learns from: token ids in its own numbers, and what the teacher said, turned onto new axes."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from training import shards
-from training.config import INSTRUCTIONS
+from training.instructions import Instructions
 from training.tokenizer import UNKNOWN, eos_id, own_ids
 
 HELD_IN = 1_500
-LEAST = 20
-KNOWN = 0.5
-LONGEST_INSTRUCTION = 24
+LEAST = 30
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Lessons:
 
     @cached_property
     def held_in(self) -> NDArray[np.int64]:
-        """Rows that are never learnt from, of the same sources as the others, the short ones first."""
+        """Rows that are never learnt from, the last group's, the short ones first."""
         first = len(self.sizes) - self._kept_back
         rows = first + np.nonzero(self.sizes[first:])[0]
         return rows[np.argsort(self.sizes[rows])]
@@ -105,11 +103,9 @@ class Lessons:
         return Batch(ids, last, content, states, np.stack([vector for _, _, vector in found]))
 
     def prefix(self, dice: random.Random) -> list[int]:
-        """Return an instruction's tokens: one of the known ones, or as often a short text of the shards."""
-        if dice.random() < KNOWN:
-            return self._instructions.known(dice)
+        """Return an instruction's tokens: one of the known ones, or as often the beginning of any text."""
         row = int(self.learnt[dice.randrange(len(self.learnt))])
-        return self._instructions.made_of(self._own[self._text(row)[0][:LONGEST_INSTRUCTION]])
+        return self._instructions.chosen(dice, self._own[self._text(row)[0]].tolist())
 
     def _text(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
         number = int(np.searchsorted(self._firsts, row, side="right")) - 1
@@ -147,26 +143,3 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length one; rows of zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
-
-
-class Instructions:
-    """What stands before an instructed query's own tokens.
-
-    Args:
-        tokenizer: The student's.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        def tokens(text: str) -> list[int]:
-            return tokenizer.encode(text, add_special_tokens=False).ids
-
-        self._before, self._behind = tokens("Instruct: "), tokens("\nQuery:")
-        self._known = [tokens(instruction) for instruction in INSTRUCTIONS]
-
-    def known(self, dice: random.Random) -> list[int]:
-        """Return a known instruction's, at random."""
-        return self.made_of(dice.choice(self._known))
-
-    def made_of(self, ids: Iterable[int]) -> list[int]:
-        """Return those of an instruction of these tokens."""
-        return [*self._before, *map(int, ids), *self._behind]

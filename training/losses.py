@@ -6,7 +6,7 @@ from torch.nn.functional import kl_div, normalize
 
 # Similarities inside a batch count at full width and for the truncated vector, and so do the neighbours they make.
 SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 1.5), (64, 0.7))
-NEIGHBOUR_WEIGHTS = ((384, 0.15), (128, 0.15))
+NEIGHBOUR_WEIGHTS = ((384, 0.15), (128, 0.4))
 TEMPERATURE = 0.05
 
 

@@ -14,9 +14,16 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def definitions(path: Path) -> Iterator[str]:
-    """Yield `name: definition` of each term of an OBO file, its synonyms as one text, and some definitions together."""
+    """Yield `name: definition` of each term of an OBO file, its synonyms as one text, and some definitions together.
+
+    Raises:
+        ValueError: If it holds no term.
+    """
+    stanzas = path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]
+    if not stanzas:
+        raise ValueError(f"{path} is not an ontology in the OBO format: it holds no [Term]")
     together: list[str] = []
-    for stanza in path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
+    for stanza in stanzas:
         fields = [line.partition(": ")[::2] for line in stanza.splitlines()]
         name = next((value for key, value in fields if key == "name"), "")
         synonyms = [found[1] for key, value in fields if key == "synonym" and (found := _QUOTED.search(value))]
@@ -34,8 +41,13 @@ def phrases(path: Path) -> Iterator[str]:
     """Yield phrases of one to six words of a hunspell dictionary in random order, each word in two of them.
 
     They say nothing, but the teacher has states for each of their pieces.
+
+    Raises:
+        ValueError: If it holds no word.
     """
     words = [line.partition("/")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    if not words:
+        raise ValueError(f"{path} is not a hunspell dictionary: no word follows its first line")
     dice = random.Random(SEED)
     for _ in range(ROUNDS):
         shuffled = dice.sample(words, len(words))

@@ -1,6 +1,5 @@
 """A picture of a run: loss and held-in scores over the tokens learnt from."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,6 @@ SCORES = {
     "agreement_384": "similarities, correlation with the teacher's",
     "agreement_128": "the same at 128 dimensions",
 }
-
-
-def read(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log."""
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def curve(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:

@@ -31,19 +31,23 @@ def batches_of_pass(
     """
     rng = np.random.default_rng([SEED, number])
     shuffled = rng.permutation(rows)
-    for start in range(0, len(shuffled), CHUNK):
-        chunk = shuffled[start : start + CHUNK]
+    for chunk in np.array_split(shuffled, -(-len(shuffled) // CHUNK)):
         noisy = sizes[chunk] + rng.uniform(0, 3, len(chunk))
         batches = _cut(chunk[np.argsort(noisy)], sizes, tokens)
         yield from (batches[place] for place in rng.permutation(len(batches)))
 
 
 def _cut(rows: NDArray[np.int64], sizes: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
-    """Cut length-sorted rows into batches of about so many tokens, judged by a text a little further on."""
+    """Cut length-sorted rows into batches of about so many tokens, judged by a text a little further on.
+
+    A remainder too small for a batch goes with the last one.
+    """
     batches, start = [], 0
     while start < len(rows):
         size = int(sizes[rows[min(start + 200, len(rows) - 1)]])
         count = max(SMALLEST, min(LARGEST, tokens // (size + 1)))
+        if len(rows) - start - count < SMALLEST:
+            count = len(rows) - start
         batches.append(rows[start : start + count])
         start += count
     return batches
@@ -71,6 +75,6 @@ def by_minutes(minutes: float, spent: float = 0.0) -> Callable[[int], float]:
     return lambda _: (time.monotonic() - start) / (minutes * 60)
 
 
-def by_steps(steps: int) -> Callable[[int], float]:
+def by_steps(steps: float) -> Callable[[int], float]:
     """Return a clock that tells the share of `steps` that is spent: the same run on any machine."""
     return lambda step: step / steps

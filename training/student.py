@@ -1,7 +1,6 @@
 """Step 3: the student learns the teacher's state of every token, its vectors, and the similarities between those."""
 
-import json
-import logging
+import hashlib
 import os
 import random
 import time
@@ -15,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from training import losses
+from training import log, losses
 from training.config import SEED, Recipe, WorkFolder
 from training.lessons import Batch, Lessons
 from training.model import Student
 from training.optimizers import optimizers
 from training.schedule import batches_of_pass, learning_rate
-
-logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50
 SCORE_EVERY = 500
@@ -74,7 +71,7 @@ class Training:
         """
         started, before = time.monotonic(), self.progress.seconds
         saved = started
-        self._forget_what_was_lost()
+        log.forget_after(self.work.log, self.progress.step)
         for rows in self._batches():
             now = time.monotonic()
             progress = self.progress
@@ -152,17 +149,7 @@ class Training:
         line: dict[str, Any] = asdict(self.progress) | {f"loss_{name}": part for name, part in loss.items()}
         if scores or self.progress.step % SCORE_EVERY == 0:
             line |= self.scores()
-        line = {name: round(value, 5) for name, value in line.items()} | more
-        with self.work.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        logger.info("%s", ", ".join(f"{name} {value}" for name, value in line.items()))
-
-    def _forget_what_was_lost(self) -> None:
-        """Take out of the log what an earlier run did after its last checkpoint."""
-        if self.work.log.exists():
-            lines = self.work.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] < self.progress.step]
-            self.work.log.write_text("".join(kept), encoding="utf-8")
+        log.append(self.work.log, line | more)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -170,18 +157,32 @@ class Training:
             "student": self.student.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
+            "lessons": self._lessons_digest(),
         }
         partial = self.work.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.work.checkpoint)
 
     def resume(self, file: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: If it comes of other shards, axes or batches, which a run can't go on with as if nothing were.
+        """
         state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["lessons"] != self._lessons_digest():
+            raise ValueError(
+                f"{file} comes of other shards, another rotation.npy or other --tokens: "
+                "put them back as they were, or remove it to begin anew"
+            )
         self.student.load_state_dict(state["student"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         self.progress = Progress(**state["progress"])
+
+    def _lessons_digest(self) -> str:
+        parts = self.lessons.sizes.tobytes(), self.lessons.rotation.tobytes(), str(self.recipe.tokens).encode()
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def device_name(device: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,35 +66,35 @@ def load(folder: Path, device: str = "cpu") -> Teacher:
     return Teacher(tokenizer, model)
 
 
-def teach(teacher: Teacher, groups: Iterable[Sequence[str]], root: Path, most: int | None = None) -> None:
+def teach(teacher: Teacher, groups: Sequence[Sequence[str]], root: Path, most: int | None = None) -> None:
     """Write the shards that are not there yet.
 
     Args:
         teacher: A loaded teacher.
         groups: Texts in random order; those of two groups share no shard.
         root: Folder of the shards.
-        most: How many shards there are to be; None takes every text.
+        most: How many shards of each group there are to be; None takes every text.
 
     Raises:
         ValueError: If the folder holds shards of other texts.
     """
-    parts = [group[start : start + TEXTS_PER_SHARD] for group in groups for start in range(0, len(group), TEXTS_PER_SHARD)]
-    _claim(root, parts)
+    starts = [(group, start) for group in groups for start in range(0, len(group), TEXTS_PER_SHARD)]
+    _claim(root, groups)
     there = {path.name for path in stored(root)}
-    for number, part in enumerate(parts[:most]):
+    for number, (group, start) in enumerate(starts):
         name = f"shard-{number:03d}"
-        if name not in there:
-            shard = taught(teacher, part)
+        if name not in there and (most is None or start < most * TEXTS_PER_SHARD):
+            shard = taught(teacher, group[start : start + TEXTS_PER_SHARD])
             shard.save(root / name)
-            logger.info("%s of %d: %d tokens", name, len(parts), len(shard.ids))
+            logger.info("%s, of at most %d: %d tokens", name, len(starts), len(shard.ids))
 
 
-def _claim(root: Path, parts: Iterable[Sequence[str]]) -> None:
+def _claim(root: Path, groups: Sequence[Sequence[str]]) -> None:
     """Note which texts the shards are of, or see that they are of these."""
     root.mkdir(parents=True, exist_ok=True)
-    texts = "\n".join(text for part in parts for text in part)
+    texts = "\n".join(text for group in groups for text in group)
     digest, note = hashlib.sha256(texts.encode()).hexdigest(), root / "texts.sha256"
-    if note.exists() and note.read_text(encoding="utf-8") != digest:
+    if stored(root) and note.exists() and note.read_text(encoding="utf-8") != digest:
         raise ValueError(f"{root} holds shards of other texts: name a new work folder, or remove this one")
     note.write_text(digest, encoding="utf-8")
 

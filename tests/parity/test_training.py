@@ -1,5 +1,6 @@
 """What of the embedded model's training computes in torch, beside transformers, sentence-transformers and numpy."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -168,10 +169,10 @@ def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None
     many, few, one = of_a_kind(900, 0), of_a_kind(90, 200), of_a_kind(1, 250)
     principal, learnt = axes.principal([many, few, one]), axes.learnt([many, few, one], steps=20)
     np.testing.assert_allclose(learnt.T @ learnt, np.eye(384), atol=1e-5)
-    for kind, most in ((many, 0.01), (few, 0.45)):
-        vectors = unit(kind.vectors[:90].astype(np.float64))
-        assert neighbours_lost((vectors @ learnt)[:, :128], vectors) < most
-    assert neighbours_lost((vectors @ principal)[:, :128], vectors) > 0.6
+    numerous, rare = (unit(kind.vectors[:90].astype(np.float64)) for kind in (many, few))
+    assert neighbours_lost((numerous @ learnt)[:, :128], numerous) < 0.01
+    assert neighbours_lost((rare @ learnt)[:, :128], rare) < 0.45
+    assert neighbours_lost((rare @ principal)[:, :128], rare) > 0.6
     np.testing.assert_array_equal(axes.learnt([one], steps=20), axes.learnt([one], steps=0))
 
 
@@ -204,6 +205,7 @@ def trained(taught: lessons.Lessons, work: WorkFolder, stops: list[int], folder:
     for stop in stops:
         training = Training(a_student(), taught, Recipe(tokens=300, compile=False), place, "cpu")
         if place.checkpoint.exists():
+            torch.nn.init.zeros_(training.student.norm.weight)  # what is trained stands in the checkpoint
             training.resume(place.checkpoint)
         training.run(lambda step, stop=stop: 1.0 if step >= stop else 0.0)
     return training
@@ -219,6 +221,18 @@ def test_a_run_that_goes_on_from_its_checkpoint_ends_where_one_in_one_piece_does
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_checkpoint_of_other_axes_or_batches_is_refused(
+    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
+) -> None:
+    made = trained(taught, work, [1], tmp_path / "run")
+    other = Training(a_student(), taught, Recipe(tokens=299, compile=False), made.work, "cpu")
+    with pytest.raises(ValueError, match=r"comes of other shards, another rotation\.npy or other --tokens"):
+        other.resume(made.work.checkpoint)
+    taught.rotation = taught.rotation[:, ::-1].copy()
+    with pytest.raises(ValueError, match="comes of other shards"):
+        made.resume(made.work.checkpoint)
+
+
 def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(
     taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
 ) -> None:
@@ -226,7 +240,16 @@ def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(
     lost = [{"step": step, "loss_vectors": 1.0} for step in (1, 2, 3, 50)]
     first.work.log.write_text("".join(json.dumps(line) + "\n" for line in lost))
     first.run(lambda _: 1.0)
-    assert [json.loads(line)["step"] for line in first.work.log.read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["step"] for line in first.work.log.read_text().splitlines()] == [1, 2, 2]
+
+
+def medline(folder: Path) -> Path:
+    article = "<Article><ArticleTitle>Ice</ArticleTitle><Abstract><AbstractText>Cold.</AbstractText></Abstract>"
+    inside = (
+        f"<PubmedArticle><MedlineCitation>{article}<Language>eng</Language></Article></MedlineCitation></PubmedArticle>"
+    )
+    (folder / "pubmed.xml.gz").write_bytes(gzip.compress(f"<PubmedArticleSet>{inside}</PubmedArticleSet>".encode()))
+    return folder / "pubmed.xml.gz"
 
 
 def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
@@ -234,7 +257,13 @@ def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
     corpus.write_text("".join(f"{text} Number {number}.\n" for number in range(10) for text in TEXTS))
     work = WorkFolder(tmp_path / "work")
     main(["tokenizer", str(work.root)])
-    main(["teacher", str(corpus), str(work.root)])
+    terms, words = tmp_path / "hp.obo", tmp_path / "med.dic"
+    terms.write_text('format-version: 1.2\n\n[Term]\nname: Frostbite\nsynonym: "Congelation" EXACT []\n')
+    words.write_text("1\nchilblain/S\n")
+    medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(medline(tmp_path)), "--shards", "1"]
+    main(["teacher", str(corpus), str(work.root), *medicine])
+    sizes = [len(shards.load(folder).sizes) for folder in shards.stored(work.shards)]
+    assert sizes == [2, 40 + 1 + 2]  # a title, and a whole article; the corpus, a list of synonyms, a word twice
     for steps in (1, 2):
         main(["student", str(work.root), "--steps", str(steps), "--tokens", "200", "--no-compile"])
     assert work.picture.read_bytes().startswith(b"\x89PNG")

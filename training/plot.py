@@ -10,7 +10,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-LOSSES = {"loss_vectors": "vectors and similarities", "loss_states": "token states, weight falling to a tenth"}
+LOSSES = {"loss_vectors": "vectors, similarities, neighbours", "loss_states": "token states, weight falling to a tenth"}
 SCORES = {
     "cosine": "cosine to the teacher's vector",
     "agreement_384": "similarities, correlation with the teacher's",
@@ -22,7 +22,7 @@ def curve(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
     """Draw losses above, held-in scores below, and save the picture.
 
     Args:
-        lines: What `read` returned.
+        lines: The run's log.
         picture: PNG file to write.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6.4), sharex=True, layout="constrained")
@@ -33,7 +33,7 @@ def curve(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=label, marker="o" if name in SCORES else None, markersize=3)
         axes.set_ylabel(what)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=len(names), fontsize=8, frameon=False)
     above.set_yscale("log")
     below.set_xlabel("million tokens")
     figure.savefig(picture, dpi=110)

@@ -18,7 +18,7 @@ class Question:
 
 QUESTIONS = (
     Question("Why does my head hurt when I skip my morning coffee?", "caffeine"),
-    Question("My computer is slow. What can I do?", "laptop"),
+    Question("My computer has become slow. What can I do?", "laptop"),
     Question("Who said that we must not be afraid?", "roosevelt"),
     Question("Can I be evicted from my apartment?", "tenant"),
     Question("Why do birds fly south in winter?", "migration"),

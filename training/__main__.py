@@ -56,7 +56,7 @@ def run_student(arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from training import axes, initial, lessons, log, plot, schedule, student, teacher
+    from training import axes, initial, lessons, log, plot, schedule, student, teacher, turn
 
     work = WorkFolder(arguments.work)
     own = Tokenizer.from_file(str(work.tokenizer))
@@ -71,6 +71,9 @@ def run_student(arguments: argparse.Namespace) -> None:
     training = student.Training(initial.build(shape, entries), taught, recipe, work, arguments.device)
     if work.checkpoint.exists():
         training.resume(work.checkpoint)
+    elif arguments.earlier:
+        turn.take_over(training, WorkFolder(arguments.earlier))
+    if training.progress.step:
         logger.info("going on from step %d", training.progress.step)
     spent = training.progress.seconds / 60
     training.run(
@@ -133,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     budget = student.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=more_than_none, help="how long to train, those before a checkpoint included")
     budget.add_argument("--steps", type=more_than_none, help="how many batches to train on, for runs that compare")
+    student.add_argument("--from", type=Path, dest="earlier", help="work folder of a run to go on from, on other shards")
     student.add_argument("--tokens", type=int, default=Recipe().tokens, help="tokens of a batch (%(default)s)")
     student.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="whether torch compiles it")
     student.set_defaults(run=run_student)

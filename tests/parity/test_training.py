@@ -21,6 +21,7 @@ from training.config import ModelShape, Recipe, WorkFolder
 from training.model import Student
 from training.pack import pack
 from training.student import Training
+from training.turn import take_over
 
 SMALL = ModelShape(hidden_size=384, layers=3, heads=4, kv_heads=2, head_dim=32, feed_forward=96, vocab_size=29_527)
 TEXTS = [
@@ -174,6 +175,28 @@ def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None
     assert neighbours_lost((rare @ learnt)[:, :128], rare) < 0.45
     assert neighbours_lost((rare @ principal)[:, :128], rare) > 0.6
     np.testing.assert_array_equal(axes.learnt([one], steps=20), axes.learnt([one], steps=0))
+
+
+def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, work: WorkFolder, tmp_path: Path) -> None:
+    earlier = trained(taught, work, [2], tmp_path / "earlier")
+    with torch.no_grad():
+        earlier.student.norm.weight.fill_(0.7)  # what differs between axes can only be met nearly
+    earlier.save()
+    np.save(earlier.work.rotation, taught.rotation)
+    turn = torch.linalg.qr(torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))[0]
+    taught.rotation = taught.rotation @ turn.numpy()
+    (tmp_path / "later").mkdir()
+    later = Training(a_student(), taught, Recipe(tokens=300, compile=False), WorkFolder(tmp_path / "later"), "cpu")
+    take_over(later, earlier.work)
+    batch = taught.batch(taught.held_in[-8:])
+    inputs = torch.from_numpy(batch.ids), torch.from_numpy(batch.last)
+    with torch.inference_mode():
+        for before, after in zip(earlier.student(*inputs), later.student(*inputs), strict=True):
+            torch.testing.assert_close(before @ turn, after, atol=2e-4, rtol=1e-3)
+    assert later.progress == earlier.progress
+    assert later.work.log.read_text() == earlier.work.log.read_text()
+    later.run(lambda step: 1.0 if step >= 3 else 0.0)
+    assert later.progress.step == 3
 
 
 def test_usual_states_are_the_mean_of_what_was_said(taught: lessons.Lessons, work: WorkFolder) -> None:

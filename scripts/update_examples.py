@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def printed(code: str, namespace: dict[str, Any]) -> str:
-    """Run a block in a page's namespace and give its lines without trailing spaces, as tests/test_readme.py wants them."""
+    """Run a block in a page's namespace and give its lines without trailing spaces; tests/test_readme.py uses it, too."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(code, "page", "exec"), namespace)  # noqa: S102 - the pages are ours

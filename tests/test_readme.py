@@ -1,8 +1,6 @@
 """The README and docs: their Python runs and prints what they say, tables are those of the code, what they name exists."""
 
-import contextlib
 import importlib.util
-import io
 import re
 from pathlib import Path
 from types import ModuleType
@@ -20,14 +18,12 @@ README = (PROJECT / "README.md").read_text("utf-8")
 MANUAL = {"README.md": README} | {
     f"docs/{path.name}": path.read_text("utf-8") for path in sorted((PROJECT / "docs").glob("*.md"))
 }
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
 Example = tuple[str, str | None]
 
 
 def examples(markdown: str) -> list[Example]:
     """Give each Python block with the text block that follows it, None where there is none."""
-    blocks = [(match[1], match[2]) for match in BLOCK.finditer(markdown)]
+    blocks = [(match[1], match[2]) for match in EXAMPLES.BLOCK.finditer(markdown)]
     following = [*blocks, ("", "")][1:]
     return [
         (code, printed if kind == "text" else None)
@@ -38,11 +34,7 @@ def examples(markdown: str) -> list[Example]:
 
 def run(example: Example, namespace: dict[str, Any]) -> None:
     code, expected = example
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(code, "README.md", "exec"), namespace)  # noqa: S102 - the README is ours
-    printed = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    assert printed == (expected or "").rstrip("\n")
+    assert EXAMPLES.printed(code, namespace).removesuffix("\n") == (expected or "").rstrip("\n")
 
 
 def updater(name: str = "update_readme") -> ModuleType:
@@ -52,6 +44,9 @@ def updater(name: str = "update_readme") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+EXAMPLES = updater("update_examples")
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +80,7 @@ def test_the_runner_notices_what_differs(code: str, expected: str | None) -> Non
 def test_what_examples_print_can_be_written_anew() -> None:
     page = "```python\nx = 1\nprint(x)\n```\n\n```text\n7\n```\n\nand\n\n```python\nprint(x + 1)\n```\n\n```text\n```\n"
     page += "\n```bash\nls\n```\n\n```text\n7\n```\n"
-    made = updater("update_examples").rerun(page)
+    made = EXAMPLES.rerun(page)
     assert made == page.replace("7\n", "1\n", 1).replace("```text\n```", "```text\n2\n```")
 
 
@@ -125,14 +120,14 @@ def test_every_make_target_that_it_names_exists() -> None:
 
 def anchors(markdown: str) -> set[str]:
     """Give what GitHub calls each heading in a link."""
-    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", markdown), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", EXAMPLES.BLOCK.sub("", markdown), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(page: Path) -> list[str]:
     markdown = page.read_text("utf-8")
     broken = []
-    for link in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", markdown)):
+    for link in re.findall(r"\]\(([^)]+)\)", EXAMPLES.BLOCK.sub("", markdown)):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         if not link.startswith("https://") and not (

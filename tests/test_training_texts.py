@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from medline_files import medline, part
 
 from training import abstracts, corpus, medical
 
@@ -68,23 +69,6 @@ def test_phrases_take_every_word_twice(tmp_path: Path) -> None:
     found = list(medical.phrases(tmp_path / "med.dic"))
     assert sorted(" ".join(found).split()) == sorted(words * 2)
     assert {len(phrase.split()) for phrase in found} <= set(range(1, 7))
-
-
-ARTICLE = """<PubmedArticle><MedlineCitation><Article><ArticleTitle>{title}</ArticleTitle>
-<Abstract>{abstract}</Abstract><Language>{language}</Language></Article></MedlineCitation></PubmedArticle>"""
-
-
-def medline(path: Path, articles: list[tuple[str, str, str]]) -> Path:
-    """A file of the National Library of Medicine's, with so many articles: title, abstract's elements, language."""
-    inside = "".join(
-        ARTICLE.format(title=title, abstract=abstract, language=language) for title, abstract, language in articles
-    )
-    path.write_bytes(gzip.compress(f"<?xml version='1.0'?><PubmedArticleSet>{inside}</PubmedArticleSet>".encode()))
-    return path
-
-
-def part(text: str, label: str = "") -> str:
-    return f"<AbstractText Label='{label}'>{text}</AbstractText>"
 
 
 def test_articles_have_title_and_abstract_in_english(tmp_path: Path) -> None:

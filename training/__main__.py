@@ -56,7 +56,7 @@ def run_student(arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from training import axes, initial, lessons, log, plot, schedule, student, teacher, turn
+    from training import axes, initial, lessons, log, model, plot, schedule, student, teacher, turn
 
     work = WorkFolder(arguments.work)
     own = Tokenizer.from_file(str(work.tokenizer))
@@ -66,9 +66,12 @@ def run_student(arguments: argparse.Namespace) -> None:
         _write(work.rotation, axes.learnt(taught.shards))
     taught.rotation = np.load(work.rotation)
     shape = ModelShape(vocab_size=own.get_vocab_size(), hidden_size=len(taught.rotation))
-    entries = taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size)
+    if work.checkpoint.exists() or arguments.earlier:
+        first = model.Student(shape)  # it takes over another's weights
+    else:
+        first = initial.build(shape, taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size))
     recipe = Recipe(tokens=arguments.tokens, compile=arguments.compile)
-    training = student.Training(initial.build(shape, entries), taught, recipe, work, arguments.device)
+    training = student.Training(first, taught, recipe, work, arguments.device)
     if work.checkpoint.exists():
         training.resume(work.checkpoint)
     elif arguments.earlier:

@@ -33,7 +33,8 @@ def curve(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=label, marker="o" if name in SCORES else None, markersize=3)
         axes.set_ylabel(what)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=len(names), fontsize=8, frameon=False)
+        if axes.has_data():
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=len(names), fontsize=8, frameon=False)
     above.set_yscale("log")
     below.set_xlabel("million tokens")
     figure.savefig(picture, dpi=110)

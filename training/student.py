@@ -117,12 +117,10 @@ class Training:
 
     def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """An instruction must not move the meaning: targets are the same with it."""
-        ids, last = torch.from_numpy(batch.ids).to(self.device), torch.from_numpy(batch.last).to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
-            states, vectors = self.forward(ids, last)
-        content = torch.from_numpy(batch.content).to(self.device)
-        wanted = torch.from_numpy(batch.states).to(self.device) @ self.rotation
-        targets = normalize(torch.from_numpy(batch.vectors).to(self.device) @ self.rotation, dim=-1)
+            states, vectors = self.forward(self._there(batch.ids), self._there(batch.last))
+        content, wanted = self._there(batch.content), self._there(batch.states) @ self.rotation
+        targets = self._targets(batch)
         weight = self.recipe.states * (1 - 0.9 * self.progress.done)
         found = {"vectors": losses.of_vectors(vectors.float(), targets)}
         if weight:
@@ -140,10 +138,14 @@ class Training:
     def _pair(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = self.lessons.batch(rows)
         with torch.inference_mode():
-            _, vectors = self.student(
-                torch.from_numpy(batch.ids).to(self.device), torch.from_numpy(batch.last).to(self.device)
-            )
-        return vectors.cpu(), normalize(torch.from_numpy(batch.vectors) @ self.rotation.cpu(), dim=-1)
+            _, vectors = self.student(self._there(batch.ids), self._there(batch.last))
+        return vectors.cpu(), self._targets(batch).cpu()
+
+    def _there(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _targets(self, batch: Batch) -> torch.Tensor:
+        return normalize(self._there(batch.vectors) @ self.rotation, dim=-1)
 
     def _log(self, loss: dict[str, float], *, scores: bool = False, **more: str) -> None:
         line: dict[str, Any] = asdict(self.progress) | {f"loss_{name}": part for name, part in loss.items()}

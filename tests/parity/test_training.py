@@ -1,12 +1,12 @@
 """What of the embedded model's training computes in torch, beside transformers, sentence-transformers and numpy."""
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from medline_files import medline, part
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.stats import entropy
@@ -266,15 +266,6 @@ def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(
     assert [json.loads(line)["step"] for line in first.work.log.read_text().splitlines()] == [1, 2, 2]
 
 
-def medline(folder: Path) -> Path:
-    article = "<Article><ArticleTitle>Ice</ArticleTitle><Abstract><AbstractText>Cold.</AbstractText></Abstract>"
-    inside = (
-        f"<PubmedArticle><MedlineCitation>{article}<Language>eng</Language></Article></MedlineCitation></PubmedArticle>"
-    )
-    (folder / "pubmed.xml.gz").write_bytes(gzip.compress(f"<PubmedArticleSet>{inside}</PubmedArticleSet>".encode()))
-    return folder / "pubmed.xml.gz"
-
-
 def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(f"{text} Number {number}.\n" for number in range(10) for text in TEXTS))
@@ -283,7 +274,8 @@ def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
     terms, words = tmp_path / "hp.obo", tmp_path / "med.dic"
     terms.write_text('format-version: 1.2\n\n[Term]\nname: Frostbite\nsynonym: "Congelation" EXACT []\n')
     words.write_text("1\nchilblain/S\n")
-    medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(medline(tmp_path)), "--shards", "1"]
+    articles = medline(tmp_path / "pubmed.xml.gz", [("Ice", part("Cold."), "eng")])
+    medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(articles), "--shards", "1"]
     main(["teacher", str(corpus), str(work.root), *medicine])
     sizes = [len(shards.load(folder).sizes) for folder in shards.stored(work.shards)]
     assert sizes == [2, 40 + 1 + 2]  # a title, and a whole article; the corpus, a list of synonyms, a word twice

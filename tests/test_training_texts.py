@@ -58,7 +58,7 @@ def test_medical_terms_come_with_definition_and_synonyms(tmp_path: Path) -> None
     ]
     (tmp_path / "hp.obo").write_text("format-version: 1.2\n\n" + "\n".join(terms))
     found = list(medical.definitions(tmp_path / "hp.obo"))
-    assert found[:2] == ["Sign 0, Mark 0", 'Sign 0: What \\"sign\\" 0 is.']
+    assert found[:2] == ["Sign 0, Mark 0", 'Sign 0: What "sign" 0 is.']
     assert found[-2].count("What") == medical.DEFINITIONS_TOGETHER
     assert len(found) == 6 + 6 + 2
 

@@ -10,6 +10,7 @@ from training.config import SEED
 DEFINITIONS_TOGETHER = 5
 WORDS_TOGETHER = (1, 6)
 ROUNDS = 2
+_ESCAPED = {"n": " ", "t": " ", "W": " "}
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -26,8 +27,8 @@ def definitions(path: Path) -> Iterator[str]:
     for stanza in stanzas:
         fields = [line.partition(": ")[::2] for line in stanza.splitlines()]
         name = next((value for key, value in fields if key == "name"), "")
-        synonyms = [found[1] for key, value in fields if key == "synonym" and (found := _QUOTED.search(value))]
-        meaning = [found[1] for key, value in fields if key == "def" and (found := _QUOTED.search(value))]
+        synonyms = [quoted for key, value in fields if key == "synonym" for quoted in _quoted(value)]
+        meaning = [quoted for key, value in fields if key == "def" for quoted in _quoted(value)]
         if synonyms:
             yield ", ".join([name, *synonyms])
         if meaning and name:
@@ -35,6 +36,10 @@ def definitions(path: Path) -> Iterator[str]:
             together.append(meaning[0])
     for start in range(0, len(together), DEFINITIONS_TOGETHER):
         yield " ".join(together[start : start + DEFINITIONS_TOGETHER])
+
+
+def _quoted(value: str) -> list[str]:
+    return [re.sub(r"\\(.)", lambda escaped: _ESCAPED.get(escaped[1], escaped[1]), text) for text in _QUOTED.findall(value)[:1]]
 
 
 def phrases(path: Path) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What the adapters have in common: the fields that shape vectors, their checks, and the way to the shared engine."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -21,6 +22,9 @@ from mlx_qwen_embeddings.shared import get_engine
 from mlx_qwen_embeddings.tokenization import Truncate
 
 _SHAPING = ("dimensions", "query_instruction", "document_instruction", "normalize", "pooling", "chat_template")
+
+NUMBERS_AT_ONCE = 50_000
+"""Making Python floats of these takes a few milliseconds, for which an event loop may stand still."""
 
 
 class AdapterFields(TypedDict, total=False):
@@ -189,6 +193,17 @@ class AdapterOptions(BaseModel):
 def to_floats(vectors: NDArray[Any]) -> Any:
     """Give nested lists of Python floats, whatever the precision."""
     return vectors.astype(np.float32, copy=False).tolist()
+
+
+async def to_floats_in_turns(vectors: NDArray[Any]) -> list[list[float]]:
+    """Do as ``to_floats`` with rows of vectors, and let the event loop go on between any fifty thousand numbers."""
+    rows = max(1, NUMBERS_AT_ONCE // vectors.shape[1])
+    found: list[list[float]] = []
+    for start in range(0, len(vectors), rows):
+        if start:
+            await asyncio.sleep(0)
+        found += to_floats(vectors[start : start + rows])
+    return found
 
 
 def _as_text(model: object) -> object:

@@ -6,7 +6,7 @@ from typing import ClassVar, Unpack
 from pydantic import ConfigDict, Field
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 
 require("langchain_core.embeddings", "langchain", "mlx_qwen_embeddings.langchain")
 
@@ -76,8 +76,7 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Do as ``embed_documents`` without holding up the event loop."""
         vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
-        result: list[list[float]] = to_floats(vectors)
-        return result
+        return await to_floats_in_turns(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Do as ``embed_query`` without holding up the event loop."""

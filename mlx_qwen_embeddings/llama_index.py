@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Unpack
 from pydantic import ConfigDict, Field, model_validator
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats
+from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 from mlx_qwen_embeddings.fingerprint import of_the_package
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.prompts import Role
@@ -150,5 +150,4 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
-        result: list[Embedding] = to_floats(vectors)
-        return result
+        return await to_floats_in_turns(vectors)

@@ -110,10 +110,23 @@ def test_parquet_to_json_lines(tmp_path: Path, engine: EmbeddingEngine, wanted: 
     assert row == {"id": 2, "text": TEXTS[3], "tags": ["b", "c"], "at": moment, "price": "1.50", "kind": "y"}
 
 
-def test_bytes_have_no_form_in_json(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_bytes_have_no_form_in_json_which_is_said_before_anything_is_computed(
+    tmp_path: Path, engine: EmbeddingEngine
+) -> None:
     pq.write_table(pa.table({"text": ["a"], "image": [b"\xff"]}), tmp_path / "in.parquet")
+    before = engine.stats().texts
     with pytest.raises(ValueError, match=r"it holds bytes.*write Parquet"):
         embed_file(tmp_path / "in.parquet", tmp_path / "out.jsonl", model=engine)
+    assert engine.stats().texts == before
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path, engine: EmbeddingEngine) -> None:
+    rows = {"text": ["a", "b"], "x": [float("nan"), 0.5], "more": [{"y": [float("inf"), 1.0]}, {"y": []}]}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    target = embed_file(tmp_path / "in.parquet", tmp_path / "out.jsonl", model=engine).target
+    found = [json.loads(line, parse_constant=pytest.fail) for line in target.read_text("utf-8").splitlines()]
+    assert [(row["x"], row["more"]["y"]) for row in found] == [(None, [None, 1.0]), (0.5, [])]
 
 
 def test_json_lines_to_parquet_find_their_types(tmp_path: Path, engine: EmbeddingEngine) -> None:

@@ -208,6 +208,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, engine: EmbeddingEngine) -
         embed_parquet(source, tmp_path / "out2", model=engine)
 
 
+def test_a_run_that_got_nowhere_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:
+    source, folder = write_corpus(tmp_path / "in", sizes=(25,)), tmp_path / "out"
+    with pytest.raises(ValueError, match="dimensions=9999"):
+        embed_parquet(source, folder, model=engine, dimensions=9999)
+    assert not folder.exists()
+    assert embed_parquet(source, folder, model=engine, dimensions=64).rows == 25
+    with pytest.raises(ValueError, match="dimensions=9999"):
+        embed_parquet(source, folder, model=engine, dimensions=9999, restart=True)
+    assert not folder.exists()
+
+
 def test_no_rows_are_a_finished_job(tmp_path: Path, engine: EmbeddingEngine) -> None:
     report = embed_parquet(write_corpus(tmp_path / "in", sizes=(0,)), tmp_path / "out", model=engine)
     assert (report.rows, report.parts) == (0, 0)

@@ -112,6 +112,21 @@ def test_a_column_into_parquet(tmp_path: Path, wanted: Any) -> None:
     assert run("-i", tmp_path / "in.csv", "-o", target, "--overwrite")[0] == 0
 
 
+def test_the_form_of_the_input_is_what_is_said(wanted: Any, tmp_path: Path) -> None:
+    tabs = "id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in enumerate(TEXTS))
+    commas = tmp_path / "commas.tsv"
+    commas.write_text(tabs.replace("\t", ","), "utf-8")
+    for arguments, stdin in ((("-i", "-", "--input-format", "tsv"), tabs), (("-i", commas, "--input-format", "csv"), "")):
+        status, out, _ = run(*arguments, "--format", "jsonl", stdin=stdin)
+        assert status == 0
+        same([json.loads(line)["embedding"] for line in out.splitlines()], wanted)
+
+
+def test_what_is_printed_has_no_column_twice() -> None:
+    expected = "mlx-qwen: the texts has a column 'text' already: give the vectors another name\n"
+    assert run("a", "--format", "jsonl", "--vector-column", "text") == (1, "", expected)
+
+
 def test_the_options_reach_the_engine(tmp_path: Path, engine: EmbeddingEngine) -> None:
     target = tmp_path / "out.npy"
     shape = ("--role", "query", "--instruction", "Find it", "--dimensions", 64, "--pooling", "mean", "--max-length", 11)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 
-from mlx_qwen_embeddings import get_engine
+from mlx_qwen_embeddings import adapter_options, get_engine
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, InputTooLongError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 
@@ -48,6 +48,29 @@ async def test_the_asynchronous_forms_give_the_same(embeddings: MLXQwenEmbedding
     assert await embeddings.aembed_documents(DOCUMENTS) == embeddings.embed_documents(DOCUMENTS)
     assert await embeddings.aembed_query(QUERY) == embeddings.embed_query(QUERY)
     assert await embeddings.aembed_documents([]) == []
+
+
+async def test_the_event_loop_goes_on_while_many_numbers_are_made(
+    embeddings: MLXQwenEmbeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_options, "NUMBERS_AT_ONCE", 200)  # two vectors
+    texts, turns, made = [f"Text {number}" for number in range(9)], 0, asyncio.Event()
+    embeddings.embed_documents(texts)
+
+    async def count() -> None:
+        nonlocal turns
+        while not made.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    vectors = np.array(embeddings.embed_documents(texts), np.float32)
+    counting = asyncio.create_task(count())
+    found = await adapter_options.to_floats_in_turns(vectors)
+    made.set()
+    await counting
+    assert found == vectors.tolist()
+    assert turns >= 4
+    assert await embeddings.aembed_documents(texts) == found
 
 
 async def test_the_asynchronous_forms_take_no_thread_of_the_pool(embeddings: MLXQwenEmbeddings) -> None:

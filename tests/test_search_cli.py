@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -149,6 +150,17 @@ def test_lines_are_those_of_the_file(folder: Path) -> None:
         assert "\n".join(lines[passage.start_line - 1 : passage.end_line]) == passage.text
     found = {number for passage in passages for number in range(passage.start_line, passage.end_line + 1)}
     assert {number for number, line in enumerate(lines, 1) if line} <= found
+
+
+@pytest.mark.parametrize("text", ["tide " * 600, "潮は月に従う。" * 80, '{"tide":1,"moon":[2,3]},' * 60])
+def test_passages_of_one_long_line_are_filled(folder: Path, text: str) -> None:
+    (folder / "line.txt").write_text(text, "utf-8")
+    engine = MLXQwenEmbeddings("nano").engine
+    index(folder, "--glob", "line.txt", "--chunk-tokens", 64, "--overlap", 8)
+    found = {hit["text"] for hit in search("tide", folder, "-k", 100)}
+    tokens = engine.count_tokens(sorted(found))
+    assert max(tokens) <= 64
+    assert np.median(tokens) > 40
 
 
 def test_a_pattern_and_a_limit(folder: Path) -> None:

@@ -78,10 +78,10 @@ def code(answer: httpx.Response) -> tuple[int, str, str | None]:
         ({"input": ["a"] * 6}, (400, "too_many_texts", "input")),
         ({"input": [[1], []]}, (400, "token_ids_refused", "input")),
         ({"model": 3}, (422, "invalid_request", "model")),
-        ({"model": "small"}, (404, "model_not_found", None)),
-        ({"model": "../../etc"}, (404, "model_not_found", None)),
+        ({"model": "small"}, (404, "model_not_found", "model")),
+        ({"model": "../../etc"}, (404, "model_not_found", "model")),
         ({"dimensions": 0}, (422, "invalid_request", "dimensions")),
-        ({"dimensions": 385}, (400, "invalid_value", None)),
+        ({"dimensions": 385}, (400, "invalid_value", "dimensions")),
         ({"dimensions": "8"}, (422, "invalid_request", "dimensions")),
         ({"encoding_format": "hex"}, (422, "invalid_request", "encoding_format")),
         ({"precision": "int4"}, (422, "invalid_request", "precision")),
@@ -92,6 +92,22 @@ def code(answer: httpx.Response) -> tuple[int, str, str | None]:
 )
 def test_what_does_not_fit_is_refused(client: TestClient, change: dict[str, Any], expected: tuple[int, str, str]) -> None:
     assert code(client.post("/v1/embeddings", json=ASK | change)) == expected
+
+
+def test_null_is_the_default(client: TestClient) -> None:
+    nothing = dict.fromkeys(("dimensions", "encoding_format", "user", "role", "instruction", "truncate", "precision"))
+    answers = [client.post("/v1/embeddings", json=ASK | more).json() for more in ({}, nothing)]
+    assert answers[0] == answers[1]
+    nothing = dict.fromkeys(("model", "role", "instruction", "dimensions", "truncate", "precision"))
+    answers = [client.post("/embed", json={"text": "nothing"} | more).json() for more in ({}, nothing)]
+    assert answers[0]["embedding"] == answers[1]["embedding"]
+
+
+def test_a_body_that_does_not_say_that_it_is_json(client: TestClient) -> None:
+    for content, headers in ((b'{"model": "nano", "input": "a"}', {}), (b"[1]", {"Content-Type": "application/json"})):
+        answer = client.post("/v1/embeddings", content=content, headers=headers)
+        assert code(answer) == (422, "invalid_request", None)
+        assert "sent with the header Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b"\xff", b'{"model": "nano", "input": "\xc3\x28"}', b"[" * 1900])
@@ -227,6 +243,10 @@ def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:
         allowed = client.options("/v1/embeddings", headers=headers)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         assert client.options("/v1/embeddings", headers=headers | {"Origin": "https://b.example"}).status_code == 400
+        # What OpenAI's client for JavaScript asks for.
+        sent = "authorization,content-type,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
+        allowed = client.options("/v1/embeddings", headers=headers | {"Access-Control-Request-Headers": sent})
+        assert (allowed.status_code, allowed.headers["access-control-allow-headers"]) == (200, sent)
 
 
 def test_a_server_without_keys_asks_for_none_in_its_openapi_document(client: TestClient) -> None:

@@ -104,7 +104,7 @@ def test_a_text_too_long_is_cut_or_refused(client: openai.OpenAI, engine: Embedd
     assert found.usage.prompt_tokens == engine.max_length
     with pytest.raises(openai.BadRequestError, match=r"has 300\d tokens") as caught:
         client.embeddings.create(model="nano", input="tide " * 3000, extra_body={"truncate": "error"})
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
 def test_models_are_listed(client: openai.OpenAI, engine: EmbeddingEngine) -> None:
@@ -114,6 +114,18 @@ def test_models_are_listed(client: openai.OpenAI, engine: EmbeddingEngine) -> No
     assert (nano["dimensions"], nano["max_length"], nano["pooling"]) == (384, engine.max_length, "last")
     assert (nano["dtype"], nano["loaded"], found["small"]["loaded"]) == ("float32", True, False)
     assert found["small"]["aliases"] == ["0.6b", "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ"]
+
+
+def test_a_model_is_retrieved_by_any_of_its_names(client: openai.OpenAI) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    for name, wanted in (
+        ("nano", "nano"),
+        ("nano:query", "nano"),
+        ("mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ", "small"),
+    ):
+        assert client.models.retrieve(name) == listed[wanted]
+    with pytest.raises(openai.NotFoundError, match="'gpt-4' is not served here: small, "):
+        client.models.retrieve("gpt-4")
 
 
 def test_langchain_as_in_the_readme(server: ServerProcess, engine: EmbeddingEngine) -> None:

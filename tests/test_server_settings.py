@@ -63,6 +63,9 @@ def test_lists_come_with_commas() -> None:
         ("max_texts = 0", "max_texts: "),
         ('dtype = "float16"', "overflows to NaN"),
         ('log_level = "loud"', "log_level: "),
+        ('api_keys = [""]', "api_keys: it names nothing"),
+        ('api_keys = ["a", " "]', "api_keys: it names nothing"),
+        ("models = []", "models: Value should have at least 1 item"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -76,6 +79,23 @@ def test_a_variable_that_does_not_fit_is_named() -> None:
     for name in ("PORT", "LANES"):
         with pytest.raises(ValueError, match=f"MLX_QWEN_{name}: Input should be a valid integer"):
             ServerSettings.load(environ={f"MLX_QWEN_{name}": "many"}, max_texts=3)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "MODELS", "WARM"])
+@pytest.mark.parametrize("value", [",", " ", " , "])
+def test_a_variable_that_names_nothing_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"MLX_QWEN_{name}: it names nothing: fill it in, or leave the setting out"):
+        ServerSettings.load(environ={f"MLX_QWEN_{name}": value})
+
+
+def test_keys_are_without_what_editors_put_around_them(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("\ufefffirst \n# of the second machine\n second\n", "utf-8")
+    assert ServerSettings.model_validate({"api_keys": [" zero "], "api_keys_file": path}).keys() == [
+        "zero",
+        "first",
+        "second",
+    ]
 
 
 def test_a_file_without_keys_never_opens_the_server(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def definitions(path: Path) -> Iterator[str]:
 
 
 def _quoted(value: str) -> list[str]:
-    return [re.sub(r"\\(.)", lambda escaped: _ESCAPED.get(escaped[1], escaped[1]), text) for text in _QUOTED.findall(value)[:1]]
+    return [
+        re.sub(r"\\(.)", lambda escaped: _ESCAPED.get(escaped[1], escaped[1]), text) for text in _QUOTED.findall(value)[:1]
+    ]
 
 
 def phrases(path: Path) -> Iterator[str]:

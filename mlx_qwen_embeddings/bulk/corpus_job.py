@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.bulk.corpus import Corpus, RangeReader
 from mlx_qwen_embeddings.bulk.parquet import cells
-from mlx_qwen_embeddings.bulk.parts import move, sync
+from mlx_qwen_embeddings.bulk.parts import move, remove, sync
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
@@ -60,6 +61,11 @@ class CorpusJob:
         """Give the file of a part."""
         return self.folder / f"part-{number:08d}.parquet"
 
+    @property
+    def begun(self) -> bool:
+        """Whether any part is there."""
+        return any(self.folder.glob("part-*.parquet"))
+
     def missing(self) -> list[int]:
         """Give the parts that are still to do."""
         there = {path.name for path in self.folder.glob("part-*.parquet")}
@@ -101,6 +107,13 @@ class CorpusJob:
         """Remove all parts, and what was being written."""
         for path in self._left():
             path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove the folder as far as it was made for the job."""
+        self.clear()
+        remove(self.state)
+        with suppress(OSError):  # something else is there
+            self.folder.rmdir()
 
     def sweep(self) -> None:
         """Remove what was being written when an earlier run was killed."""

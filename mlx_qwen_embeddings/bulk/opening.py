@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from mlx_qwen_embeddings.bulk.parquet import ParquetSource
-from mlx_qwen_embeddings.bulk.sources import CsvSource, FileSource, JsonLinesSource, LineSource
+from mlx_qwen_embeddings.bulk.sources import CsvSource, FileSource, JsonLinesSource, LineSource, TsvSource
 
 KINDS: dict[str, type[FileSource]] = {
     ".jsonl": JsonLinesSource,
     ".ndjson": JsonLinesSource,
     ".csv": CsvSource,
-    ".tsv": CsvSource,
+    ".tsv": TsvSource,
     ".parquet": ParquetSource,
     ".pq": ParquetSource,
 }

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
@@ -152,13 +153,15 @@ class JsonLinesSource(FileSource):
 
 
 class CsvSource(FileSource):
-    """Cells divided by commas, or tabs where the name ends in .tsv; the first row names the columns; all are strings."""
+    """Cells divided by commas; the first row names the columns; all are strings."""
+
+    delimiter = ","
 
     def rows(self) -> Iterator[Row]:
         """Read the rows."""
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",")
+            reader = csv.reader(file, delimiter=self.delimiter)
             try:
                 names = next(reader, [])
                 self._check_names(names)
@@ -178,17 +181,34 @@ class CsvSource(FileSource):
             raise ValueError(message)
 
 
+class TsvSource(CsvSource):
+    """The same with tabs."""
+
+    delimiter = "\t"
+
+
 def to_json(row: Row, name: str) -> str:
-    """Write a row as a JSON object; moments as ISO 8601, decimals as strings.
+    """Write a row as a JSON object; moments as ISO 8601, decimals as strings, NaN and infinity as null.
 
     Raises:
         ValueError: For what JSON has no form for.
     """
     try:
-        return json.dumps(row, ensure_ascii=False, default=_plain)
+        return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
     except TypeError as error:
         message = f"{name}: a column cannot be written as JSON ({error}): write Parquet"
         raise ValueError(message) from error
+    except ValueError:
+        return json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
+
+
+def _without_nan(value: Any) -> Any:
+    """Put null where JSON has no number, as pandas does, which means by NaN that there is no value."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    return [_without_nan(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> str:

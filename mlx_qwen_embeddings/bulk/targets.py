@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.bulk.parquet import schema_of, write_parquet
-from mlx_qwen_embeddings.bulk.sources import Source
+from mlx_qwen_embeddings.bulk.sources import Source, to_json
 
 Format: TypeAlias = Literal["json", "jsonl", "npy", "parquet"]
 SUFFIXES: dict[str, Format] = {
@@ -45,13 +45,21 @@ def columns_of(source: Source, form: Format, column: str) -> Any:
     Raises:
         ValueError: When they do not, or one has the name that the vectors are to have.
     """
-    schema = schema_of(source) if form == "parquet" else None
+    if form == "parquet":
+        schema = schema_of(source)
+        _check_free(column, schema.names, source.name)
+        return schema
     if form != "npy":
-        named = [schema.names] if schema is not None else source.rows()
-        if any(column in names for names in named):
-            message = f"{source.name} has a column {column!r} already: give the vectors another name"
-            raise ValueError(message)
-    return schema
+        for row in source.rows():
+            _check_free(column, row, source.name)
+            to_json(row, source.name)
+    return None
+
+
+def _check_free(column: str, names: Iterable[str], source: str) -> None:
+    if column in names:
+        message = f"{source} has a column {column!r} already: give the vectors another name"
+        raise ValueError(message)
 
 
 def write_target(

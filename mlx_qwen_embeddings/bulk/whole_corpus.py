@@ -134,9 +134,14 @@ def embed_parquet(
         done = _begin(job, _manifest(job, identity), restart=restart)
         missing = [] if done else job.missing()
         resumed = corpus.rows - sum(stop - start for start, stop in map(job.bounds, missing))
-        with bar(corpus.rows, resumed, show=checked.show_progress) as shown:
-            for rows in chosen.run(job, missing) if missing else ():
-                shown.update(rows)
+        try:
+            with bar(corpus.rows, resumed, show=checked.show_progress) as shown:
+                for rows in chosen.run(job, missing) if missing else ():
+                    shown.update(rows)
+        except BaseException:
+            if not job.begun:
+                job.forget()  # a run that never got anywhere leaves nothing
+            raise
         if open_corpus(Path(source), column).digest != corpus.digest:
             message = f"{source} was changed while it was embedded: run it again with restart=True (--restart)"
             raise ValueError(message)

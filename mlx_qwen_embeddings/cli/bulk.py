@@ -68,10 +68,13 @@ def bulk(
         "precision": precision,
     }
     keep: Any = {"role": role, "column": column, "vector_column": vector_column, "part_rows": part_rows}
+    places = {"concurrency": concurrency, "num_cpus": num_cpus, "num_gpus": num_gpus}
     if ray is None:
+        if any(given is not None for given in places.values()):
+            message = "--concurrency, --num-cpus and --num-gpus are for a cluster: give --ray, too"
+            raise typer.BadParameter(message)
         _here(source, folder, model, model_dir, {**keep, **options, "restart": restart})
         return
-    places = {"concurrency": concurrency, "num_cpus": num_cpus, "num_gpus": num_gpus}
     runner = _cluster(ray, model, model_dir, places)
     _run(source, folder, {**keep, **options, "restart": restart, "runner": runner})
 

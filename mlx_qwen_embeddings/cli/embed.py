@@ -113,13 +113,14 @@ def _blocks(source: "Source", engine: "EmbeddingEngine", role: Any, options: Any
 
 
 def _printed(source: "Source", blocks: Iterator[Any], form: str, column: str) -> Iterator[str]:
-    from mlx_qwen_embeddings.bulk.targets import joined, records_with  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.bulk.targets import columns_of, joined, records_with  # noqa: PLC0415 - as above
 
     vectors = (vector for block in blocks for vector in block)
     if form == "short":
         for text, vector in zip(source.texts(), vectors, strict=True):
             yield f"{_excerpt(text)}\n  {_short(vector)}\n"
     else:
+        columns_of(source, form, column)  # type: ignore[arg-type]
         yield from joined(records_with(source.records(), vectors, column), form)  # type: ignore[arg-type]
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.html_table import facts_table
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.search.files import digest, find
@@ -16,6 +18,9 @@ BLOCK_PASSAGES = 512
 """Passages that are embedded and stored together: what a kill can cost."""
 
 CHUNK_TOKENS, OVERLAP = 256, 32
+
+COUNTS_KEPT = 16_384
+"""Pieces whose tokens need not be counted again: most are words that come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,8 @@ def index_folder(
     changed = [file for file, content in now.items() if before.get(file) != content]
     gone = [file for file in before if file not in skipped and _is_gone(Path(file), path.resolve())]
     store.replace(gone, [])
-    splitter = Splitter(lambda text: engine.count_tokens([text])[0], chunk_tokens, overlap)
     read = embedded = 0
-    for block in _blocks(changed, splitter, skipped):
+    for block in _blocks(changed, _splitter(engine, chunk_tokens, overlap), skipped):
         read += sum(bool(passages) for _, passages in block)  # an empty file has nothing to be remembered by
         embedded += _store(block, now, store, embeddings)
     stale = [file for file in skipped if file in before]
@@ -142,6 +146,18 @@ def _is_gone(file: Path, root: Path) -> bool:
     except OSError:  # it is not there, or in a folder that cannot be entered any more
         return file.is_relative_to(root)
     return False
+
+
+def _splitter(engine: EmbeddingEngine, chunk_tokens: int, overlap: int) -> Splitter:
+    """Count without special tokens: a passage has them once, and the splitter adds up the counts of its pieces."""
+    special = engine.count_tokens([""])[0]
+
+    @lru_cache(COUNTS_KEPT)
+    def count(text: str) -> int:
+        return engine.count_tokens([text])[0] - special
+
+    size = max(1, chunk_tokens - special)
+    return Splitter(count, size, min(overlap, size - 1))
 
 
 Block = list[tuple[str, list[Passage]]]

@@ -79,7 +79,7 @@ def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> lis
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                allow_headers=["*"],  # OpenAI's client for JavaScript sends a dozen of its own
                 expose_headers=["X-Request-ID", "Retry-After"],
             )
         )

@@ -55,11 +55,16 @@ class ApiError(Exception):
         self.param, self.retry_after = param, retry_after
 
     @classmethod
-    def of(cls, error: Exception) -> "ApiError":
-        """Translate an exception of this package, or a ``ValueError`` about an option."""
+    def of(cls, error: Exception, *, param: str | None = None) -> "ApiError":
+        """Translate an exception of this package, or a ``ValueError`` about an option.
+
+        Args:
+            error: What was raised.
+            param: The field of the request that it is about.
+        """
         kind = next(kind for kind in type(error).__mro__ if kind in _STATUSES)
         status, code, retry_after = _STATUSES[kind]
-        return cls(status, str(error), code, retry_after=retry_after)
+        return cls(status, str(error), code, param=param, retry_after=retry_after)
 
     @property
     def content(self) -> dict[str, dict[str, str | None]]:
@@ -119,6 +124,8 @@ def _refusal(errors: Sequence[Any]) -> ApiError:
     if place and place[0] == "input":
         # Of a union every form complains; one sentence says what they want.
         message = "input must be a string or a list of strings, at least one, of valid Unicode"
+    elif place:
+        message = f"{'.'.join(place)}: {first['msg']}"
     else:
-        message = f"{'.'.join(place) or 'the body'}: {first['msg']}"
+        message = "the body must be a JSON object, sent with the header Content-Type: application/json"
     return ApiError(422, message, "invalid_request", param=place[0] if place else None)

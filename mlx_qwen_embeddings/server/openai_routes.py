@@ -1,17 +1,22 @@
 """OpenAI's endpoints."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from mlx_qwen_embeddings.calls import Embedded
+from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.opening import ModelFacts
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.server.answers import answer, encoded
+from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.openai_schemas import EmbeddingsAnswer, EmbeddingsRequest, ModelEntry, ModelList
 from mlx_qwen_embeddings.server.schemas import refusals
 from mlx_qwen_embeddings.server.service import Service
+
+NAME = "As in a request: an alias, or its name on the Hub, maybe with `:query` or `:document`."
 
 
 def openai_routes(service: Service) -> APIRouter:
@@ -23,7 +28,10 @@ def openai_routes(service: Service) -> APIRouter:
         """Embed one text or several, as OpenAI's clients ask for it."""
         texts = _texts(body.input)
         options = CallOptions(
-            instruction=body.instruction, dimensions=body.dimensions, truncate=body.truncate, precision=body.precision
+            instruction=body.instruction,
+            dimensions=body.dimensions,
+            truncate=body.truncate or "end",
+            precision=body.precision or "float32",
         )
         found = await service.embed(texts, body.model, body.role, options, param="input")
         tokens = int(found.tokens.sum())
@@ -34,9 +42,17 @@ def openai_routes(service: Service) -> APIRouter:
     @router.get("/models", responses=refusals(401))
     async def list_models() -> ModelList:
         """List what is served."""
-        models = service.models
-        facts, dtype = await models.facts.of(models.specs), await models.facts.dtype()
-        return ModelList(data=[_entry(models, name, facts[name], dtype) for name in models.specs])
+        return ModelList(data=await _entries(service.models, list(service.models.specs)))
+
+    @router.get("/v1/models/{name:path}", responses=refusals(401, 404, 422))
+    @router.get("/models/{name:path}", responses=refusals(401, 404, 422))
+    async def retrieve_model(name: Annotated[str, Path(description=NAME, examples=["nano"])]) -> ModelEntry:
+        """Tell of one of them."""
+        try:
+            known = service.models.find(name).name
+        except UnknownModelError as error:
+            raise ApiError.of(error) from error
+        return (await _entries(service.models, [known]))[0]
 
     return router
 
@@ -48,13 +64,18 @@ def _texts(given: Any) -> list[Any]:
 
 
 def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, Any]:
-    rows = encoded(found.vectors, body.encoding_format)
+    rows = encoded(found.vectors, body.encoding_format or "float")
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
         "model": body.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+async def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:
+    facts, dtype = await models.facts.of(names), await models.facts.dtype()
+    return [_entry(models, name, facts[name], dtype) for name in names]
 
 
 def _entry(models: Models, name: str, facts: ModelFacts | None, dtype: str | None) -> ModelEntry:

@@ -1,6 +1,6 @@
 """Bodies of OpenAI's endpoints."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
@@ -27,8 +27,9 @@ class EmbeddingsRequest(Body):
     ) = Field(description="A text, or several. Token ids are refused unless the server allows them.")
     model: str = Field(description="Alias, maybe with `:query` or `:document` at the end to choose the role.")
     dimensions: Dimensions = None
-    encoding_format: Literal["float", "base64"] = Field(
-        default="float", description="`base64` holds float32 numbers, little-endian, also for the other precisions."
+    encoding_format: Literal["float", "base64"] | None = Field(
+        default="float",
+        description="`base64` holds float32 numbers, little-endian, also for the other precisions; null takes `float`.",
     )
     user: str | None = Field(default=None, description="Taken and not used.")
     role: Meant = None
@@ -74,8 +75,25 @@ class EmbeddingsAnswer(BaseModel):
     usage: Usage
 
 
+NANO: dict[str, Any] = {
+    "object": "model",
+    "id": "nano",
+    "created": 0,
+    "owned_by": "local",
+    "aliases": [],
+    "dimensions": 384,
+    "max_length": 2048,
+    "pooling": "last",
+    "prompts": {"query": "", "document": ""},
+    "dtype": "float32",
+    "loaded": True,
+}
+
+
 class ModelEntry(BaseModel):
     """A model that is served; what only its files tell is null until it is downloaded."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [NANO]})
 
     object: Literal["model"] = "model"
     id: str
@@ -93,30 +111,7 @@ class ModelEntry(BaseModel):
 class ModelList(BaseModel):
     """All of them."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "list",
-                    "data": [
-                        {
-                            "object": "model",
-                            "id": "nano",
-                            "created": 0,
-                            "owned_by": "local",
-                            "aliases": [],
-                            "dimensions": 384,
-                            "max_length": 2048,
-                            "pooling": "last",
-                            "prompts": {"query": "", "document": ""},
-                            "dtype": "float32",
-                            "loaded": True,
-                        }
-                    ],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [NANO]}]})
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]

@@ -14,12 +14,18 @@ Instruction = Annotated[
     str | None,
     Field(description="The task in words; null takes the model's own prompt for the role, an empty string none."),
 ]
-Cut = Annotated[Truncate, Field(description="What happens to texts that are too long: cut at the end, or refused.")]
+Cut = Annotated[
+    Truncate | None,
+    Field(description="What happens to texts that are too long: cut at the end (also for null), or refused."),
+]
 Which = Annotated[str | None, Field(description="Alias, maybe with `:query` or `:document`; null is the default model.")]
 
 Bits = Annotated[
-    Precision,
-    Field(description="Fewer bits a component; int8 and uint8 count steps of a range fixed by the dimensions."),
+    Precision | None,
+    Field(
+        description="Fewer bits a component, null takes float32; int8 and uint8 count steps of a range fixed by the "
+        "dimensions."
+    ),
 ]
 Meant = Annotated[
     Role | None,

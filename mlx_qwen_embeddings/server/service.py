@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from mlx_qwen_embeddings.calls import Embedded
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
+from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, MLXQwenEmbeddingsError, UnknownModelError
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.errors import ApiError
@@ -62,7 +62,7 @@ class Service:
             options = options | CallOptions(wait=False, timeout=self.settings.request_timeout)
             return await engine.aembed(texts, role, token_ids=ids, **options)
         except (MLXQwenEmbeddingsError, ValueError) as error:
-            raise ApiError.of(error) from error
+            raise ApiError.of(error, param=_at_fault(error, param)) from error
 
     def name(self, model: str | None) -> str:
         """Give the name of the model that answers a request."""
@@ -83,3 +83,12 @@ class Service:
             message = f"the model's name says {asked.role!r} and {param} says {role!r}: leave one out"
             raise ApiError(400, message, "role_conflict", param=param)
         return await self.models.engine(asked), role or asked.role or "document"
+
+
+def _at_fault(error: Exception, texts: str) -> str | None:
+    """Give the field of the request that an error of the engine is about, as far as that is known."""
+    if isinstance(error, InputTooLongError | InvalidTextError):
+        return texts
+    if isinstance(error, UnknownModelError):
+        return "model"
+    return "dimensions" if str(error).startswith("dimensions=") else None

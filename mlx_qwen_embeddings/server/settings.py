@@ -12,7 +12,19 @@ from mlx_qwen_embeddings.settings import PREFIX, EngineSettings, in_one_line, na
 
 
 def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Take names apart at commas.
+
+    Raises:
+        ValueError: For an empty one, or none where there is something: a server that was meant to be closed would be open.
+    """
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return parts
+    names = [part.strip() if isinstance(part, str) else part for part in parts]
+    if "" in names or (isinstance(value, str) and not names):
+        message = "it names nothing: fill it in, or leave the setting out"
+        raise ValueError(message)
+    return names
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -30,7 +42,7 @@ class ServerSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
-    models: Names | None = None
+    models: Annotated[Names | None, Field(min_length=1)] = None
     """Models that may be asked for, comma-separated; None is every name in the table of models."""
 
     warm: Names | None = None
@@ -111,7 +123,7 @@ class ServerSettings(BaseModel):
         """
         keys = [key.get_secret_value() for key in self.api_keys]
         if self.api_keys_file is not None:
-            lines = [line.strip() for line in self.api_keys_file.expanduser().read_text("utf-8").splitlines()]
+            lines = [line.strip() for line in self.api_keys_file.expanduser().read_text("utf-8-sig").splitlines()]
             more = [line for line in lines if line and not line.startswith("#")]
             if not more:
                 message = f"{self.api_keys_file} holds no API key: write one a line, or leave the setting out"

@@ -49,7 +49,7 @@ def simple_routes(service: Service) -> APIRouter:
     async def similarity(body: SimilarityRequest, request: Request) -> Response:
         """Compare texts with texts."""
         start = time.perf_counter()
-        options = CallOptions(dimensions=body.dimensions, truncate=body.truncate)
+        options = CallOptions(dimensions=body.dimensions, truncate=body.truncate or "end")
         texts_b = body.texts_a if body.texts_b is None else body.texts_b
         a = await service.embed(body.texts_a, body.model, body.role_a, options, param="texts_a", role_param="role_a")
         b = await service.embed(texts_b, body.model, body.role_b, options, param="texts_b", role_param="role_b")
@@ -70,9 +70,9 @@ def _options(body: TextOptions) -> CallOptions:
     return CallOptions(
         instruction=body.instruction,
         dimensions=body.dimensions,
-        truncate=body.truncate,
+        truncate=body.truncate or "end",
         normalize=body.normalize,
-        precision=body.precision,
+        precision=body.precision or "float32",
     )
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +54,33 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
     return Backend(chosen, dtype, blas)
 
 
+def claim_device(backend: Backend) -> None:
+    """Note that a model computes on a device, until ``leave_device``: MLX has one default device a process.
+
+    Raises:
+        ModelLoadError: When a model on the other device is in memory.
+    """
+    with _devices_lock:
+        others = [device for device, models in _devices.items() if models and device != backend.device]
+        if others:
+            message = (
+                f"a model on the {others[0]} is in memory, and MLX computes on one device in a process: close its engine "
+                f"first, give both the same device, or load the one on the {backend.device} in another process"
+            )
+            raise ModelLoadError(message)
+        _devices[backend.device] += 1
+
+
+def leave_device(backend: Backend) -> None:
+    """Note that a model is freed."""
+    with _devices_lock:
+        _devices[backend.device] -= 1
+
+
+_devices: Counter[str] = Counter()
+_devices_lock = threading.Lock()
+
+
 def claim_thread(backend: Backend) -> None:
     """Prepare the calling thread, which alone will compute, and warn once if the BLAS is slow.
 
@@ -86,7 +114,7 @@ def measure(backend: Backend) -> tuple[float, float]:
 
 
 def join_in(backend: Backend) -> None:
-    """Let the calling thread compute where the back end does."""
+    """Compute where the back end does, whatever device the process's own code made the default one meanwhile."""
     mx = _import_mlx()
     mx.set_default_device(mx.gpu if backend.device == "gpu" else mx.cpu)
 

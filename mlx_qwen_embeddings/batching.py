@@ -60,6 +60,7 @@ def pieces(lengths: Sequence[int], lanes: int, smallest: int, largest: int) -> l
     Returns:
         Ranges of positions that follow one another.
     """
+    lanes = min(lanes, len(lengths))
     total = sum(lengths)
     shares = [total * slack / (lanes * turns) for turns in range(1, 5) for slack in SLACKS]
     budgets = {max(smallest, min(largest, round(share))) for share in [*shares, largest]}

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.fork import Stage, let_go, protect
 
 KEY_VERSION = 1
 """Raised when the meaning of a stored vector changes, so that old ones are never read."""
@@ -167,7 +167,7 @@ class MemoryCache:
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._lock.release()
+        let_go(self._lock)
 
     def after_fork_in_child(self) -> None:
         """Take a fresh lock, keep the vectors."""

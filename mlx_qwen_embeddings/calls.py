@@ -202,6 +202,7 @@ def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32], details: D
         out[window.positions] = window.vectors
         if details is not None:
             window.describe(details)
+        window.request = None  # it leads back to the window: a circle would keep both until Python looks for such
 
     for positions in _windows(list(first.values()), texts):
         window = Window([texts[position] for position in positions], positions, recipe)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Protocol
@@ -95,6 +96,8 @@ class Delivery:
 
     def _split(self, encoder: BatchEncoder, batch: Batch, error: Exception) -> None:
         """Run the halves of a failed batch, so that only the guilty text fails."""
+        # The frames hold arrays, and the model: they would take room from the halves, and live as long as the error does.
+        traceback.clear_frames(error.__traceback__)
         if len(batch) == 1:
             request, row = batch[0]
             self._fail_row(request, row, error)

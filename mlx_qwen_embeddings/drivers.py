@@ -5,7 +5,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.calls import Step, Window
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineBusyError
+from mlx_qwen_embeddings.line import Line
 from mlx_qwen_embeddings.schedule import Request
 from mlx_qwen_embeddings.worker import Worker
 
@@ -235,19 +237,15 @@ async def _asubmit(worker: Worker, window: Window, deadline: Deadline) -> None:
     except EngineBusyError:
         if not deadline.wait:
             raise
-        await ain_time(_line.submit(_submit, worker, window.request, deadline), deadline)
-
-
-def _new_line() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(LINE_THREADS, "mlx-qwen-line")
+        await ain_time(_line.submit(partial(_submit, worker, window.request, deadline)), deadline)
 
 
 def _forget_line() -> None:
     global _line  # noqa: PLW0603 - its threads are not in a forked child
-    _line = _new_line()
+    _line = Line(LINE_THREADS)
 
 
-_line = _new_line()
+_line = Line(LINE_THREADS)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_line)
 

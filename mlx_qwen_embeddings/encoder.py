@@ -10,7 +10,15 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers, return_memory
+from mlx_qwen_embeddings.backend import (
+    Backend,
+    claim_device,
+    claim_thread,
+    free_buffers,
+    join_in,
+    leave_device,
+    return_memory,
+)
 from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces, shared_prefix
 from mlx_qwen_embeddings.footprint import check_memory, piece_bytes
 from mlx_qwen_embeddings.lanes import Lanes
@@ -24,8 +32,8 @@ from mlx_qwen_embeddings.tokenization import Ids
 if TYPE_CHECKING:
     from mlx import nn
 
-KEPT_PROMPTS = 8
-"""Prompts whose keys and values are kept: a few MB each for the 8B."""
+KEPT_PROMPT_BYTES = 128 * 2**20
+"""Bound on the keys and values of prompts that are kept: a token has 0.2 MB for the 0.6B in float32, a prompt some 20."""
 
 SHORTEST_SHARED = 4
 """Fewest tokens worth taking from a kept prompt."""
@@ -54,8 +62,13 @@ class Encoder:
         """
         self.backend = backend
         self._config = files.config
-        claim_thread(backend)
-        self._model = load_model(files, backend)
+        claim_device(backend)
+        try:
+            claim_thread(backend)
+            self._model = load_model(files, backend)
+        except BaseException:
+            leave_device(backend)
+            raise
         weights = dict(tree_flatten(cast("nn.Module", self._model).parameters()))
         self._nbytes = sum(cast("mx.array", weight).nbytes for weight in weights.values())
         self._lanes: Lanes[NDArray[np.float32]] = Lanes(backend, 1 if plain else lanes)
@@ -78,6 +91,7 @@ class Encoder:
         Raises:
             MemoryError: When they do not fit into memory together.
         """
+        join_in(self.backend)
         shared, prefix = 0, None
         if pooling == "last" and self._causal is not None:
             shared, prefix = self._prefix(self._causal, rows, prompt)
@@ -132,18 +146,24 @@ class Encoder:
         if prompt is None or shared < SHORTEST_SHARED:
             return 0, None
         key = prompt.tobytes()
-        if key not in self._prompts:
-            self._prompts[key] = model.prefill(mx.array(prompt)[None])
-            mx.eval(self._prompts[key])
-            if len(self._prompts) > KEPT_PROMPTS:
+        made = self._prompts.get(key)
+        if made is None:
+            self._check_memory([(1, len(prompt))], 0)
+            made = model.prefill(mx.array(prompt)[None])
+            mx.eval(made)  # before it is kept: what failed here would fail for all that share it, on several lanes at once
+            if _bytes(made) <= KEPT_PROMPT_BYTES:
+                self._prompts[key] = made
+            while sum(map(_bytes, self._prompts.values())) > KEPT_PROMPT_BYTES:
                 self._prompts.popitem(last=False)
-        self._prompts.move_to_end(key)
-        return shared, self._prompts[key]
+        else:
+            self._prompts.move_to_end(key)
+        return shared, made
 
     def release(self) -> None:
         """Free the model."""
         self._prompts.clear()
         del self._model, self._causal
+        leave_device(self.backend)
         free_buffers()
         return_memory()
 
@@ -161,3 +181,7 @@ class Encoder:
     def memory(self) -> tuple[int, int]:
         """Bytes of live arrays of this process, now and at most."""
         return int(mx.get_active_memory()), int(mx.get_peak_memory())
+
+
+def _bytes(prompt: list[KeysValues]) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in prompt)

@@ -1,5 +1,6 @@
 """The engine: texts in, vectors out, from any thread, process or event loop."""
 
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
@@ -162,7 +163,7 @@ class EmbeddingEngine:
         Yields:
             Blocks of shape (at most ``block_size``, d), in the order of the input.
         """
-        block_size = whole_number("block_size", block_size)
+        block_size = min(whole_number("block_size", block_size), sys.maxsize)
         checked = EmbedOptions(**options)
         # One bar over all blocks, not one a block.
         progress = partial(Progress, len(texts) if isinstance(texts, Sized) else None, show=checked.show_progress)
@@ -307,7 +308,8 @@ class EmbeddingEngine:
         if ids:
             checked, recipe = spell(checked, opened.tokenizer.vocabulary_size), recipe_for_ids(recipe, opened, options)
         out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
-        inline = sum(map(len, checked)) <= INLINE_CHARACTERS and not recipe.cache.blocks
+        characters = sum(map(len, checked)) + len(checked) * len(recipe.render(""))
+        inline = characters <= INLINE_CHARACTERS and not recipe.cache.blocks
         with Progress(len(checked), show=options.show_progress) as progress:
             await adrive(steps(checked, recipe, out, details), self._core.worker, deadline, progress, inline=inline)
         return finish(out, options)

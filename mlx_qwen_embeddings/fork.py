@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import os
 import threading
+from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -60,9 +61,17 @@ def _before() -> None:
 
 
 def _in_parent() -> None:
-    while _resting:
-        _resting.pop().after_fork_in_parent()
-    _forking.release()
+    try:
+        while _resting:
+            _resting.pop().after_fork_in_parent()
+    finally:
+        let_go(_forking)
+
+
+def let_go(lock: "threading.RLock | threading.Condition") -> None:
+    """Release a lock that is to be held since before the fork; it is not if Ctrl-C came while it was waited for."""
+    with suppress(RuntimeError):
+        lock.release()
 
 
 def _in_child() -> None:

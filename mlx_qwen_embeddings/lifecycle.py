@@ -5,6 +5,8 @@ import threading
 from concurrent.futures import Future
 
 from mlx_qwen_embeddings.delivery import BatchEncoder
+from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.fingerprint import fingerprint
 from mlx_qwen_embeddings.fork import Stage, protect
 from mlx_qwen_embeddings.opening import Opened, describe, locate
 from mlx_qwen_embeddings.settings import EngineSettings
@@ -37,6 +39,7 @@ class Core:
         self._asking = threading.Lock()
         self._beside: Future[Opened] | None = None
         self._held = False
+        self._first_load = False
         self._warned = False
         protect(self, Stage.OPENING)
 
@@ -53,6 +56,7 @@ class Core:
             if self.opened is not None:
                 return self.opened
             self._located = locate(self.settings)
+            self._first_load = True  # from the files whose fingerprint is taken meanwhile
             self.worker.start()  # weights load while the tokenizer does
             self.opened = opened = describe(*self._located)
             return opened
@@ -93,8 +97,25 @@ class Core:
         # Imported on the worker's thread, after the back end was chosen: it imports MLX.
         from mlx_qwen_embeddings.encoder import Encoder  # noqa: PLC0415 - as said above
 
+        first, self._first_load = self._first_load, False
+        if not first:
+            self._check_unchanged()
         with self.stats.timed("load_seconds"):
             return Encoder(*self._located, lanes=self.settings.lanes)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to load the weights again from a folder that holds others now: their vectors would go under the old key.
+
+        Raises:
+            ModelLoadError: When it does.
+        """
+        files, _ = self._located
+        if self.opened is not None and fingerprint(files) != self.opened.identity:
+            message = (
+                f"{files.path} was changed since this engine opened it, and vectors of two models say nothing to each "
+                "other: close this engine and open a new one"
+            )
+            raise ModelLoadError(message)
 
     def warn_truncated(self, texts: int, longest: int, max_length: int) -> None:
         """Count texts that were cut, and say so once."""
@@ -121,7 +142,7 @@ class Core:
 
     def after_fork_in_child(self) -> None:
         """Take fresh locks: threads that held the old ones are gone."""
-        self._held = False
+        self._held = self._first_load = False
         self._opening = threading.RLock()
         self._asking = threading.Lock()
         self._beside = None

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.fork import Stage, let_go, protect
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.worker import Worker
 
@@ -80,7 +80,7 @@ class LoadedModels:
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._changed.release()
+        let_go(self._changed)
 
     def after_fork_in_child(self) -> None:
         """Start afresh: what the child inherited is the parent's memory until it is used."""

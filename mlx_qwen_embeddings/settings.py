@@ -114,6 +114,9 @@ class EngineSettings(BaseModel):
     def _name_file(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
+        if "\0" in str(value):
+            message = f"{str(value)!r} holds a zero byte, which no file's name can"
+            raise ValueError(message)
         path = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
         return path if path.suffix and not path.is_dir() else path / CACHE_FILE
 

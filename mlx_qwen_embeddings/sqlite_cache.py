@@ -19,7 +19,7 @@ from mlx_qwen_embeddings.cache_codec import Precision, decode, encode
 from mlx_qwen_embeddings.cache_faults import describe
 from mlx_qwen_embeddings.cache_file import CacheFile
 from mlx_qwen_embeddings.errors import CacheFileError
-from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.fork import Stage, let_go, protect
 
 READ_SECONDS, WRITE_SECONDS = 0.5, 2.0
 """Longest waits for another process. Reading waits only for its recovery of a journal, writing for its transactions."""
@@ -29,6 +29,9 @@ RETRY_SECONDS = 30.0
 
 TOUCH_SECONDS, TOUCHED_KEYS = 60.0, 4096
 """Uses are noted in the file once a minute, or when so many entries were read from it: a hit alone writes nothing."""
+
+FOR_EVER = 1e10
+"""Seconds of a time to live that is none: 300 years, of which milliseconds still fit into SQLite's numbers."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ class SqliteCache:
         """
         self._path = path
         self._max_bytes = max_bytes
-        self._ttl = ttl
+        self._ttl = None if ttl is None or ttl > FOR_EVER else ttl
         self._precision: Precision = precision
         self._clock = clock
         # Apart, so that no look-up waits while a write waits for another process.
@@ -176,7 +179,7 @@ class SqliteCache:
     def after_fork_in_parent(self) -> None:
         """Let the next use open new ones."""
         for door in (self._writer, self._reader):
-            door.lock.release()
+            let_go(door.lock)
 
     def after_fork_in_child(self) -> None:
         """Take fresh locks."""

@@ -5,7 +5,7 @@ Most stores notice a wrong width, and none a changed model of the same width. Wh
 """
 
 import json
-import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def check_folder(embeddings: AdapterOptions, folder: str | Path) -> None:
     record = path / RECORD
     if record.is_file():
         check(embeddings, json.loads(record.read_text("utf-8")), name=str(path))
-    elif path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and any(not inside.name.startswith(RECORD) for inside in path.iterdir()):
         message = (
             f"{path} does not say which model made its vectors: build the store anew in an empty folder, or write "
             f"json.dumps(stamp(embeddings)) into {record} if you are sure that these embeddings made them"
@@ -91,7 +91,7 @@ def check_folder(embeddings: AdapterOptions, folder: str | Path) -> None:
         raise IndexMismatchError(message)
     else:
         path.mkdir(parents=True, exist_ok=True)
-        temporary = path / f"{RECORD}.{os.getpid()}"
+        temporary = path / f"{RECORD}.{uuid.uuid4().hex}"  # several may open a new store at once
         temporary.write_text(json.dumps(stamp(embeddings)), "utf-8")
         temporary.replace(record)
 

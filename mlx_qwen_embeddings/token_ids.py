@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -12,10 +13,14 @@ def spell(rows: Sequence[Sequence[int]], vocabulary_size: int) -> list[str]:
     """Write each row of ids as a string.
 
     Raises:
-        ValueError: When an id is none of the model's; the message names its place.
+        TypeError: When an id is no whole number; the message names its place.
+        ValueError: When it is none of the model's, likewise.
     """
     for row, ids in enumerate(rows):
         for place, number in enumerate(ids):
+            if not isinstance(number, Integral) or isinstance(number, bool):
+                message = f"texts[{row}][{place}] must be a token id, a whole number, got {number!r}"
+                raise TypeError(message)
             if not 0 <= number < vocabulary_size:
                 message = (
                     f"texts[{row}][{place}] is the token id {number}, and this model's lie between 0 and "

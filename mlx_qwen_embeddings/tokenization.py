@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ class TextTokenizer:
         """
         return cls(read_tokenizer(path), end_token_id=end_token_id)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
         """Number of ids, added tokens included: one more than the highest id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -189,7 +190,7 @@ def check_iterable(texts: object) -> Iterable[Any]:
     Raises:
         TypeError: When it is one string, whose letters nobody wants embedded, or cannot be iterated.
     """
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
         message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
         raise TypeError(message)
     return texts

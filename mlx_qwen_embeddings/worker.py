@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.delivery import BatchEncoder, Delivery, try_settle
@@ -100,7 +100,8 @@ class Worker:
         """
         with self._changed:
             self._line.append(request)
-            request.future.add_done_callback(lambda _: self._forget(request))
+            waiting = ref(request)  # a future keeps its callbacks for ever, and would keep the texts with them
+            request.future.add_done_callback(lambda _: self._forget(waiting()))
             try:
                 if not self._changed.wait_for(lambda: self._admits(request), seconds if wait else 0):
                     message = f"the queue holds {self._room.tokens} tokens of at most {self._queue_tokens}: try again later"
@@ -199,9 +200,9 @@ class Worker:
                 # Where no thread can be had, the next call tries again.
                 self._thread = threads.start(self._run, "mlx-qwen-worker")
 
-    def _forget(self, request: Request) -> None:
+    def _forget(self, request: Request | None) -> None:
         with self._changed:
-            if request in self._requests:
+            if request is not None and request in self._requests:
                 self._requests.remove(request)
                 self._room.remove(request)
             self._changed.notify_all()

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_reque
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, drivers
+from mlx_qwen_embeddings import engine as module
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, InputTooLongError
+from mlx_qwen_embeddings.line import Line
 
 TEXTS = [f"Passage {number}{' and so on' * (number % 5)}" for number in range(64)]
 
@@ -196,6 +199,23 @@ async def test_a_full_queue_does_not_block_the_loop(wanted: Vectors) -> None:
             await engine.aembed_query("no room", timeout=0.05)
 
 
+async def test_long_prompts_count_for_what_the_loop_tokenises(
+    engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    real = drivers.adrive
+
+    async def adrive(*arguments: Any, inline: bool) -> None:
+        seen.append(inline)
+        await real(*arguments, inline=inline)
+
+    monkeypatch.setattr(module, "adrive", adrive)
+    texts = [f"text {number}" for number in range(60)]
+    for instruction in ("short", "long " * 90):
+        await engine.aembed_queries(texts, instruction=instruction)
+    assert seen == [True, False]
+
+
 async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     async with crowded(wanted):
@@ -203,7 +223,7 @@ async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted:
 
 
 async def test_the_timeout_holds_for_those_who_wait_for_a_thread_to_wait_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "_line", ThreadPoolExecutor(1))
+    monkeypatch.setattr(drivers, "_line", Line(1))
     with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
         encoder = WatchedEncoder(engine)
         async with busy(engine, encoder):

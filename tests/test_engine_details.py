@@ -1,5 +1,6 @@
 """What a server asks of an engine: tokens and cache hits of each text, token ids, and not to wait."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,6 +80,19 @@ async def test_an_id_of_no_token_is_refused_by_its_place(engine: EmbeddingEngine
         ValueError, match=rf"texts\[1\]\[0\] is the token id {number}, and .* between 0 and {NANO_ENTRIES - 1}"
     ):
         await engine.aembed([[3], [number]], token_ids=True)
+
+
+@pytest.mark.parametrize("bad", [1.5, True, "7", None, [3]], ids=repr)
+async def test_what_is_no_token_id_is_refused_by_its_place(engine: EmbeddingEngine, bad: object) -> None:
+    with pytest.raises(TypeError, match=rf"texts\[1\]\[2\] must be a token id, a whole number, got {re.escape(repr(bad))}"):
+        await engine.aembed([[3], [4, 5, bad]], token_ids=True)
+
+
+async def test_numbers_that_are_far_too_large_do_no_harm() -> None:
+    texts = ["The cat sleeps.", "Tides follow the moon."]
+    with EmbeddingEngine("nano", lanes=10**10, cache_ttl=float("inf")) as engine:
+        blocks = list(engine.stream_documents(texts, block_size=10**30))
+        np.testing.assert_array_equal(np.concatenate(blocks), engine.embed_documents(texts))
 
 
 async def test_ids_and_a_chat_template_do_not_go_together(engine: EmbeddingEngine) -> None:

@@ -103,6 +103,31 @@ with encoder.held():
     assert "Traceback" not in errors
 
 
+def test_calls_of_an_event_loop_that_wait_for_room_hold_nothing_up() -> None:
+    program = """
+import asyncio, atexit
+from fake_encoder import wait_for_line
+
+small = EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1)
+encoder = WatchedEncoder(small)
+
+async def many():
+    await asyncio.gather(*(small.aembed_query(f"text {number}") for number in range(5)))
+
+held = encoder.held()
+held.__enter__()  # for ever: only closing the engine ends the calls behind the first
+threading.Thread(target=lambda: asyncio.run(many()), daemon=True).start()
+encoder.begun()
+wait_for_line(small._core.worker, 4)
+soon = threading.Timer(1.0, encoder._let_go.release)  # the batch in hand is waited for
+soon.daemon = True
+atexit.register(lambda: print(len(encoder.batches)))  # before the engine is closed: were others let in meanwhile?
+soon.start()
+"""
+    status, lines, _ = run(program)
+    assert (status, lines) == (0, ["1"])
+
+
 def test_a_batch_that_takes_its_time_is_waited_for_and_told() -> None:
     # Torn down in the middle of a batch, MLX ends the process by a signal.
     program = """

@@ -1,9 +1,12 @@
 """Forks of a process that is in the middle of something: the child gives right vectors, the parent's calls complete."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -177,3 +180,44 @@ def test_an_engine_on_a_gpu_makes_the_child_refuse(engine: EmbeddingEngine, want
         with pytest.raises(EngineClosedError, match=r"GPU context does not survive a fork.*get_context\('spawn'\)"):
             Child(lambda refusing=refusing: refusing("lost")).result()
     assert_same(engine.embed_documents(TEXTS), wanted)
+
+
+CTRL_C = """
+import os, signal, threading
+from mlx_qwen_embeddings import EmbeddingEngine
+
+engine = EmbeddingEngine("nano", cache_path={cache!r})
+wanted = engine.embed_documents(["a"])
+door = engine._core.cache._file._writer
+held, done = threading.Event(), threading.Event()
+
+def write():
+    with door.lock:  # as while another process writes
+        held.set()
+        done.wait(20)
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    done.set()
+
+threading.Thread(target=write, daemon=True).start()
+held.wait(20)
+threading.Timer(0.5, interrupt).start()
+try:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+except KeyboardInterrupt:
+    pass
+made = threading.Thread(target=lambda: EmbeddingEngine("nano"), daemon=True)
+made.start()
+made.join(20)
+print(made.is_alive(), len(engine.embed_documents(["a", "b"], timeout=20)))
+"""
+
+
+def test_ctrl_c_while_a_fork_waits_leaves_nothing_locked(tmp_path: Path) -> None:
+    program = CTRL_C.format(cache=str(tmp_path / "vectors.sqlite"))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "False 2\n"), ended.stderr

@@ -22,7 +22,7 @@ LAYERS = (
     | {"safetensors_check"}
     | {"encoder", "footprint", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"delivery", "room", "schedule", "worker"},
-    {"calls", "drivers", "engine", "lifecycle", "loaded", "recipes", "shared"},
+    {"calls", "drivers", "engine", "lifecycle", "line", "loaded", "recipes", "shared"},
     {
         "adapter_options",
         "bench",

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from fake_encoder import PATIENCE, Caller, FakeEncoder
 from forking import Child
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, shared
-from mlx_qwen_embeddings.errors import EmbeddingTimeoutError
+from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, ModelLoadError
 from mlx_qwen_embeddings.loaded import LoadedModels, Place
 from mlx_qwen_embeddings.memory import resident_memory
 from mlx_qwen_embeddings.registry import NANO_FOLDER
@@ -378,3 +379,24 @@ def let_a_fork_go_on(model: Model) -> None:
             pass
     model.encoder._held = False
     model.encoder._let_go.release()
+
+
+def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None:
+    """Its vectors would be kept, also on disk, under the key of the model that was there before."""
+    folder, cache = shutil.copytree(NANO_FOLDER, tmp_path / "model"), tmp_path / "vectors.sqlite"
+    weights = folder / "model.safetensors"
+    original = weights.read_bytes()
+    with EmbeddingEngine(str(folder), cache_path=cache) as engine:
+        wanted = engine.embed_documents(["a cat"])
+        engine._core.worker.place = Place(LoadedModels(), EngineSettings(), lambda: 100)
+        assert engine._core.worker.retire()
+        while engine.loaded:
+            time.sleep(0.01)
+        content = bytearray(original)
+        content[-1000] ^= 1
+        weights.write_bytes(content)
+        np.testing.assert_array_equal(engine.embed_documents(["a cat"]), wanted)  # known already
+        with pytest.raises(ModelLoadError, match=rf"{folder} was changed since this engine opened it.*open a new one"):
+            engine.embed_documents(["a kitten"])
+        weights.write_bytes(original)
+        assert engine.embed_documents(["a kitten"]).shape == (1, 384)

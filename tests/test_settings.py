@@ -78,6 +78,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("queue_tokens", 0),
         ("cache_bytes", -1),
         ("cache_ttl", 0),
+        ("cache_path", "a\0b"),
         ("offline", "perhaps"),
         ("modle", "nano"),
     ],

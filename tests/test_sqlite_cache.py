@@ -234,6 +234,13 @@ def test_a_vector_lives_for_its_time_whatever_is_read(path: Path) -> None:
         assert there(other, [1, 2]) == [1, 2]
 
 
+@pytest.mark.parametrize("ttl", [float("inf"), 1e17])
+def test_a_time_to_live_without_end(path: Path, ttl: float) -> None:
+    with closing(make(path, ttl=ttl)) as cache:
+        cache.put_many([row(1)])
+        assert there(cache, [1, 2]) == [1]
+
+
 # A damaged entry
 
 

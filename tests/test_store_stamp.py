@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,28 @@ def test_a_folder_is_written_once_and_then_checked(tmp_path: Path) -> None:
     with pytest.raises(IndexMismatchError, match=rf"{folder} holds vectors made with dimensions 384, not 64"):
         check_folder(MLXQwenEmbeddings("nano", dimensions=64), folder)
     assert (folder / RECORD).read_text() == written
+
+
+def test_a_folder_that_several_open_at_once(tmp_path: Path) -> None:
+    embeddings = MLXQwenEmbeddings("nano")
+    embeddings.engine.warmup()
+    for number in range(5):
+        start = threading.Barrier(4)
+
+        def opened(folder: Path, start: threading.Barrier = start) -> None:
+            start.wait(20)
+            check_folder(embeddings, folder)
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(opened, tmp_path / str(number)) for _ in range(4)]:
+                done.result()
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == [RECORD]
+
+
+def test_what_a_kill_left_of_a_record_keeps_nobody_out(tmp_path: Path) -> None:
+    (tmp_path / f"{RECORD}.0123").write_text("half")
+    check_folder(MLXQwenEmbeddings("nano"), tmp_path)
+    assert (tmp_path / RECORD).is_file()
 
 
 def test_a_folder_that_holds_vectors_of_nobody_knows_what(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_texts_are_never_edited() -> None:
     assert check_texts(texts) == texts
 
 
-@pytest.mark.parametrize("texts", ["abc", b"abc", None, 3, 1.5], ids=repr)
+@pytest.mark.parametrize("texts", ["abc", b"abc", None, 3, 1.5, np.array("a")], ids=repr)
 def test_what_is_no_list_is_refused_with_the_remedy(texts: object) -> None:
     with pytest.raises(TypeError, match=rf"must be a list of strings, got {type(texts).__name__} .*write \[text\]"):
         check_texts(texts)

@@ -46,7 +46,7 @@ def ways(mx: Any, linear: Callable[[Any, Any], Any], silu: Callable[[Any], Any])
 
 def main() -> None:
     """Run the program."""
-    from mlx_qwen_embeddings.backend import choose_backend, join_in, release_thread
+    from mlx_qwen_embeddings.backend import choose_backend, release_thread
     from mlx_qwen_embeddings.blas import cores, set_threads
 
     backend = choose_backend("cpu")
@@ -55,7 +55,6 @@ def main() -> None:
     from mlx_qwen_embeddings.models.activations import silu
     from mlx_qwen_embeddings.models.linear import FEW_TOKENS
 
-    join_in(backend)
     set_threads(backend.blas, cores())
 
     def linear(weight: Any, x: Any) -> Any:

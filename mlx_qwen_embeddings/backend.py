@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import threading
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from mlx_qwen_embeddings._extras import pip_command
 from mlx_qwen_embeddings.blas import bind, cores, measure_bandwidth, measure_gflops, set_threads, warn_if_slow
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.settings import Device, DType
+from mlx_qwen_embeddings.turns import Turns
 
 CACHE_LIMIT = {"cpu": 64 * 2**20, "gpu": 512 * 2**20}
 """Bytes of freed buffers that MLX may keep: without a limit peers grew from 2 to 24 GB. On the CPU they come from malloc,
@@ -54,35 +56,8 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
     return Backend(chosen, dtype, blas)
 
 
-def claim_device(backend: Backend) -> None:
-    """Note that a model computes on a device, until ``leave_device``: MLX has one default device a process.
-
-    Raises:
-        ModelLoadError: When a model on the other device is in memory.
-    """
-    with _devices_lock:
-        others = [device for device, models in _devices.items() if models and device != backend.device]
-        if others:
-            message = (
-                f"a model on the {others[0]} is in memory, and MLX computes on one device in a process: close its engine "
-                f"first, give both the same device, or load the one on the {backend.device} in another process"
-            )
-            raise ModelLoadError(message)
-        _devices[backend.device] += 1
-
-
-def leave_device(backend: Backend) -> None:
-    """Note that a model is freed."""
-    with _devices_lock:
-        _devices[backend.device] -= 1
-
-
-_devices: Counter[str] = Counter()
-_devices_lock = threading.Lock()
-
-
 def claim_thread(backend: Backend) -> None:
-    """Prepare the calling thread, which alone will compute, and warn once if the BLAS is slow.
+    """Prepare the calling thread, which alone will compute, inside of ``computing``, and warn once if the BLAS is slow.
 
     Raises:
         ModelLoadError: When it is to compute on a GPU that was lost in a fork.
@@ -92,7 +67,6 @@ def claim_thread(backend: Backend) -> None:
     if inherited and backend.device == "gpu":
         message = "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn')"
         raise ModelLoadError(message)
-    join_in(backend)
     if not inherited and not _limited.is_set():
         _limited.set()
         # It waits for whatever computes, and keeps all of Python waiting meanwhile.
@@ -105,20 +79,28 @@ def claim_thread(backend: Backend) -> None:
 def measure(backend: Backend) -> tuple[float, float]:
     """Measure products of matrices in GFLOP/s and reading of memory in GB/s, in the calling thread, all cores at work."""
     mx = _import_mlx()
-    join_in(backend)
     set_threads(backend.blas, cores())
     try:
-        return measure_gflops(mx, size=1024, repeats=5), measure_bandwidth(mx)
+        with computing(backend):
+            return measure_gflops(mx, size=1024, repeats=5), measure_bandwidth(mx)
     finally:
         release_thread()
 
 
-def join_in(backend: Backend) -> None:
-    """Compute where the back end does, whatever device the process's own code made the default one meanwhile."""
+@contextmanager
+def computing(backend: Backend) -> Iterator[None]:
+    """Compute where the back end does in this block, which threads that are started in it may share.
+
+    MLX has one default device a process, which is looked at when an operation is made, whichever thread set it: a batch
+    for a GPU that is built while another thread turned to the CPU would be computed there, and the other way round. So
+    models on two devices take turns.
+    """
     mx = _import_mlx()
-    mx.set_default_device(mx.gpu if backend.device == "gpu" else mx.cpu)
+    with _turns.on(mx.gpu if backend.device == "gpu" else mx.cpu, mx):
+        yield
 
 
+_turns = Turns()
 _limited = threading.Event()
 
 
@@ -133,6 +115,7 @@ _forked = threading.Event()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked.set)
+    os.register_at_fork(after_in_child=_turns.forget)
 
 
 def parent_computed() -> bool:

@@ -10,15 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.backend import (
-    Backend,
-    claim_device,
-    claim_thread,
-    free_buffers,
-    join_in,
-    leave_device,
-    return_memory,
-)
+from mlx_qwen_embeddings.backend import Backend, claim_thread, computing, free_buffers, return_memory
 from mlx_qwen_embeddings.batching import cut, length_order, pad, pieces, shared_prefix
 from mlx_qwen_embeddings.footprint import check_memory, piece_bytes
 from mlx_qwen_embeddings.lanes import Lanes
@@ -62,13 +54,9 @@ class Encoder:
         """
         self.backend = backend
         self._config = files.config
-        claim_device(backend)
-        try:
+        with computing(backend):
             claim_thread(backend)
             self._model = load_model(files, backend)
-        except BaseException:
-            leave_device(backend)
-            raise
         weights = dict(tree_flatten(cast("nn.Module", self._model).parameters()))
         self._nbytes = sum(cast("mx.array", weight).nbytes for weight in weights.values())
         self._lanes: Lanes[NDArray[np.float32]] = Lanes(backend, 1 if plain else lanes)
@@ -91,7 +79,10 @@ class Encoder:
         Raises:
             MemoryError: When they do not fit into memory together.
         """
-        join_in(self.backend)
+        with computing(self.backend):
+            return self._encode(rows, pooling, prompt)
+
+    def _encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
         shared, prefix = 0, None
         if pooling == "last" and self._causal is not None:
             shared, prefix = self._prefix(self._causal, rows, prompt)
@@ -163,7 +154,6 @@ class Encoder:
         """Free the model."""
         self._prompts.clear()
         del self._model, self._causal
-        leave_device(self.backend)
         free_buffers()
         return_memory()
 

@@ -1,18 +1,15 @@
 """Several streams of the CPU at once: MLX does all but matrix products on one thread a stream."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 from mlx_qwen_embeddings import threads
-from mlx_qwen_embeddings.backend import Backend, join_in
+from mlx_qwen_embeddings.backend import Backend
 from mlx_qwen_embeddings.blas import cores, set_threads
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 MOST_LANES = 4
 """More cores than this serve the matrix products of each lane instead."""
@@ -46,24 +43,13 @@ class Lanes(Generic[T]):
         shift = _Shift(jobs)
         helpers: list[threads.Running] = []
         with suppress(RuntimeError):  # no thread can be had: fewer lanes do the same
-            helpers.extend(threads.start(self._helper(shift), "mlx-qwen-lane") for _ in range(lanes - 1))
+            helpers.extend(threads.start(shift.work, "mlx-qwen-lane") for _ in range(lanes - 1))
         shift.work()
         for helper in helpers:
             helper.join()
         if shift.errors:
             raise shift.errors[0]
         return [shift.results[place] for place in range(len(jobs))]
-
-    def _helper(self, shift: "_Shift[T]") -> Callable[[], None]:
-        def work() -> None:
-            try:
-                join_in(self._backend)
-            except Exception:
-                logger.exception("a lane could not be used; the others do its jobs")
-            else:
-                shift.work()
-
-        return work
 
 
 class _Shift(Generic[T]):

@@ -3,7 +3,6 @@
 import ctypes.util
 import importlib
 import logging
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_qwen_embeddings import EmbeddingEngine, backend, blas
+from mlx_qwen_embeddings import backend, blas
 from mlx_qwen_embeddings.backend import choose_backend
 from mlx_qwen_embeddings.blas import measure_bandwidth, measure_gflops
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
-from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems bring their BLAS with MLX")
 
@@ -47,41 +45,6 @@ def test_device_and_type(
     with_gpu(monkeypatch, there=gpu)
     chosen = choose_backend(device, dtype)
     assert (chosen.device, chosen.dtype) == expected
-
-
-def test_models_in_memory_compute_on_one_device() -> None:
-    """MLX's default device is one for all threads: what computes on another one would move to it."""
-    gpu, cpu = backend.Backend("gpu", "bfloat16"), backend.Backend("cpu", "float32")
-    before = backend._devices.copy()
-    backend._devices.clear()
-    try:
-        backend.claim_device(gpu)
-        backend.claim_device(gpu)
-        with pytest.raises(ModelLoadError, match=r"a model on the gpu is in memory.*close its engine first"):
-            backend.claim_device(cpu)
-        backend.leave_device(gpu)
-        with pytest.raises(ModelLoadError, match="a model on the gpu is in memory"):
-            backend.claim_device(cpu)
-        backend.leave_device(gpu)
-        backend.claim_device(cpu)
-        with pytest.raises(ModelLoadError, match="a model on the cpu is in memory"):
-            backend.claim_device(gpu)
-    finally:
-        backend._devices.clear()
-        backend._devices.update(before)
-
-
-def test_an_engine_leaves_its_device_when_it_is_closed_and_when_it_cannot_be_loaded(tmp_path: Path) -> None:
-    before = backend._devices.copy()
-    with EmbeddingEngine("nano", device="cpu", cache_bytes=0) as engine:
-        engine.warmup()
-        assert backend._devices["cpu"] == before["cpu"] + 1
-    assert backend._devices == before
-    folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(b"nothing")
-    with EmbeddingEngine(str(folder)) as broken, pytest.raises(ModelLoadError):
-        broken.warmup()
-    assert backend._devices == before
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

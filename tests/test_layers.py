@@ -18,7 +18,7 @@ LAYERS = (
     {"precision", "prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "token_ids", "tokenization", "tokenizer_check"}
     | {"cache_codec", "cache_faults", "cache_file", "labelled", "sqlite_cache", "tiered_cache"},
-    {"backend", "blas", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
+    {"backend", "blas", "turns", "downloads", "fingerprint", "hub", "hub_integrity", "memory", "model_files", "opening"}
     | {"safetensors_check"}
     | {"encoder", "footprint", "lanes", "threads", "foreign", "gguf", "loading", "quantization", "weights"},
     {"delivery", "room", "schedule", "worker"},

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from mlx_qwen_embeddings import lanes as lanes_module
 from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.backend import Backend, choose_backend
 from mlx_qwen_embeddings.lanes import Lanes
@@ -127,18 +126,6 @@ def test_a_job_that_fails_ends_the_shift_and_leaves_the_lanes_free(guilty: int) 
     with pytest.raises(MemoryError, match="out of memory"):
         lanes.run([lambda number=number: job(number) for number in range(3)])
     assert lanes.run([lambda: 5]) == [5]
-
-
-def test_a_lane_that_cannot_compute_leaves_its_jobs_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(backend: Backend) -> None:
-        message = "no stream can be had"
-        raise RuntimeError(message)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lanes_module, "join_in", fail)
-        found = Lanes[threading.Thread](CPU, 3).run([threading.current_thread] * 4)
-    assert found == [threading.current_thread()] * 4
-    run(lambda: None)
 
 
 def test_a_task_that_raises_is_told_and_its_thread_takes_the_next_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.backend import Backend, claim_thread, free_buffers
+from mlx_qwen_embeddings.backend import Backend, claim_thread, computing, free_buffers
 from mlx_qwen_embeddings.conversion.choice import DTYPES, Choice, ConversionError
 from mlx_qwen_embeddings.loading import build, fill, naming
 from mlx_qwen_embeddings.model_files import ModelFiles
@@ -59,22 +59,23 @@ def write_model(files: ModelFiles, target: Path, choice: Choice | None, dtype: s
     """
     try:
         mlx_lm = require("mlx_lm.utils", "convert", "Converting a model")
-        claim_thread(backend)
-        with naming(files):
-            model, weights, layers = build(files)
-            dtype = dtype or ("float32" if layers and _is_full(files.config) else _usual_dtype(weights))
-            fill(model, unpack(weights, layers, mx.float32), getattr(mx, dtype))
-        del weights
-        named = _as_language_model(model) if _is_language_model(files.config) else model
-        config = _config(files.config, dtype)
-        with redirect_stdout(io.StringIO()) as said:
-            if choice:
-                named, config = mlx_lm.quantize_model(named, config, choice.group_size, choice.bits, mode=choice.mode)
-            plain = _plain_matrices(files, named, choice)
-            mlx_lm.save_model(target, named, donate_model=True)
-        logger.debug("mlx-lm: %s", said.getvalue())
-        mlx_lm.save_config(config, target / "config.json")
-        return Written(dtype, bool(layers) and choice is not None, plain)
+        with computing(backend):
+            claim_thread(backend)
+            with naming(files):
+                model, weights, layers = build(files)
+                dtype = dtype or ("float32" if layers and _is_full(files.config) else _usual_dtype(weights))
+                fill(model, unpack(weights, layers, mx.float32), getattr(mx, dtype))
+            del weights
+            named = _as_language_model(model) if _is_language_model(files.config) else model
+            config = _config(files.config, dtype)
+            with redirect_stdout(io.StringIO()) as said:
+                if choice:
+                    named, config = mlx_lm.quantize_model(named, config, choice.group_size, choice.bits, mode=choice.mode)
+                plain = _plain_matrices(files, named, choice)
+                mlx_lm.save_model(target, named, donate_model=True)
+            logger.debug("mlx-lm: %s", said.getvalue())
+            mlx_lm.save_config(config, target / "config.json")
+            return Written(dtype, bool(layers) and choice is not None, plain)
     finally:
         free_buffers()
         mx.clear_streams()  # MLX aborts the process at its exit when a thread ends without

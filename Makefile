@@ -89,7 +89,8 @@ docker-steps:
 # The embedded model, from a corpus to the packed folder: training/README.md. What is there already is not made again.
 #   CORPUS=corpus.txt.gz   one text a line; TERMS=hp.obo, WORDS=en_med_glut.dic and ABSTRACTS=pubmed.xml.gz are further, medical
 #                          texts, the last without those whose titles are in WITHOUT=corpus.jsonl
-#   MINUTES=168 DEVICE=cpu how long the student learns, and where; SHARDS=16 asks the teacher about so many times 20,000 of them
+#   MINUTES=228 DEVICE=cpu how long the student learns, and where; SHARDS=16 asks the teacher about so many times 20,000 of them
+#   TOKENS=12000           of a batch; a GPU has room for more
 #   COMPILE=--no-compile   without a C++ compiler; WORK=work-nano is where everything lies
 #   DATA=folder            retrieval/ and sts/ with labelled sets: scores and the model card are written, too
 WORK ?= work-nano
@@ -98,8 +99,9 @@ nano: $(VENV)/.reference
 	$(BIN)/python -m training tokenizer $(WORK)
 	$(BIN)/python -m training teacher $(CORPUS) $(WORK) --device $(or $(DEVICE),cpu) \
 		$(addprefix --terms ,$(TERMS)) $(addprefix --words ,$(WORDS)) $(addprefix --shards ,$(SHARDS)) \
-		--abstracts $(ABSTRACTS) --without $(WITHOUT)
-	$(BIN)/python -m training student $(WORK) --device $(or $(DEVICE),cpu) --minutes $(or $(MINUTES),168) $(COMPILE)
+		$(if $(ABSTRACTS),--abstracts $(ABSTRACTS)) $(if $(WITHOUT),--without $(WITHOUT))
+	$(BIN)/python -m training student $(WORK) --device $(or $(DEVICE),cpu) --minutes $(or $(MINUTES),228) \
+		$(addprefix --tokens ,$(TOKENS)) $(COMPILE)
 	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano-fp32 --bits 32
 	$(BIN)/python -m training pack $(WORK)/student.safetensors $(WORK)/tokenizer.json $(WORK)/nano --table-bits 5
 ifneq ($(DATA),)
@@ -109,12 +111,11 @@ endif
 
 # After another model was put into the package: everything that is compared with it, and every page that shows its figures.
 nano-figures: $(VENV)/.reference
+	@test -n "$(DATA)" || { echo "name the labelled sets: make nano-figures DATA=data (training/README.md)" >&2; exit 1; }
 	$(BIN)/python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/verification/published/nano.json
 	$(BIN)/python -m tests.golden.make
 	$(BIN)/python scripts/update_examples.py
-ifneq ($(DATA),)
 	$(BIN)/python -m benchmarks.precision $(addprefix $(DATA)/retrieval/,xquad/en cosqa-dev scifact) --models nano
-endif
 	$(BIN)/python scripts/update_readme.py
 
 .PHONY: mac

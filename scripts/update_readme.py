@@ -97,6 +97,38 @@ def scores() -> str:
     return "\n".join(line for line in section.splitlines() if line.startswith("|"))
 
 
+WANTED = {"STS-B dev": 0.95, "XQuAD en": 0.97, "SciFact": 0.93}
+"""What nano was to reach of its teacher's figure."""
+
+WANTED_SHORT, WANTED_POINTS, WANTED_BYTES = 0.95, 0.3, 16.2e6
+"""Its own figure at 128 dimensions, what packing may cost in points, and the size of the first nano."""
+
+
+def wanted() -> str:
+    """Give the table of what was wanted of nano and what came of it."""
+    sets = {row["set"]: row for row in json.loads((PROJECT / "training/results/nano.json").read_text("utf-8"))["sets"]}
+    lost = [100 * (row["student"] - row["full"]) for row in sets.values()]
+    size = sum(path.stat().st_size for path in NANO_FOLDER.rglob("*") if path.suffix != ".md")
+    rows = [
+        (f"{name}, of the teacher's", f"{bar:.0%}", share(sets[name]["student"] / sets[name]["teacher"], bar))
+        for name, bar in WANTED.items()
+    ]
+    rows += [
+        (f"{name}, of its own at 128 dimensions", f"{WANTED_SHORT:.0%}", share(row["short"] / row["student"], WANTED_SHORT))
+        for name, row in sets.items()
+    ]
+    points = f"{min(lost):+.2f} to {max(lost):+.2f} points"
+    points = points if max(map(abs, lost)) <= WANTED_POINTS else f"**{points}**"
+    rows.append(("packed less float32", f"within {WANTED_POINTS} points", points))
+    rows.append(("artifact with tokenizer", f"{WANTED_BYTES / 1e6:.1f} MB", f"{size / 1e6:.1f} MB"))
+    return table(("", "wanted", "nano"), rows)
+
+
+def share(found: float, bar: float) -> str:
+    """Give a share, in bold where it misses its bar."""
+    return f"{found:.1%}" if found >= bar else f"**{found:.1%}**"
+
+
 def precisions() -> str:
     """Give the table of what shorter and coarser vectors keep, over the sets that all models were measured on."""
     measured: dict[str, dict[str, dict[tuple[str, int], dict[str, Any]]]] = {}
@@ -191,6 +223,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/engine.md": {"options": options},
     "docs/models.md": {"scores": scores},
     "docs/server.md": {"load": short},
+    "training/README.md": {"wanted": wanted},
 }
 
 

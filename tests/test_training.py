@@ -18,7 +18,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from training import axes, evaluate, instructions, lessons, schedule, shards, teacher, tokenizer
+from training import axes, evaluate, instructions, lessons, log, schedule, shards, teacher, tokenizer
 from training.__main__ import main
 from training.config import EOS, INSTRUCTIONS, ModelShape
 from training.instructions import Instructions
@@ -281,6 +281,11 @@ def test_batches_hold_texts_of_similar_length_within_the_token_budget() -> None:
         assert len(rows) < schedule.LARGEST + schedule.SMALLEST
 
 
+def test_a_larger_budget_gives_larger_batches_of_short_texts_too() -> None:
+    sizes = np.full(20_000, 9)
+    assert [max(map(len, batches(sizes, 0, tokens))) for tokens in (4500, 12_000, 96_000)] == [450, 512, 4000]
+
+
 def test_no_batch_is_of_a_handful_of_texts() -> None:
     found = batches(np.random.default_rng(4).integers(1, 256, schedule.CHUNK + 3), 0)
     assert min(map(len, found)) >= schedule.SMALLEST
@@ -339,22 +344,13 @@ def test_packed_weights_stay_near_the_students(
     assert (config["vocab_size"], config["num_key_value_heads"], config["head_dim"]) == (320, 2, 32)
 
 
-def pack_of_nano(folder: Path) -> Path:
-    """The package's own weights, unpacked and packed again."""
-    shipped = load(NANO)
-    names = [name.removesuffix(".weight") for name in shipped if name.endswith(".weight")]
-    full = {f"{name}.weight": dequantized(shipped, name, 5 if name == "embed_tokens" else 8) for name in names}
-    weights_file = save_weights(folder / "student.safetensors", full)
-    main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(folder / "out"), "--table-bits", "5"])
-    return folder / "out"
-
-
 def test_packing_nanos_own_weights_gives_the_folder_in_the_package(tmp_path: Path) -> None:
     shipped = load(NANO)
     names = [name.removesuffix(".weight") for name in shipped if name.endswith(".weight")]
     bits = {name: 5 if name == "embed_tokens" else 8 for name in names}
     full = {f"{name}.weight": dequantized(shipped, name, bits[name]) for name in names}
-    out = pack_of_nano(tmp_path)
+    weights_file, out = save_weights(tmp_path / "student.safetensors", full), tmp_path / "out"
+    main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(out), "--table-bits", "5"])
     for name in (*SETTINGS, "tokenizer.json"):
         assert (out / name).read_bytes() == (NANO / name).read_bytes(), name
     packed = load(out)
@@ -373,6 +369,30 @@ def test_packing_refuses_a_tokenizer_of_another_model(
     entries = Tokenizer.from_file(str(NANO / "tokenizer.json")).get_vocab_size()
     with pytest.raises(ValueError, match=f"{entries} entries for 320 embeddings"):
         main(["pack", str(weights_file), str(NANO / "tokenizer.json"), str(tmp_path / "out")])
+
+
+def test_a_log_that_was_cut_off_is_read_without_its_last_line(tmp_path: Path) -> None:
+    for step in range(4):
+        log.append(tmp_path / "log.jsonl", {"step": step, "loss": 1 / 3})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in log.read(tmp_path / "log.jsonl")] == [0, 1, 2, 3]
+    log.forget_after(tmp_path / "log.jsonl", 2)
+    log.append(tmp_path / "log.jsonl", {"step": 3, "loss": 0.25})
+    assert [(line["step"], line["loss"]) for line in log.read(tmp_path / "log.jsonl")][2:] == [(2, 0.33333), (3, 0.25)]
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_the_card_is_of_the_last_run_that_came_to_its_end(tmp_path: Path) -> None:
+    out = shutil.copytree(NANO, tmp_path / "nano")
+    lines = log.read(RESULTS / "log.jsonl")
+    for more, given in (("going on", [*lines, {"step": 10**6, "tokens": 1, "seconds": 1.0}]), ("ended", lines)):
+        (tmp_path / more).write_text("".join(json.dumps(line) + "\n" for line in given))
+        main(["card", str(out), str(RESULTS / "nano.json"), str(tmp_path / more)])
+        assert (out / "README.md").read_text(encoding="utf-8") == (NANO / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "begun").write_text(json.dumps({"step": 50, "tokens": 1, "seconds": 1.0}) + "\n")
+    with pytest.raises(ValueError, match="has not come to its end: let the student step finish"):
+        main(["card", str(out), str(RESULTS / "nano.json"), str(tmp_path / "begun")])
 
 
 MEASURED: list[dict[str, Any]] = [

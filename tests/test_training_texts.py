@@ -8,6 +8,7 @@ import pytest
 from medline_files import medline, part
 
 from training import abstracts, corpus, medical
+from training.__main__ import main
 
 TEXTS = (
     "The harbour freezes in winter.",
@@ -117,6 +118,24 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
         plain.write_text(line + "\n")
         with pytest.raises(ValueError, match=fault):
             abstracts.titles(plain)
+    for line in ('{"title": null}', '["a"]', "3"):
+        plain.write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"plain\.xml\.gz is not a file of JSON lines with titles"):
+            abstracts.titles(plain)
+    packed.write_bytes(gzip.compress(b"<PubmedArticleSet>" * 1000)[:-20] + b"\0" * 30)
+    with pytest.raises(ValueError, match=r"packed\.xml\.gz is not a file of MEDLINE"):
+        list(abstracts.articles(packed))
+    for read in (medical.definitions, medical.phrases):
+        with pytest.raises(ValueError, match=r"latin\.txt is not an? (ontology|hunspell dictionary) in"):
+            list(read(latin))
     for read, fault in ((medical.definitions, "not an ontology"), (medical.phrases, "not a hunspell dictionary")):
         with pytest.raises(ValueError, match=fault):
             list(read(plain))
+
+
+def test_what_may_hold_what_is_measured_on_wants_to_know_that(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("The harbour freezes in winter.\n")
+    articles = medline(tmp_path / "pubmed.xml.gz", [("Ice", part("Cold."), "eng")])
+    with pytest.raises(ValueError, match=r"name the corpus\.jsonl of that behind --without, or give --without alone"):
+        main(["teacher", str(tmp_path / "corpus.txt"), str(tmp_path / "work"), "--abstracts", str(articles)])
+    assert not (tmp_path / "work").exists()

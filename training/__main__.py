@@ -30,6 +30,11 @@ def run_teacher(arguments: argparse.Namespace) -> None:
     """Corpus to shards of what the teacher says, those that are not there yet."""
     from training import abstracts, corpus, medical, teacher
 
+    if arguments.abstracts and arguments.without is None:
+        raise ValueError(
+            "--abstracts may hold what is measured on: name the corpus.jsonl of that behind --without, "
+            "or give --without alone if there is none"
+        )
     work = WorkFolder(arguments.work)
     work.root.mkdir(parents=True, exist_ok=True)
     more = [*medical.definitions(arguments.terms)] if arguments.terms else []
@@ -37,7 +42,7 @@ def run_teacher(arguments: argparse.Namespace) -> None:
     prose = [*corpus.lines(arguments.corpus)]
     if not prose:
         raise ValueError(f"{arguments.corpus} holds no text")
-    groups = [abstracts.texts(arguments.abstracts, arguments.without), corpus.chosen(prose, more)]
+    groups = [abstracts.texts(arguments.abstracts, arguments.without or []), corpus.chosen(prose, more)]
     master = teacher.load(arguments.model or teacher.find_packaged(), arguments.device)
     if not work.alone.exists():
         _write(work.alone, teacher.entries_alone(master))
@@ -128,9 +133,7 @@ def parser() -> argparse.ArgumentParser:
     teacher.add_argument("--terms", type=Path, help="an ontology of medical terms, .obo")
     teacher.add_argument("--words", type=Path, help="a hunspell dictionary of medical words, .dic")
     teacher.add_argument("--abstracts", type=Path, nargs="*", default=[], help="files of MEDLINE, .xml.gz")
-    teacher.add_argument(
-        "--without", type=Path, nargs="*", default=[], help="corpus.jsonl with titles to leave out of those"
-    )
+    teacher.add_argument("--without", type=Path, nargs="*", help="corpus.jsonl with titles to leave out of those")
     teacher.add_argument("--shards", type=int, help="at most so many times 20,000 texts of each kind (all)")
     teacher.set_defaults(run=run_teacher)
 

@@ -49,7 +49,8 @@ def learnt(taught: Sequence[Shard], steps: int = STEPS) -> NDArray[np.float32]:
         batch = normalize(torch.from_numpy(vectors[rows].astype(np.float32)), dim=-1)
         loss = STRAIGHT * ((rotation.T @ rotation - one) ** 2).sum()
         for width in KEPT:
-            loss = loss + of_neighbours(similarities(batch @ rotation[:, :width], width), batch @ batch.T)
+            turned = batch @ rotation[:, :width]
+            loss = loss + of_neighbours(similarities(turned, turned, width), batch @ batch.T)
         optimizer.param_groups[0]["lr"] = PEAK_RATE * (1 - step / steps)
         loss.backward()
         optimizer.step()

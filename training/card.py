@@ -20,9 +20,15 @@ def write(folder: Path, measured: Mapping[str, Any], log: Sequence[Mapping[str, 
         folder: Where the model lies.
         measured: What `evaluate.measure` gave.
         log: The run's log.
+
+    Raises:
+        ValueError: If no run has come to its end there.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    end = dict(log[-1])
+    ends = [line for line in log if "device" in line]
+    if not ends:
+        raise ValueError("the log is of a run that has not come to its end: let the student step finish")
+    end = ends[-1]
     near, far = measured["pasta"]
     facts = {
         "megabytes": f"{sum(path.stat().st_size for path in folder.rglob('*') if path.suffix != '.md') / 1e6:.1f} MB",

@@ -20,8 +20,9 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Return the lines; the last one may have been cut off, and is none then."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def forget_after(path: Path, step: int) -> None:
@@ -32,5 +33,7 @@ def forget_after(path: Path, step: int) -> None:
         step: Of the checkpoint.
     """
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        kept = [json.dumps(line) + "\n" for line in read(path) if line["step"] <= step]
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)

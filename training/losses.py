@@ -4,34 +4,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, normalize
 
-# Similarities inside a batch count at full width and for the truncated vector, and so do the neighbours they make.
+from training.memory import Memory
+
+# Similarities count at full width and for the truncated vector, and so does who is near whom.
 SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 1.5), (64, 0.7))
-NEIGHBOUR_WEIGHTS = ((384, 0.15), (128, 0.4))
+NEIGHBOUR_WEIGHTS = ((384, 0.2), (128, 0.6))
 TEMPERATURE = 0.05
 
 
-def of_vectors(vectors: Tensor, targets: Tensor) -> Tensor:
-    """Return one minus the mean cosine to the target, plus what is lost of the similarities in the batch.
+def of_vectors(vectors: Tensor, targets: Tensor, memory: Memory) -> Tensor:
+    """Return one minus the mean cosine to the target, plus what is lost of the similarities.
 
-    That is their squared errors, and the divergence of each text's neighbours.
+    That is their squared errors inside the batch, and the divergence of each text's neighbours there and in the memory.
 
     Args:
         vectors: The student's vectors, (batch, width).
         targets: The teacher's unit vectors, rotated, of the same shape.
+        memory: Both, of earlier texts.
     """
-    wanted = targets @ targets.T
+    known, batch = torch.cat([vectors, memory.vectors]), len(vectors)
+    wanted = targets @ torch.cat([targets, memory.targets]).T
     loss = (1 - (normalize(vectors, dim=-1) * targets).sum(1)).mean()
     for dimensions, weight in SIMILARITY_WEIGHTS:
-        loss = loss + weight * ((similarities(vectors, dimensions) - wanted) ** 2).mean()
+        loss = loss + weight * ((similarities(vectors, vectors, dimensions) - wanted[:, :batch]) ** 2).mean()
     for dimensions, weight in NEIGHBOUR_WEIGHTS:
-        loss = loss + weight * of_neighbours(similarities(vectors, dimensions), wanted)
+        loss = loss + weight * of_neighbours(similarities(vectors, known, dimensions), wanted)
     return loss
 
 
-def similarities(vectors: Tensor, dimensions: int) -> Tensor:
-    """Return the cosines of the truncated vectors with each other, (batch, batch)."""
-    short = normalize(vectors[:, :dimensions], dim=-1)
-    return short @ short.T
+def similarities(vectors: Tensor, others: Tensor, dimensions: int) -> Tensor:
+    """Return the cosines of truncated vectors with others, (vectors, others)."""
+    return normalize(vectors[:, :dimensions], dim=-1) @ normalize(others[:, :dimensions], dim=-1).T
 
 
 def of_neighbours(found: Tensor, wanted: Tensor) -> Tensor:
@@ -41,10 +44,10 @@ def of_neighbours(found: Tensor, wanted: Tensor) -> Tensor:
     similarities gives for each (the listwise loss of Cao et al. 2007).
 
     Args:
-        found: The student's similarities, (batch, batch).
+        found: The student's similarities, (batch, others); the batch's own texts come first among the others.
         wanted: The teacher's.
     """
-    others = ~torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+    others = ~torch.eye(*wanted.shape, dtype=torch.bool, device=wanted.device)
     sides = [(side[others].view(len(side), -1) / TEMPERATURE).log_softmax(1) for side in (found, wanted)]
     return kl_div(*sides, reduction="batchmean", log_target=True)
 
@@ -57,5 +60,6 @@ def of_states(states: Tensor, targets: Tensor) -> Tensor:
 def agreement(vectors: Tensor, targets: Tensor, dimensions: int) -> float:
     """Return the correlation of all pairs' similarities, the student's vectors truncated, with the teacher's."""
     above = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    pairs = torch.stack([side[above[0], above[1]] for side in (similarities(vectors, dimensions), targets @ targets.T)])
+    sides = similarities(vectors, vectors, dimensions), targets @ targets.T
+    pairs = torch.stack([side[above[0], above[1]] for side in sides])
     return float(torch.corrcoef(pairs)[0, 1])

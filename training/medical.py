@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.config import SEED
+from training.reading import reading
 
 DEFINITIONS_TOGETHER = 5
 WORDS_TOGETHER = (1, 6)
@@ -20,7 +21,8 @@ def definitions(path: Path) -> Iterator[str]:
     Raises:
         ValueError: If it holds no term.
     """
-    stanzas = path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]
+    with reading(path, "an ontology in the OBO format"):
+        stanzas = path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]
     if not stanzas:
         raise ValueError(f"{path} is not an ontology in the OBO format: it holds no [Term]")
     together: list[str] = []
@@ -52,7 +54,8 @@ def phrases(path: Path) -> Iterator[str]:
     Raises:
         ValueError: If it holds no word.
     """
-    words = [line.partition("/")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    with reading(path, "a hunspell dictionary in UTF-8"):
+        words = [line.partition("/")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     if not words:
         raise ValueError(f"{path} is not a hunspell dictionary: no word follows its first line")
     dice = random.Random(SEED)

@@ -2,10 +2,24 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
+
+WRONG = (
+    UnicodeDecodeError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    ET.ParseError,
+    json.JSONDecodeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
+"""What comes of a file that is cut off, in another encoding, or of another form."""
 
 
 @contextmanager
@@ -21,5 +35,5 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, ET.ParseError, json.JSONDecodeError, KeyError) as error:
+    except WRONG as error:
         raise ValueError(f"{path} is not {what}: {error}") from error

@@ -10,6 +10,7 @@ from training.config import SEED
 
 CHUNK = 40_000
 SMALLEST, LARGEST = 16, 512
+SHORTEST = 24
 WARMUP_STEPS = 100
 DECAY_FROM = 0.6
 FLOOR = 0.02
@@ -40,12 +41,14 @@ def batches_of_pass(
 def _cut(rows: NDArray[np.int64], sizes: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
     """Cut length-sorted rows into batches of about so many tokens, judged by a text a little further on.
 
-    A remainder too small for a batch goes with the last one.
+    Short texts count as if they were longer, so that none holds thousands. A remainder too small for a batch goes with the
+    last one.
     """
     batches, start = [], 0
+    largest = max(LARGEST, tokens // SHORTEST)
     while start < len(rows):
         size = int(sizes[rows[min(start + 200, len(rows) - 1)]])
-        count = max(SMALLEST, min(LARGEST, tokens // (size + 1)))
+        count = max(SMALLEST, min(largest, tokens // (size + 1)))
         if len(rows) - start - count < SMALLEST:
             count = len(rows) - start
         batches.append(rows[start : start + count])

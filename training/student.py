@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from training import log, losses
+from training import log, losses, memory
 from training.config import SEED, Recipe, WorkFolder
 from training.lessons import Batch, Lessons
 from training.model import Student
 from training.optimizers import optimizers
-from training.schedule import batches_of_pass, learning_rate
+from training.schedule import WARMUP_STEPS, batches_of_pass, learning_rate
 
 LOG_EVERY = 50
 SCORE_EVERY = 500
@@ -36,12 +36,19 @@ class Progress:
         done: Share of the budget that is spent.
         tokens: Tokens learnt from, padding left out.
         seconds: Time spent.
+        began: Step at which the optimisers began: 0, or where another run was taken over.
     """
 
     step: int = 0
     done: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
+    began: int = 0
+
+    @property
+    def own_steps(self) -> int:
+        """Batches that these optimisers have seen."""
+        return self.step - self.began
 
 
 class Training:
@@ -61,6 +68,7 @@ class Training:
         self.optimizers = optimizers(student, recipe)
         self.rotation = torch.from_numpy(lessons.rotation).to(device)
         self.forward = torch.compile(student, dynamic=True) if recipe.compile else student
+        self.memory = memory.nothing(student.shape.hidden_size, device)
         self.progress = Progress()
 
     def run(self, clock: Callable[[int], float]) -> None:
@@ -106,7 +114,7 @@ class Training:
         total = sum(parts.values(), torch.zeros((), device=self.device))
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        share = learning_rate(self.progress.step, self.progress.done)
+        share = learning_rate(self.progress.own_steps, self.progress.done)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
@@ -122,7 +130,9 @@ class Training:
         content, wanted = self._there(batch.content), self._there(batch.states) @ self.rotation
         targets = self._targets(batch)
         weight = self.recipe.states * (1 - 0.9 * self.progress.done)
-        found = {"vectors": losses.of_vectors(vectors.float(), targets)}
+        found = {"vectors": losses.of_vectors(vectors.float(), targets, self.memory)}
+        if self.progress.own_steps >= WARMUP_STEPS:  # before, what it says of a text changes too fast
+            self.memory.keep(vectors.float(), targets)
         if weight:
             found["states"] = weight * losses.of_states(states[content].float(), wanted)
         return found
@@ -148,7 +158,8 @@ class Training:
         return normalize(self._there(batch.vectors) @ self.rotation, dim=-1)
 
     def _log(self, loss: dict[str, float], *, scores: bool = False, **more: str) -> None:
-        line: dict[str, Any] = asdict(self.progress) | {f"loss_{name}": part for name, part in loss.items()}
+        where = {name: value for name, value in asdict(self.progress).items() if name != "began"}
+        line: dict[str, Any] = where | {f"loss_{name}": part for name, part in loss.items()}
         if scores or self.progress.step % SCORE_EVERY == 0:
             line |= self.scores()
         log.append(self.work.log, line | more)
@@ -159,6 +170,7 @@ class Training:
             "student": self.student.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
+            "memory": vars(self.memory),
             "lessons": self._lessons_digest(),
         }
         partial = self.work.checkpoint.with_suffix(".partial")
@@ -180,7 +192,7 @@ class Training:
         self.student.load_state_dict(state["student"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
-        self.progress = Progress(**state["progress"])
+        self.progress, self.memory = Progress(**state["progress"]), memory.Memory(**state["memory"])
 
     def _lessons_digest(self) -> str:
         parts = self.lessons.sizes.tobytes(), self.lessons.rotation.tobytes(), str(self.recipe.tokens).encode()

@@ -56,5 +56,5 @@ def take_over(training: "Training", earlier: "WorkFolder") -> None:
     state = torch.load(earlier.checkpoint, map_location=training.device, weights_only=True)
     turn = torch.from_numpy(np.load(earlier.rotation)).to(training.device).T @ training.rotation
     training.student.load_state_dict(turned(state["student"], turn))
-    training.progress = Progress(**state["progress"])
+    training.progress = Progress(**state["progress"] | {"began": state["progress"]["step"]})
     shutil.copy(earlier.log, training.work.log)

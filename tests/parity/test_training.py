@@ -1,6 +1,7 @@
 """What of the embedded model's training computes in torch, beside transformers, sentence-transformers and numpy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, Qwen3Config, Qwen3Model
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from training import axes, evaluate, initial, lessons, losses, shards, teacher, tokenizer
+from training import axes, evaluate, initial, lessons, losses, memory, shards, teacher, tokenizer
 from training.__main__ import main
 from training.config import ModelShape, Recipe, WorkFolder
 from training.model import Student
@@ -46,8 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
 
 
 @pytest.fixture
-def taught(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> lessons.Lessons:
-    monkeypatch.setattr(lessons, "HELD_IN", 40)
+def taught(work: WorkFolder) -> lessons.Lessons:
     masters = Tokenizer.from_file(str(teacher.find_packaged() / "tokenizer.json"))
     made = lessons.Lessons(work.shards, Tokenizer.from_file(str(work.tokenizer)), masters)
     made.rotation = axes.principal(made.shards)
@@ -128,14 +128,17 @@ def test_shards_that_are_there_are_not_made_again(work: WorkFolder, monkeypatch:
 
 def test_the_loss_is_what_numpy_says() -> None:
     rng = np.random.default_rng(1)
-    vectors, targets = rng.normal(size=(7, 384)), unit(rng.normal(size=(7, 384)))
-    wanted = (1 - (unit(vectors) * targets).sum(1)).mean()
+    known, wanted = rng.normal(size=(12, 384)), unit(rng.normal(size=(12, 384)))
+    vectors, targets = known[:7], wanted[:7]
+    earlier = memory.nothing(384, "cpu")
+    earlier.keep(torch.tensor(known[7:]), torch.tensor(wanted[7:]))
+    loss = (1 - (unit(vectors) * targets).sum(1)).mean()
     for dimensions, weight in losses.SIMILARITY_WEIGHTS:
         short = unit(vectors[:, :dimensions])
-        wanted += weight * ((short @ short.T - targets @ targets.T) ** 2).mean()
+        loss += weight * ((short @ short.T - targets @ targets.T) ** 2).mean()
     for dimensions, weight in losses.NEIGHBOUR_WEIGHTS:
-        wanted += weight * neighbours_lost(vectors[:, :dimensions], targets)
-    assert losses.of_vectors(torch.tensor(vectors), torch.tensor(targets)).item() == pytest.approx(wanted)
+        loss += weight * np.mean([neighbours_lost(place, known[:, :dimensions], wanted) for place in range(7)])
+    assert losses.of_vectors(torch.tensor(vectors), torch.tensor(targets), earlier).item() == pytest.approx(loss)
     assert losses.of_states(torch.tensor(targets), torch.tensor(3 * targets)).item() == pytest.approx(0, abs=1e-9)
     above = np.triu_indices(7, 1)
     short = unit(vectors[:, :64])
@@ -143,14 +146,27 @@ def test_the_loss_is_what_numpy_says() -> None:
     assert losses.agreement(torch.tensor(vectors), torch.tensor(targets), 64) == pytest.approx(correlation)
 
 
-def neighbours_lost(vectors: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    """Kullback-Leibler divergence of who is near whom, text by text."""
-    found = []
-    for place, (vector, target) in enumerate(zip(unit(vectors), targets, strict=True)):
-        others = np.arange(len(targets)) != place
-        ours, theirs = (np.exp(20 * side) for side in (unit(vectors)[others] @ vector, targets[others] @ target))
-        found.append(entropy(theirs / theirs.sum(), ours / ours.sum()))
-    return float(np.mean(found))
+def neighbours_lost(place: int, vectors: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    """Kullback-Leibler divergence of who is near one text among the others."""
+    others = np.arange(len(targets)) != place
+    sides = unit(vectors)[others] @ unit(vectors)[place], targets[others] @ targets[place]
+    ours, theirs = (np.exp(20 * side) for side in sides)
+    return float(entropy(theirs / theirs.sum(), ours / ours.sum()))
+
+
+def all_neighbours_lost(vectors: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    return float(np.mean([neighbours_lost(place, vectors, targets) for place in range(len(targets))]))
+
+
+def test_the_memory_holds_the_latest_texts_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "KEPT", 3)
+    kept = memory.nothing(1, "cpu")
+    for first in (0.0, 2.0):
+        vectors = torch.tensor([[first], [first + 1]], requires_grad=True)
+        kept.keep(vectors, -vectors.detach())
+    assert kept.vectors.tolist() == [[1], [2], [3]]
+    assert kept.targets.tolist() == [[-1], [-2], [-3]]
+    assert not kept.vectors.requires_grad
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,14 +187,14 @@ def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None
     principal, learnt = axes.principal([many, few, one]), axes.learnt([many, few, one], steps=20)
     np.testing.assert_allclose(learnt.T @ learnt, np.eye(384), atol=1e-5)
     numerous, rare = (unit(kind.vectors[:90].astype(np.float64)) for kind in (many, few))
-    assert neighbours_lost((numerous @ learnt)[:, :128], numerous) < 0.01
-    assert neighbours_lost((rare @ learnt)[:, :128], rare) < 0.45
-    assert neighbours_lost((rare @ principal)[:, :128], rare) > 0.6
+    assert all_neighbours_lost((numerous @ learnt)[:, :128], numerous) < 0.01
+    assert all_neighbours_lost((rare @ learnt)[:, :128], rare) < 0.45
+    assert all_neighbours_lost((rare @ principal)[:, :128], rare) > 0.6
     np.testing.assert_array_equal(axes.learnt([one], steps=20), axes.learnt([one], steps=0))
 
 
-def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, work: WorkFolder, tmp_path: Path) -> None:
-    earlier = trained(taught, work, [2], tmp_path / "earlier")
+def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, tmp_path: Path) -> None:
+    earlier = trained(taught, [2], tmp_path / "earlier")
     with torch.no_grad():
         earlier.student.norm.weight.fill_(0.7)  # what differs between axes can only be met nearly
     earlier.save()
@@ -193,7 +209,8 @@ def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, w
     with torch.inference_mode():
         for before, after in zip(earlier.student(*inputs), later.student(*inputs), strict=True):
             torch.testing.assert_close(before @ turn, after, atol=2e-4, rtol=1e-3)
-    assert later.progress == earlier.progress
+    assert later.progress == replace(earlier.progress, began=2)
+    assert later.progress.own_steps == 0  # its optimisers warm up anew
     assert later.work.log.read_text() == earlier.work.log.read_text()
     later.run(lambda step: 1.0 if step >= 3 else 0.0)
     assert later.progress.step == 3
@@ -221,7 +238,7 @@ def test_the_first_student_averages_its_entries(taught: lessons.Lessons) -> None
         assert vector @ mean / np.linalg.norm(vector) / np.linalg.norm(mean) > 0.6
 
 
-def trained(taught: lessons.Lessons, work: WorkFolder, stops: list[int], folder: Path) -> Training:
+def trained(taught: lessons.Lessons, stops: list[int], folder: Path) -> Training:
     """Train so many steps in all, in as many runs as there are stops, each going on from the checkpoint."""
     place = WorkFolder(folder)
     folder.mkdir()
@@ -235,19 +252,20 @@ def trained(taught: lessons.Lessons, work: WorkFolder, stops: list[int], folder:
 
 
 def test_a_run_that_goes_on_from_its_checkpoint_ends_where_one_in_one_piece_does(
-    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
+    taught: lessons.Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trained(taught, work, [6], tmp_path / "whole")
-    parts = trained(taught, work, [2, 6], tmp_path / "parts")
-    assert whole.progress.step == parts.progress.step == 6
+    monkeypatch.setattr("training.student.WARMUP_STEPS", 1)  # from there on batches are compared with the memory
+    whole = trained(taught, [16], tmp_path / "whole")  # a pass has fewer batches
+    parts = trained(taught, [4, 16], tmp_path / "parts")
+    assert whole.progress.step == parts.progress.step == 16
+    assert len(whole.memory.vectors) > 200
+    torch.testing.assert_close(whole.memory.vectors, parts.memory.vectors, atol=1e-5, rtol=1e-4)
     for (name, one), (_, other) in zip(whole.student.named_parameters(), parts.student.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_a_checkpoint_of_other_axes_or_batches_is_refused(
-    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
-) -> None:
-    made = trained(taught, work, [1], tmp_path / "run")
+def test_a_checkpoint_of_other_axes_or_batches_is_refused(taught: lessons.Lessons, tmp_path: Path) -> None:
+    made = trained(taught, [1], tmp_path / "run")
     other = Training(a_student(), taught, Recipe(tokens=299, compile=False), made.work, "cpu")
     with pytest.raises(ValueError, match=r"comes of other shards, another rotation\.npy or other --tokens"):
         other.resume(made.work.checkpoint)
@@ -256,10 +274,8 @@ def test_a_checkpoint_of_other_axes_or_batches_is_refused(
         made.resume(made.work.checkpoint)
 
 
-def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(
-    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path
-) -> None:
-    first = trained(taught, work, [2], tmp_path / "run")
+def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(taught: lessons.Lessons, tmp_path: Path) -> None:
+    first = trained(taught, [2], tmp_path / "run")
     lost = [{"step": step, "loss_vectors": 1.0} for step in (1, 2, 3, 50)]
     first.work.log.write_text("".join(json.dumps(line) + "\n" for line in lost))
     first.run(lambda _: 1.0)
@@ -275,7 +291,7 @@ def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
     terms.write_text('format-version: 1.2\n\n[Term]\nname: Frostbite\nsynonym: "Congelation" EXACT []\n')
     words.write_text("1\nchilblain/S\n")
     articles = medline(tmp_path / "pubmed.xml.gz", [("Ice", part("Cold."), "eng")])
-    medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(articles), "--shards", "1"]
+    medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(articles), "--without", "--shards", "1"]
     main(["teacher", str(corpus), str(work.root), *medicine])
     sizes = [len(shards.load(folder).sizes) for folder in shards.stored(work.shards)]
     assert sizes == [2, 40 + 1 + 2]  # a title, and a whole article; the corpus, a list of synonyms, a word twice
@@ -302,9 +318,12 @@ def test_bm25_ranks_and_compares_by_common_words(tmp_path: Path) -> None:
     assert evaluate.lexical(tmp_path / "pairs.tsv") > 0.8
 
 
-def test_the_student_comes_nearer(taught: lessons.Lessons, work: WorkFolder, tmp_path: Path) -> None:
+def test_the_student_comes_nearer(
+    taught: lessons.Lessons, work: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.schedule.WARMUP_STEPS", 1)
     before = Training(a_student(), taught, Recipe(tokens=300, compile=False), work, "cpu").scores()
-    after = trained(taught, work, [15], tmp_path / "run")
+    after = trained(taught, [15], tmp_path / "run")
     assert after.scores()["cosine"] > before["cosine"] + 0.05
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert last["cosine"] == pytest.approx(after.scores()["cosine"], abs=1e-4)

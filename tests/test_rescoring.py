@@ -109,6 +109,11 @@ def test_a_memory_map_is_read_at_the_candidates_alone(tmp_path: Path) -> None:
         (lambda: top_k_bits(quantize(QUERIES, "ubinary"), quantize(DOCUMENTS, "ubinary"), 0), "k must be an integer"),
         (lambda: rescore(QUERIES, np.zeros((3, 5), int), DOCUMENTS), "one list a query"),
         (lambda: rescore(QUERIES, QUERIES, DOCUMENTS), "must be rows of documents"),
+        (
+            lambda: rescore(QUERIES[0], [3, -1], DOCUMENTS),
+            "hold -1, and rows go from 0 to 299: leave out what a search pads",
+        ),
+        (lambda: rescore(QUERIES[0], [3, 300], DOCUMENTS), "hold 300, and rows go from 0 to 299"),
         (lambda: rescore(QUERIES[:, :9], np.zeros((9, 5), int), DOCUMENTS), "9 dimensions"),
     ],
 )

@@ -78,13 +78,18 @@ def rescore(
         As ``top_k``: scores and document rows, best first.
 
     Raises:
-        ValueError: For shapes that do not go together.
+        ValueError: For shapes that do not go together, or candidates that are no row (FAISS pads with -1).
     """
     check_count(k, "k")
     a, found = np.asarray(queries), np.asarray(candidates)
     stored: Any = documents if isinstance(documents, np.ndarray) else np.asarray(documents)
     if a.shape[:-1] != found.shape[:-1] or found.dtype.kind not in "iu":
         raise ValueError(f"candidates must be rows of documents, one list a query, not {found.dtype} {found.shape}")
+    if found.size and not 0 <= found.min() <= found.max() < len(stored):
+        wrong = int(found.min()) if found.min() < 0 else int(found.max())
+        raise ValueError(
+            f"candidates hold {wrong}, and rows go from 0 to {len(stored) - 1}: leave out what a search pads with"
+        )
     best = []
     for query, rows in zip(np.atleast_2d(a), np.atleast_2d(found), strict=True):
         ordered = np.sort(rows)  # the lower row comes first among equals

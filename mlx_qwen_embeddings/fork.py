@@ -38,7 +38,7 @@ class Forkable(Protocol):
 
 
 _objects: "WeakKeyDictionary[Forkable, Stage]" = WeakKeyDictionary()
-_resting: list[Forkable] = []
+_mine = threading.local()
 _forking = threading.RLock()
 _inherited = threading.Event()
 
@@ -54,16 +54,17 @@ def protect(item: Forkable, stage: Stage) -> None:
 
 
 def _before() -> None:
+    _mine.resting = []
     _forking.acquire()  # two threads may fork at once
     for item, _ in sorted(_objects.items(), key=lambda pair: pair[1]):
-        _resting.append(item)
+        _mine.resting.append(item)
         item.before_fork()
 
 
 def _in_parent() -> None:
     try:
-        while _resting:
-            _resting.pop().after_fork_in_parent()
+        while _mine.resting:
+            _mine.resting.pop().after_fork_in_parent()
     finally:
         let_go(_forking)
 
@@ -81,7 +82,7 @@ def _in_child() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if _objects:
         _inherited.set()
-    _resting.clear()
+    _mine.resting.clear()
     for item in list(_objects):
         item.after_fork_in_child()
 

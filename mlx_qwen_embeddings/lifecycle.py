@@ -39,7 +39,7 @@ class Core:
         self._asking = threading.Lock()
         self._beside: Future[Opened] | None = None
         self._held = False
-        self._first_load = False
+        self._was_loaded = False
         self._warned = False
         protect(self, Stage.OPENING)
 
@@ -56,7 +56,6 @@ class Core:
             if self.opened is not None:
                 return self.opened
             self._located = locate(self.settings)
-            self._first_load = True  # from the files whose fingerprint is taken meanwhile
             self.worker.start()  # weights load while the tokenizer does
             self.opened = opened = describe(*self._located)
             return opened
@@ -97,25 +96,28 @@ class Core:
         # Imported on the worker's thread, after the back end was chosen: it imports MLX.
         from mlx_qwen_embeddings.encoder import Encoder  # noqa: PLC0415 - as said above
 
-        first, self._first_load = self._first_load, False
-        if not first:
-            self._check_unchanged()
+        self._check_unchanged()
         with self.stats.timed("load_seconds"):
-            return Encoder(*self._located, lanes=self.settings.lanes)
+            encoder = Encoder(*self._located, lanes=self.settings.lanes)
+        self._was_loaded = True
+        return encoder
 
     def _check_unchanged(self) -> None:
-        """Refuse to load the weights again from a folder that holds others now: their vectors would go under the old key.
+        """Refuse to load weights from a folder that holds others by now: their vectors would go under the old key.
 
         Raises:
-            ModelLoadError: When it does.
+            ModelLoadError: When it does. An engine that never gave a vector opens the folder anew with the next call.
         """
         files, _ = self._located
-        if self.opened is not None and fingerprint(files) != self.opened.identity:
-            message = (
-                f"{files.path} was changed since this engine opened it, and vectors of two models say nothing to each "
-                "other: close this engine and open a new one"
-            )
-            raise ModelLoadError(message)
+        if self.opened is None or fingerprint(files) == self.opened.identity:
+            return
+        remedy = "close this engine and open a new one"
+        if not self._was_loaded:
+            self.opened, remedy = None, "the next call opens it anew"
+        message = (
+            f"{files.path} was changed since this engine opened it, and vectors of two models do not compare: {remedy}"
+        )
+        raise ModelLoadError(message)
 
     def warn_truncated(self, texts: int, longest: int, max_length: int) -> None:
         """Count texts that were cut, and say so once."""
@@ -142,7 +144,7 @@ class Core:
 
     def after_fork_in_child(self) -> None:
         """Take fresh locks: threads that held the old ones are gone."""
-        self._held = self._first_load = False
+        self._held = False
         self._opening = threading.RLock()
         self._asking = threading.Lock()
         self._beside = None

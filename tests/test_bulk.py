@@ -113,7 +113,7 @@ def test_parquet_to_json_lines(tmp_path: Path, engine: EmbeddingEngine, wanted: 
 def test_bytes_have_no_form_in_json_which_is_said_before_anything_is_computed(
     tmp_path: Path, engine: EmbeddingEngine
 ) -> None:
-    pq.write_table(pa.table({"text": ["a"], "image": [b"\xff"]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"x": [float("nan")], "text": ["a"], "image": [b"\xff"]}), tmp_path / "in.parquet")
     before = engine.stats().texts
     with pytest.raises(ValueError, match=r"it holds bytes.*write Parquet"):
         embed_file(tmp_path / "in.parquet", tmp_path / "out.jsonl", model=engine)

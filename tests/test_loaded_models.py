@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_encoder import PATIENCE, Caller, FakeEncoder
+from fake_encoder import PATIENCE, Caller, FakeEncoder, wait_for_requests
 from forking import Child
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, shared
@@ -389,6 +389,7 @@ def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None
     with EmbeddingEngine(str(folder), cache_path=cache) as engine:
         wanted = engine.embed_documents(["a cat"])
         engine._core.worker.place = Place(LoadedModels(), EngineSettings(), lambda: 100)
+        wait_for_requests(engine, 0)
         assert engine._core.worker.retire()
         while engine.loaded:
             time.sleep(0.01)
@@ -400,3 +401,17 @@ def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None
             engine.embed_documents(["a kitten"])
         weights.write_bytes(original)
         assert engine.embed_documents(["a kitten"]).shape == (1, 384)
+
+
+def test_a_folder_that_was_copied_in_part_is_opened_anew_once_it_is_whole(tmp_path: Path) -> None:
+    folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-1000])
+    with EmbeddingEngine(str(folder)) as engine, EmbeddingEngine("nano") as other:
+        with pytest.raises(ModelLoadError):
+            engine.embed_documents(["a cat"])
+        (folder / "model.safetensors").write_bytes(whole)
+        with contextlib.suppress(ModelLoadError):  # "the next call opens it anew", unless the first one had not yet
+            engine.embed_documents(["a cat"])
+        np.testing.assert_array_equal(engine.embed_documents(["a cat"]), other.embed_documents(["a cat"]))
+    assert engine.fingerprint == other.fingerprint

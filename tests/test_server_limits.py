@@ -98,14 +98,17 @@ def test_null_is_the_default(client: TestClient) -> None:
     nothing = dict.fromkeys(("dimensions", "encoding_format", "user", "role", "instruction", "truncate", "precision"))
     answers = [client.post("/v1/embeddings", json=ASK | more).json() for more in ({}, nothing)]
     assert answers[0] == answers[1]
-    nothing = dict.fromkeys(("model", "role", "instruction", "dimensions", "truncate", "precision"))
+    nothing = dict.fromkeys(("model", "role", "instruction", "dimensions", "truncate", "precision", "normalize"))
     answers = [client.post("/embed", json={"text": "nothing"} | more).json() for more in ({}, nothing)]
     assert answers[0]["embedding"] == answers[1]["embedding"]
+    nothing = dict.fromkeys(("texts_b", "metric", "model", "role_a", "role_b", "dimensions", "truncate"))
+    answer = client.post("/similarity", json={"texts_a": ["nothing"]} | nothing).json()
+    assert (answer["metric"], answer["model"], len(answer["scores"])) == ("cosine", "nano", 1)
 
 
 def test_a_body_that_does_not_say_that_it_is_json(client: TestClient) -> None:
-    for content, headers in ((b'{"model": "nano", "input": "a"}', {}), (b"[1]", {"Content-Type": "application/json"})):
-        answer = client.post("/v1/embeddings", content=content, headers=headers)
+    for content, kind in ((b'{"model": "nano", "input": "a"}', "text/plain"), (b"[1]", "application/json")):
+        answer = client.post("/v1/embeddings", content=content, headers={"Content-Type": kind})
         assert code(answer) == (422, "invalid_request", None)
         assert "sent with the header Content-Type: application/json" in answer.json()["error"]["message"]
 

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -124,6 +125,7 @@ def test_a_model_is_retrieved_by_any_of_its_names(client: openai.OpenAI) -> None
         ("mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ", "small"),
     ):
         assert client.models.retrieve(name) == listed[wanted]
+    assert httpx.get(f"{client.base_url}models/", follow_redirects=True).json() == client.models.list().to_dict()
     with pytest.raises(openai.NotFoundError, match="'gpt-4' is not served here: small, "):
         client.models.retrieve("gpt-4")
 

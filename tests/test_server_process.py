@@ -58,7 +58,7 @@ def test_the_openapi_document_says_where_a_key_is_needed(guarded: ServerProcess)
         path: operation.get("security") for path, methods in document["paths"].items() for operation in methods.values()
     }
     assert {path for path, security in wanted.items() if security is None} == {"/health", "/ready"}
-    assert [security for security in wanted.values() if security] == [[{name: []}]] * 7
+    assert [security for security in wanted.values() if security] == [[{name: []}]] * 9
 
 
 def test_token_ids_where_they_are_allowed(guarded: ServerProcess) -> None:
@@ -85,10 +85,13 @@ def test_metrics_count_what_happened() -> None:
         client.post("/v1/embeddings", json={"model": "nano", "input": ["b"]})
         client.post("/v1/embeddings", json={"model": "nano", "input": [1]})
         client.get("/secret/folder")
+        client.get("/v1/models/nano")
+        client.get("/v1/models/none/such")
         found = samples(client)
     assert found["mlx_qwen_requests_total", "/v1/embeddings", "200"] == 2
     assert found["mlx_qwen_requests_total", "/v1/embeddings", "400"] == 1
     assert found["mlx_qwen_requests_total", "other", "404"] == 1
+    assert [found["mlx_qwen_requests_total", "/v1/models/{name}", status] for status in ("200", "404")] == [1, 1]
     assert found["mlx_qwen_request_failures_total", "token_ids_refused"] == 1
     assert found["mlx_qwen_request_seconds_count", "/v1/embeddings"] == 3
     assert found["mlx_qwen_texts_total", "nano"] == 5  # one warmed it up

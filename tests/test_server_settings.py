@@ -81,11 +81,15 @@ def test_a_variable_that_does_not_fit_is_named() -> None:
             ServerSettings.load(environ={f"MLX_QWEN_{name}": "many"}, max_texts=3)
 
 
-@pytest.mark.parametrize("name", ["API_KEYS", "MODELS", "WARM"])
+@pytest.mark.parametrize("name", ["API_KEYS", "MODELS"])
 @pytest.mark.parametrize("value", [",", " ", " , "])
 def test_a_variable_that_names_nothing_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"MLX_QWEN_{name}: it names nothing: fill it in, or leave the setting out"):
         ServerSettings.load(environ={f"MLX_QWEN_{name}": value})
+
+
+def test_nothing_may_be_warmed() -> None:
+    assert ServerSettings.load(environ=EMPTY, warm="")[0].warm == ()
 
 
 def test_keys_are_without_what_editors_put_around_them(tmp_path: Path) -> None:

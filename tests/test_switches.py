@@ -36,7 +36,7 @@ class Route(NamedTuple):
 
 
 ROUTES = (
-    Route("lanes", lanes.Lanes, "_helper"),
+    Route("lanes", lanes._Shift, "work"),
     Route("pieces", encoder, "pieces"),
     Route("attention", attention, "_causal_by_hand"),
     Route("attention", attention, "_by_hand"),

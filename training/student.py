@@ -192,7 +192,9 @@ class Training:
         self.student.load_state_dict(state["student"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
-        self.progress, self.memory = Progress(**state["progress"]), memory.Memory(**state["memory"])
+        self.progress = Progress(**state["progress"])
+        if "memory" in state:  # an older checkpoint has none
+            self.memory = memory.Memory(**state["memory"])
 
     def _lessons_digest(self) -> str:
         parts = self.lessons.sizes.tobytes(), self.lessons.rotation.tobytes(), str(self.recipe.tokens).encode()

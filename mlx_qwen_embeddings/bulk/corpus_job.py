@@ -108,12 +108,14 @@ class CorpusJob:
         for path in self._left():
             path.unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Remove the folder as far as it was made for the job."""
-        self.clear()
+    def forget(self, *, folder: bool) -> None:
+        """Remove what was made for a job of which nothing is done, also the folder if that was."""
+        self.sweep()
         remove(self.state)
-        with suppress(OSError):  # something else is there
-            self.folder.rmdir()
+        self.clear()  # last: on a cluster somebody may just have moved a part there
+        if folder:
+            with suppress(OSError):  # something else is there
+                self.folder.rmdir()
 
     def sweep(self) -> None:
         """Remove what was being written when an earlier run was killed."""

@@ -146,6 +146,6 @@ def remove(folder: Path) -> None:
 def empty(folder: Path) -> None:
     """Remove all that was computed."""
     for path in sorted(folder.glob("part-*")):
-        path.unlink()
+        path.unlink(missing_ok=True)
     for name in (WHOLE, f"{MANIFEST}.tmp"):
         (folder / name).unlink(missing_ok=True)

@@ -194,12 +194,13 @@ def to_json(row: Row, name: str) -> str:
         ValueError: For what JSON has no form for.
     """
     try:
-        return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+        try:
+            return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+        except ValueError:
+            return json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
     except TypeError as error:
         message = f"{name}: a column cannot be written as JSON ({error}): write Parquet"
         raise ValueError(message) from error
-    except ValueError:
-        return json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
 
 
 def _without_nan(value: Any) -> Any:

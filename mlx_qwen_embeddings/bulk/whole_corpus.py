@@ -129,7 +129,7 @@ def embed_parquet(
     job = CorpusJob(corpus, Path(folder).absolute(), part_rows, role, vector_column, checked)
     _refuse_foreign(job)
     chosen = runner or Here(model if isinstance(model, EmbeddingEngine) else get_engine(model))
-    identity = chosen.identity()
+    identity, new = chosen.identity(), not job.folder.exists()
     with locked(job.state):
         done = _begin(job, _manifest(job, identity), restart=restart)
         missing = [] if done else job.missing()
@@ -140,7 +140,7 @@ def embed_parquet(
                     shown.update(rows)
         except BaseException:
             if not job.begun:
-                job.forget()  # a run that never got anywhere leaves nothing
+                job.forget(folder=new)  # a run that never got anywhere leaves nothing
             raise
         if open_corpus(Path(source), column).digest != corpus.digest:
             message = f"{source} was changed while it was embedded: run it again with restart=True (--restart)"

@@ -59,7 +59,8 @@ class Observe:
         if state.get("error") == GONE_CODE:
             status = GONE_STATUS
         # What no route knows has one name together, so that scanners cannot fill the memory.
-        endpoint = scope["path"] if scope["path"] in scope["app"].openapi()["paths"] else "other"
+        known, form = scope["app"].openapi()["paths"], getattr(scope.get("route"), "path_format", "")
+        endpoint = next((path for path in (scope["path"], form) if path in known), "other")
         self._metrics.ended(endpoint, status, state.get("error"), seconds)
         facts = {name: state[name] for name in ("request_id", "error", "model", "texts", "tokens") if name in state}
         quiet = endpoint in {"/health", "/ready", "/metrics"}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import RedirectResponse
 
 from mlx_qwen_embeddings.calls import Embedded
 from mlx_qwen_embeddings.errors import UnknownModelError
@@ -44,10 +45,14 @@ def openai_routes(service: Service) -> APIRouter:
         """List what is served."""
         return ModelList(data=await _entries(service.models, list(service.models.specs)))
 
-    @router.get("/v1/models/{name:path}", responses=refusals(401, 404, 422))
-    @router.get("/models/{name:path}", responses=refusals(401, 404, 422))
-    async def retrieve_model(name: Annotated[str, Path(description=NAME, examples=["nano"])]) -> ModelEntry:
+    @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
+    @router.get("/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
+    async def retrieve_model(
+        name: Annotated[str, Path(description=NAME, examples=["nano"])], request: Request
+    ) -> ModelEntry | Response:
         """Tell of one of them."""
+        if not name:
+            return RedirectResponse(request.url.path.rstrip("/"))
         try:
             known = service.models.find(name).name
         except UnknownModelError as error:

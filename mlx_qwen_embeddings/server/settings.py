@@ -12,12 +12,16 @@ from mlx_qwen_embeddings.settings import PREFIX, EngineSettings, in_one_line, na
 
 
 def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _split_some(value: object) -> object:
     """Take names apart at commas.
 
     Raises:
         ValueError: For an empty one, or none where there is something: a server that was meant to be closed would be open.
     """
-    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    parts = _split(value)
     if not isinstance(parts, list | tuple):
         return parts
     names = [part.strip() if isinstance(part, str) else part for part in parts]
@@ -28,7 +32,8 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+SomeNames = Annotated[tuple[str, ...], BeforeValidator(_split_some)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_some)]
 
 
 class ServerSettings(BaseModel):
@@ -42,7 +47,7 @@ class ServerSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
-    models: Annotated[Names | None, Field(min_length=1)] = None
+    models: Annotated[SomeNames | None, Field(min_length=1)] = None
     """Models that may be asked for, comma-separated; None is every name in the table of models."""
 
     warm: Names | None = None

@@ -18,7 +18,7 @@ from mlx_qwen_embeddings.server.simple_schemas import (
     SimilarityRequest,
     TextOptions,
 )
-from mlx_qwen_embeddings.similarity import METRICS
+from mlx_qwen_embeddings.similarity import METRICS, Metric
 
 
 def simple_routes(service: Service) -> APIRouter:
@@ -55,10 +55,11 @@ def simple_routes(service: Service) -> APIRouter:
         b = await service.embed(texts_b, body.model, body.role_b, options, param="texts_b", role_param="role_b")
         tokens = int(a.tokens.sum() + b.tokens.sum())
         service.note(request, body.model, len(body.texts_a) + len(texts_b), tokens)
-        facts = {"metric": body.metric, "model": service.name(body.model)}
+        metric: Metric = body.metric or "cosine"
+        facts = {"metric": metric, "model": service.name(body.model)}
 
         def compared() -> dict[str, Any]:
-            scores = METRICS[body.metric](a.vectors, b.vectors)
+            scores = METRICS[metric](a.vectors, b.vectors)
             return {"scores": scores.tolist(), **facts, **_seconds(start)}
 
         return await answer(compared, len(a.vectors) * len(b.vectors) * 8)
@@ -71,7 +72,7 @@ def _options(body: TextOptions) -> CallOptions:
         instruction=body.instruction,
         dimensions=body.dimensions,
         truncate=body.truncate or "end",
-        normalize=body.normalize,
+        normalize=body.normalize is not False,
         precision=body.precision or "float32",
     )
 

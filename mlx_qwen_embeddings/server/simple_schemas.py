@@ -18,7 +18,9 @@ class TextOptions(Body):
     instruction: Instruction = None
     dimensions: Dimensions = None
     truncate: Cut = "end"
-    normalize: bool = Field(default=True, description="Whether vectors have unit length; int8 and uint8 need it.")
+    normalize: bool | None = Field(
+        default=True, description="Whether vectors have unit length (also for null); int8 and uint8 need it."
+    )
     precision: Bits = "float32"
 
 
@@ -98,8 +100,9 @@ class SimilarityRequest(Body):
 
     texts_a: list[StrictStr] = Field(description="Each has a row of scores.")
     texts_b: list[StrictStr] | None = Field(default=None, description="null compares the first texts with one another.")
-    metric: Metric = Field(
-        default="cosine", description="Of cosine and dot more is nearer, of the distances euclidean and manhattan less."
+    metric: Metric | None = Field(
+        default="cosine",
+        description="Cosine for null. Of cosine and dot more is nearer, of the distances euclidean and manhattan less.",
     )
     model: Which = None
     role_a: Meant = None

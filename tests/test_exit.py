@@ -21,6 +21,7 @@ SECONDS = 60
 SETUP = """
 import asyncio, faulthandler, signal, sys, threading
 faulthandler.register(signal.SIGUSR1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 from mlx_qwen_embeddings.backend import choose_backend
 choose_backend()  # before the fake imports MLX
 sys.path.insert(0, {folder!r})
@@ -54,7 +55,7 @@ def run(program: str) -> tuple[int, list[str], str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
 def test_a_process_that_does_not_end_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("test_exit.SECONDS", 6)
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)thread \d+, \w+, call \d+: .*libc.so.*line 11 in <module>"):
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)thread \d+, \w+, call \d+: .*libc.so.*line 12 in <module>"):
         run("signal.pause()")
 
 
@@ -202,7 +203,9 @@ if (child := os.fork()) == 0:
     sys.exit(3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-    assert run(program) == (0, ["(384,)", "output of C", "3", "a handler of C"], "")
+    status, lines, errors = run(program)
+    assert (status, lines) == (0, ["(384,)", "output of C", "3", "a handler of C"])
+    assert "Traceback" not in errors  # older tokenizers warn of a fork
 
 
 def test_ctrl_c_ends_the_call_and_the_next_one_works() -> None:

@@ -186,6 +186,7 @@ CTRL_C = """
 import os, signal, threading
 from mlx_qwen_embeddings import EmbeddingEngine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 engine = EmbeddingEngine("nano", cache_path={cache!r})
 wanted = engine.embed_documents(["a"])
 door = engine._core.cache._file._writer

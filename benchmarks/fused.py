@@ -5,7 +5,7 @@ python -m benchmarks.fused      milliseconds a layer of the 0.6B's shape, each w
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.arithmetic import HIDDEN, INNER, KEY, QUERY
@@ -46,7 +46,7 @@ def ways(mx: Any, linear: Callable[[Any, Any], Any], silu: Callable[[Any], Any])
 
 def main() -> None:
     """Run the program."""
-    from mlx_qwen_embeddings.backend import choose_backend, release_thread
+    from mlx_qwen_embeddings.backend import choose_backend, computing, release_thread
     from mlx_qwen_embeddings.blas import cores, set_threads
 
     backend = choose_backend("cpu")
@@ -60,7 +60,13 @@ def main() -> None:
     def linear(weight: Any, x: Any) -> Any:
         return (weight @ x.T).T if len(x) <= FEW_TOKENS else x @ weight.T
 
-    tried = ways(mx, linear, silu)
+    with computing(backend):
+        compare(mx, ways(mx, linear, silu))
+    release_thread()
+
+
+def compare(mx: Any, tried: Mapping[str, Callable[[Any], Any]]) -> None:
+    """Time each way in turn and print the medians."""
     for tokens in TOKENS:
         x = mx.random.normal((tokens, HIDDEN))
         mx.eval(x)
@@ -71,7 +77,6 @@ def main() -> None:
                 mx.eval(way(x))
                 taken[name].append((time.perf_counter() - start) / LAYERS * 1000)
         print(f"{tokens:4d} tokens: " + ", ".join(f"{name} {statistics.median(ms):.2f} ms" for name, ms in taken.items()))
-    release_thread()
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def _in_parent() -> None:
 
 
 def let_go(lock: "threading.RLock | threading.Condition") -> None:
-    """Release a lock that is to be held since before the fork; it is not if Ctrl-C came while it was waited for."""
+    """Release a lock that is to be held since before the fork; it is not where Ctrl-C or a time-out ended the wait."""
     with suppress(RuntimeError):
         lock.release()
 

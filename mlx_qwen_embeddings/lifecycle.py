@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from mlx_qwen_embeddings.delivery import BatchEncoder
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.fingerprint import fingerprint
-from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.fork import Stage, let_go, protect
 from mlx_qwen_embeddings.opening import Opened, describe, locate
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.statistics import StatsCounter
@@ -38,7 +38,6 @@ class Core:
         self._opening = threading.RLock()
         self._asking = threading.Lock()
         self._beside: Future[Opened] | None = None
-        self._held = False
         self._was_loaded = False
         self._warned = False
         protect(self, Stage.OPENING)
@@ -134,17 +133,14 @@ class Core:
 
     def before_fork(self) -> None:
         """Wait while a thread opens the model: what it imports would stay half imported in the child."""
-        self._held = self._opening.acquire(timeout=OPEN_SECONDS)
+        self._opening.acquire(timeout=OPEN_SECONDS)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self._held:
-            self._opening.release()
-            self._held = False
+        let_go(self._opening)
 
     def after_fork_in_child(self) -> None:
         """Take fresh locks: threads that held the old ones are gone."""
-        self._held = False
         self._opening = threading.RLock()
         self._asking = threading.Lock()
         self._beside = None

@@ -11,7 +11,7 @@ from weakref import WeakSet, ref
 from mlx_qwen_embeddings import threads
 from mlx_qwen_embeddings.delivery import BatchEncoder, Delivery, try_settle
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
-from mlx_qwen_embeddings.fork import Stage, protect
+from mlx_qwen_embeddings.fork import Stage, let_go, protect
 from mlx_qwen_embeddings.room import Room
 from mlx_qwen_embeddings.schedule import Batch, Request, next_batch, take
 from mlx_qwen_embeddings.statistics import StatsCounter
@@ -69,7 +69,7 @@ class Worker:
         self.used_at = time.monotonic()
         self.last_model_bytes = 0
         self._encoder: BatchEncoder | None = None
-        self._at_rest = self._held = False
+        self._at_rest = False
         self._reset()
         _workers.add(self)
         protect(self, Stage.COMPUTING)
@@ -286,19 +286,17 @@ class Worker:
         with self._changed:
             self._pausing = True
         self._at_rest = self._computing.acquire(timeout=JOIN_SECONDS)
-        self._held = self._changed.acquire()
+        self._changed.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Go on with the next batch."""
         with self._changed:
             self._pausing = False
             self._changed.notify_all()
-        # Neither is held if Ctrl-C came while the other was waited for.
-        if self._held:
-            self._changed.release()
+        let_go(self._changed)
         if self._at_rest:
             self._computing.release()
-        self._at_rest = self._held = False
+        self._at_rest = False
 
     def after_fork_in_child(self) -> None:
         """Start with an empty queue; a loaded CPU model is taken over, since evaluated arrays outlive their thread."""
@@ -312,7 +310,7 @@ class Worker:
                 "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn'), or fork "
                 "before the first use"
             )
-        self._at_rest = self._held = False
+        self._at_rest = False
         self._reset()
 
 

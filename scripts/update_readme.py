@@ -32,6 +32,7 @@ from benchmarks.load_report import short  # noqa: E402 - the line above finds it
 from benchmarks.markdown import fill, table  # noqa: E402 - as above
 from benchmarks.report import load, summary  # noqa: E402 - as above
 from soak.report import as_table  # noqa: E402 - as above
+from training.card import size  # noqa: E402 - as above
 
 PRECISION = PROJECT / "benchmarks" / "results" / "precision.json"
 
@@ -108,7 +109,6 @@ def wanted() -> str:
     """Give the table of what was wanted of nano and what came of it."""
     sets = {row["set"]: row for row in json.loads((PROJECT / "training/results/nano.json").read_text("utf-8"))["sets"]}
     lost = [100 * (row["student"] - row["full"]) for row in sets.values()]
-    size = sum(path.stat().st_size for path in NANO_FOLDER.rglob("*") if path.suffix != ".md")
     rows = [
         (f"{name}, of the teacher's", f"{bar:.0%}", share(sets[name]["student"] / sets[name]["teacher"], bar))
         for name, bar in WANTED.items()
@@ -120,7 +120,7 @@ def wanted() -> str:
     points = f"{min(lost):+.2f} to {max(lost):+.2f} points"
     points = points if max(map(abs, lost)) <= WANTED_POINTS else f"**{points}**"
     rows.append(("packed less float32", f"within {WANTED_POINTS} points", points))
-    rows.append(("artifact with tokenizer", f"{WANTED_BYTES / 1e6:.1f} MB", f"{size / 1e6:.1f} MB"))
+    rows.append(("artifact with tokenizer", f"{WANTED_BYTES / 1e6:.1f} MB", f"{size(NANO_FOLDER) / 1e6:.1f} MB"))
     return table(("", "wanted", "nano"), rows)
 
 

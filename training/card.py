@@ -31,7 +31,7 @@ def write(folder: Path, measured: Mapping[str, Any], log: Sequence[Mapping[str, 
     end = ends[-1]
     near, far = measured["pasta"]
     facts = {
-        "megabytes": f"{sum(path.stat().st_size for path in folder.rglob('*') if path.suffix != '.md') / 1e6:.1f} MB",
+        "megabytes": f"{size(folder) / 1e6:.1f} MB",
         "architecture": architecture(config),
         "parameters": parameters(config),
         "weights": weights(config.get("quantization")),
@@ -54,6 +54,11 @@ def write(folder: Path, measured: Mapping[str, Any], log: Sequence[Mapping[str, 
     }
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(facts)
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of a packed folder, its card left out."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix != ".md")
 
 
 def architecture(config: Mapping[str, Any]) -> str:

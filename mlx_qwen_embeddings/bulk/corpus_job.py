@@ -64,11 +64,11 @@ class CorpusJob:
     @property
     def begun(self) -> bool:
         """Whether any part is there."""
-        return any(self.folder.glob("part-*.parquet"))
+        return any(self._parts())
 
     def missing(self) -> list[int]:
         """Give the parts that are still to do."""
-        there = {path.name for path in self.folder.glob("part-*.parquet")}
+        there = {path.name for path in self._parts()}
         return [number for number in range(self.count) if self.path(number).name not in there or not self._whole(number)]
 
     def write(self, number: int, engine: EmbeddingEngine, reader: RangeReader) -> int:
@@ -122,8 +122,11 @@ class CorpusJob:
         for path in self.state.glob("*.tmp"):
             path.unlink(missing_ok=True)
 
+    def _parts(self) -> Iterator[Path]:
+        return self.folder.glob("part-*.parquet")
+
     def _left(self) -> Iterator[Path]:
-        yield from self.folder.glob("part-*.parquet")
+        yield from self._parts()
         yield from self.state.glob("*.tmp")
 
 

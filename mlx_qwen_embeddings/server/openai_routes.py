@@ -9,7 +9,6 @@ from fastapi.responses import RedirectResponse
 from mlx_qwen_embeddings.calls import Embedded
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.opening import ModelFacts
-from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.server.answers import answer, encoded
 from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
@@ -28,13 +27,7 @@ def openai_routes(service: Service) -> APIRouter:
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Embed one text or several, as OpenAI's clients ask for it."""
         texts = _texts(body.input)
-        options = CallOptions(
-            instruction=body.instruction,
-            dimensions=body.dimensions,
-            truncate=body.truncate or "end",
-            precision=body.precision or "float32",
-        )
-        found = await service.embed(texts, body.model, body.role, options, param="input")
+        found = await service.embed(texts, body.model, body.role, body.options, param="input")
         tokens = int(found.tokens.sum())
         service.note(request, body.model, len(texts), tokens)
         return await answer(lambda: _body(body, found, tokens), found.vectors.size)

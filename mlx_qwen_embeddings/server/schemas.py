@@ -1,9 +1,10 @@
 """What the bodies of several endpoints have in common, and those of errors."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.precision import Precision
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, LOADING_SECONDS, ApiError
@@ -37,6 +38,12 @@ class Body(BaseModel):
     """A request; a field that is not known is refused, since it was meant to do something."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @property
+    def options(self) -> CallOptions:
+        """Give its options of a call; one that is null is left to the engine's own default."""
+        given: Any = self.model_dump(include=set(CallOptions.__annotations__), exclude_none=True)
+        return cast("CallOptions", given)
 
 
 class State(BaseModel):

@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.server.answers import answer
 from mlx_qwen_embeddings.server.schemas import refusals
 from mlx_qwen_embeddings.server.service import Service
@@ -29,7 +28,7 @@ def simple_routes(service: Service) -> APIRouter:
     async def embed(body: EmbedRequest, request: Request) -> Response:
         """Embed one text."""
         start = time.perf_counter()
-        found = await service.embed([body.text], body.model, body.role, _options(body), param="text")
+        found = await service.embed([body.text], body.model, body.role, body.options, param="text")
         vector = found.vectors[0]
         service.note(request, body.model, 1, int(found.tokens.sum()))
         facts = {**_facts(service, body), "cached": bool(found.cached[0])}
@@ -39,7 +38,7 @@ def simple_routes(service: Service) -> APIRouter:
     async def embed_batch(body: EmbedBatchRequest, request: Request) -> Response:
         """Embed several texts."""
         start = time.perf_counter()
-        found = await service.embed(body.texts, body.model, body.role, _options(body), param="texts")
+        found = await service.embed(body.texts, body.model, body.role, body.options, param="texts")
         vectors = found.vectors
         service.note(request, body.model, len(body.texts), int(found.tokens.sum()))
         facts = {**_facts(service, body), "cached": found.cached.tolist()}
@@ -49,10 +48,9 @@ def simple_routes(service: Service) -> APIRouter:
     async def similarity(body: SimilarityRequest, request: Request) -> Response:
         """Compare texts with texts."""
         start = time.perf_counter()
-        options = CallOptions(dimensions=body.dimensions, truncate=body.truncate or "end")
         texts_b = body.texts_a if body.texts_b is None else body.texts_b
-        a = await service.embed(body.texts_a, body.model, body.role_a, options, param="texts_a", role_param="role_a")
-        b = await service.embed(texts_b, body.model, body.role_b, options, param="texts_b", role_param="role_b")
+        a = await service.embed(body.texts_a, body.model, body.role_a, body.options, param="texts_a", role_param="role_a")
+        b = await service.embed(texts_b, body.model, body.role_b, body.options, param="texts_b", role_param="role_b")
         tokens = int(a.tokens.sum() + b.tokens.sum())
         service.note(request, body.model, len(body.texts_a) + len(texts_b), tokens)
         metric: Metric = body.metric or "cosine"
@@ -65,16 +63,6 @@ def simple_routes(service: Service) -> APIRouter:
         return await answer(compared, len(a.vectors) * len(b.vectors) * 8)
 
     return router
-
-
-def _options(body: TextOptions) -> CallOptions:
-    return CallOptions(
-        instruction=body.instruction,
-        dimensions=body.dimensions,
-        truncate=body.truncate or "end",
-        normalize=body.normalize is not False,
-        precision=body.precision or "float32",
-    )
 
 
 def _facts(service: Service, body: TextOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import move, sync
 from mlx_qwen_embeddings.adapter_options import AdapterOptions
 from mlx_qwen_embeddings.errors import IndexMismatchError
 
@@ -93,7 +94,8 @@ def check_folder(embeddings: AdapterOptions, folder: str | Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         temporary = path / f"{RECORD}.{uuid.uuid4().hex}"  # several may open a new store at once
         temporary.write_text(json.dumps(stamp(embeddings)), "utf-8")
-        temporary.replace(record)
+        sync(temporary)
+        move(temporary, record)
 
 
 def _made(embeddings: AdapterOptions) -> dict[str, Any]:

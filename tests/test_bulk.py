@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from power_cut import watched_renames
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
@@ -88,6 +89,16 @@ def test_npy_is_the_vectors_alone_with_the_options_of_the_call(lines: Path, engi
     target = lines.with_name("out.npy")
     embed_file(lines, target, model=engine, part_rows=3, role="query", instruction="Find it", dimensions=64)
     same(np.load(target), engine.embed_queries(TEXTS, instruction="Find it", dimensions=64))
+
+
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_texts_are_embedded_as_what_they_are(role: Any, prompted: str, lines: Path) -> None:
+    # Without an instruction: with one, queries and documents get the same prompt.
+    with EmbeddingEngine(prompted) as engine:
+        embed_file(lines, lines.with_name("out.npy"), model=engine, role=role)
+        wanted = {"document": engine.embed_documents(TEXTS), "query": engine.embed_queries(TEXTS)}
+    same(np.load(lines.with_name("out.npy")), wanted[role])
+    assert np.abs(wanted["document"] - wanted["query"]).max() > 1e-3
 
 
 def test_parquet_keeps_types_and_metadata(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
@@ -303,3 +314,12 @@ def test_a_bar_counts_what_is_left(lines: Path, engine: EmbeddingEngine, capsys:
     assert "5/5" in capsys.readouterr().err
     embed_file(lines, lines.with_name("out.jsonl"), model=engine)
     assert capsys.readouterr() == ("", "")
+
+
+def test_parts_manifest_and_target_outlive_a_power_cut(lines: Path, engine: EmbeddingEngine) -> None:
+    target = lines.with_name("out.npy")
+    with watched_renames() as renames:
+        embed_file(lines, target, model=engine, part_rows=2)
+    names = [rename.target.name for rename in renames]
+    assert names == ["manifest.json", *(f"part-{number:08d}.npy" for number in range(3)), "manifest.json", "out.npy"]
+    assert [rename for rename in renames if not rename.durable] == []

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from power_cut import watched_renames
 from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -108,6 +109,17 @@ def test_a_row_group_is_decoded_once_for_neighbouring_ranges(tmp_path: Path, mon
     assert decoded == [0, 1, 2]
 
 
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_texts_are_embedded_as_what_they_are(role: Any, prompted: str, tmp_path: Path) -> None:
+    # Without an instruction: with one, queries and documents get the same prompt.
+    with EmbeddingEngine(prompted) as engine:
+        embed_parquet(write_corpus(tmp_path / "in", sizes=(6,)), tmp_path / "out", model=engine, role=role)
+        wanted = {"document": engine.embed_documents(texts(6)), "query": engine.embed_queries(texts(6))}
+    _, vectors = read(tmp_path / "out")
+    np.testing.assert_allclose(vectors, wanted[role], rtol=0, atol=1e-6)
+    assert np.abs(wanted["document"] - wanted["query"]).max() > 1e-3
+
+
 @pytest.mark.parametrize("precision", ["int8", "ubinary", "float16"])
 def test_roles_and_precisions(precision: Any, tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_corpus(tmp_path / "in", sizes=(6,))
@@ -136,6 +148,28 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(tmp_path: Path, eng
     third = StopsAfter(engine, 100)
     assert embed_parquet(source, folder, runner=third, part_rows=10).resumed == ROWS
     assert third.done == []
+
+
+@pytest.mark.parametrize("rows", [0, 9, 11])
+def test_a_part_with_another_number_of_rows_is_computed_again(rows: int, tmp_path: Path, engine: EmbeddingEngine) -> None:
+    source, folder = write_corpus(tmp_path / "in", sizes=(25,)), tmp_path / "out"
+    embed_parquet(source, folder, model=engine, part_rows=10)
+    part = folder / "part-00000001.parquet"
+    whole = pq.read_table(part)
+    pq.write_table(pa.concat_tables([whole, whole]).slice(0, rows), part)  # a sound file, as another program writes it
+    again = StopsAfter(engine, 100)
+    assert embed_parquet(source, folder, runner=again, part_rows=10).resumed == 15
+    assert again.done == [1]
+    assert pq.read_table(part).equals(whole)
+
+
+def test_parts_and_manifest_outlive_a_power_cut(tmp_path: Path, engine: EmbeddingEngine) -> None:
+    source = write_corpus(tmp_path / "in", sizes=(25,))
+    with watched_renames() as renames:
+        embed_parquet(source, tmp_path / "out", model=engine, part_rows=10)
+    names = [rename.target.name for rename in renames]
+    assert names == ["manifest.json", *(f"part-{number:08d}.parquet" for number in range(3)), "manifest.json"]
+    assert [rename for rename in renames if not rename.durable] == []
 
 
 def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: EmbeddingEngine) -> None:

@@ -1,14 +1,20 @@
 """The cache in memory: keys, least recently used, time to live, and a bound that holds."""
 
 import itertools
+import json
+import shutil
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+from mlx_qwen_embeddings.options import EmbedOptions
+from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 FIELDS: dict[str, Any] = {
     "model": "m",
@@ -69,6 +75,82 @@ def test_fields_and_text_never_run_together() -> None:
     ]
     distinct = {(prompt, template, text) for prompt, template, text in itertools.product(fields, fields, fields)}
     assert len(set(keys)) == len(distinct)
+
+
+# Keys of an engine: each option, alone, has to make a difference
+
+
+TEXT = "Tides follow the moon, and so do those who live from what the sea leaves on the sand twice a day."
+OTHER_TEMPLATE = "{% for message in messages %}Said: {{ message.content }}{% endfor %}"
+SHAPING: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"pooling": "mean"}),
+    ({}, {"instruction": "Find it"}),
+    ({"instruction": "Find it"}, {"instruction": "Find its"}),
+    ({}, {"chat_template": OTHER_TEMPLATE}),
+    ({"chat_template": OTHER_TEMPLATE}, {"chat_template": OTHER_TEMPLATE.replace("Said", "Told")}),
+    ({}, {"max_length": 12}),
+    ({"max_length": 12}, {"max_length": 11}),
+]
+
+
+@pytest.mark.parametrize("role", ["document", "query"])
+@pytest.mark.parametrize(("one", "other"), SHAPING, ids=str)
+def test_options_that_shape_a_vector_share_no_entry(role: Any, one: dict[str, Any], other: dict[str, Any]) -> None:
+    with EmbeddingEngine("nano", cache_bytes=0) as plain, EmbeddingEngine("nano") as engine:
+        wanted = [plain._embed([TEXT], role, EmbedOptions(**options)) for options in (one, other)]
+        found = [engine._embed([TEXT], role, EmbedOptions(**options)) for options in (one, other)]
+        assert engine.stats().cache_hits == 0
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # else a wrong hit would not be seen
+        engine._embed([TEXT], role, EmbedOptions(**one))
+        assert engine.stats().cache_hits == 1
+
+
+def test_roles_share_no_entry_unless_their_prompts_are_the_same(prompted: str) -> None:
+    with EmbeddingEngine(prompted) as engine:
+        engine.embed_documents([TEXT])
+        engine.embed_queries([TEXT])
+        assert engine.stats().cache_hits == 0
+        engine.embed_queries([TEXT], instruction="")
+        assert engine.stats().cache_hits == 1
+
+
+@pytest.mark.parametrize("options", [{"dimensions": 8}, {"normalize": False}, {"precision": "int8"}, {"truncate": "error"}])
+def test_options_that_come_after_pooling_share_an_entry(options: Any) -> None:
+    with EmbeddingEngine("nano") as engine:
+        engine.embed_documents([TEXT])
+        engine.embed_documents([TEXT], **options)
+        assert engine.stats().cache_hits == 1
+
+
+def test_compute_types_share_no_entry(tmp_path: Path) -> None:
+    with EmbeddingEngine("nano", cache_path=tmp_path, dtype="float32") as engine:
+        wanted = engine.embed_documents([TEXT])
+    with EmbeddingEngine("nano", cache_path=tmp_path, dtype="bfloat16") as engine:
+        rounded = engine.embed_documents([TEXT])
+        assert engine.stats().cache_hits == 0
+    assert 1e-5 < np.abs(rounded - wanted).max() < 0.1
+    with EmbeddingEngine("nano", cache_path=tmp_path, dtype="float32") as engine:
+        np.testing.assert_array_equal(engine.embed_documents([TEXT]), wanted)
+        assert engine.stats().cache_hits == 1
+
+
+def test_the_key_names_the_content_of_a_model_and_not_its_folder(tmp_path: Path) -> None:
+    def embed(folder: Path) -> tuple[Any, int]:
+        with EmbeddingEngine(str(folder), cache_path=tmp_path / "vectors.sqlite") as engine:
+            return engine.embed_documents([TEXT]), engine.stats().cache_hits
+
+    model = shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    wanted, hits = embed(model)
+    assert hits == 0
+    copy, hits = embed(shutil.copytree(model, tmp_path / "copy"))
+    assert hits == 1
+    np.testing.assert_array_equal(copy, wanted)
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}), "utf-8")
+    changed, hits = embed(model)
+    assert hits == 0
+    assert np.abs(changed - wanted).max() > 1e-3
 
 
 # What is stored

@@ -17,6 +17,7 @@ from forward import pooled_vectors
 from gguf_files import metadata_of, tokenizer_metadata, write_gguf
 from mlx_lm import convert as mlx_lm_convert
 from numpy.typing import NDArray
+from power_cut import watched_renames
 from references import unpack
 from typer.testing import CliRunner
 
@@ -372,6 +373,12 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(type(error)):
         convert(str(source), tmp_path / "out", bits=4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_result_outlives_a_power_cut(source: Path, tmp_path: Path) -> None:
+    with watched_renames() as renames:
+        convert(str(source), tmp_path / "out", bits=4, report=False)
+    assert [(rename.target, rename.durable) for rename in renames] == [(tmp_path / "out", True)]
 
 
 def test_a_source_that_does_not_load_leaves_nothing_and_is_named(source: Path, tmp_path: Path) -> None:

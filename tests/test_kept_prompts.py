@@ -1,5 +1,6 @@
 """Keys and values of prompts that are kept between batches: bounded, and never of one that failed."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,3 +80,13 @@ def test_its_memory_is_looked_at_first(made: Encoder, monkeypatch: pytest.Monkey
     monkeypatch.setattr(encoder.mx, "get_cache_memory", lambda: 0)
     with pytest.raises(MemoryError, match="400 tokens at once need"):
         embed(made, prompt(0, 400))
+
+
+def test_prompts_of_one_length_are_told_apart_by_their_tokens(made: Encoder) -> None:
+    prompts = [prompt(1000 * number, 40) for number in range(3)]
+    plain = [made.encode([np.append(before, number).astype(np.int32) for number in (7, 8)], "last") for before in prompts]
+    for _ in range(2):  # computed first, then taken from what is kept
+        for before, wanted in zip(prompts, plain, strict=True):
+            np.testing.assert_allclose(embed(made, before), wanted, atol=1e-4)
+    assert len(made._prompts) == 3
+    assert min(np.abs(one - other).max() for one, other in itertools.pairwise(plain)) > 0.1

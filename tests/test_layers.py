@@ -14,7 +14,7 @@ NAME = "mlx_qwen_embeddings"
 ROOT = Path(mlx_qwen_embeddings.__file__).parent
 
 LAYERS = (
-    {"__init__", "_extras", "errors", "fork", "html_table"},
+    {"__init__", "_extras", "_files", "errors", "fork", "html_table"},
     {"precision", "prompts", "registry", "settings", "similarity"},
     {"batching", "cache", "chat", "models", "options", "statistics", "token_ids", "tokenization", "tokenizer_check"}
     | {"cache_codec", "cache_faults", "cache_file", "labelled", "sqlite_cache", "tiered_cache"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from power_cut import watched_renames
 from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import shared
@@ -383,6 +384,12 @@ def test_the_record_says_how_it_was_made(folder: Path) -> None:
     embeddings = MLXQwenEmbeddings("nano", dimensions=64, query_instruction="Find it")
     pairs = zip(embeddings.embed_query("birds"), embeddings.embed_documents([hit["text"]])[0], strict=True)
     assert hit["score"] == pytest.approx(sum(a * b for a, b in pairs), abs=1e-5)
+
+
+def test_the_record_outlives_a_power_cut(folder: Path) -> None:
+    with watched_renames() as renames:
+        index(folder)
+    assert [(rename.target.name, rename.durable) for rename in renames] == [(RECORD, True)]
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

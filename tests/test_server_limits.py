@@ -187,7 +187,8 @@ def test_a_full_queue_is_429(encoder: Encoder) -> None:
             first.start()
             encoder.begun()
             more = ASK | {"input": "tide " * 20}  # an eighth of the queue is for less than that
-            assert code(client.post("/v1/embeddings", json=more)) == (429, "queue_full", None)
+            refused = client.post("/v1/embeddings", json=more)
+            assert (code(refused), refused.headers["retry-after"]) == ((429, "queue_full", None), "1")
         first.join(PATIENCE)
         assert client.post("/v1/embeddings", json=ASK).status_code == 200
 
@@ -220,7 +221,7 @@ def test_a_model_that_cannot_be_loaded_is_503_with_the_reason(monkeypatch: pytes
     with serving(models=("nano", "small"), warm=(), load_wait=PATIENCE) as client:
         monkeypatch.setattr(served, "get_engine", lambda name, **_: EmbeddingEngine(name, cache_dir=tmp_path))
         answer = client.post("/v1/embeddings", json=ASK | {"model": "small"})
-        assert code(answer) == (503, "model_unavailable", None)
+        assert (code(answer), answer.headers["retry-after"]) == ((503, "model_unavailable", None), "5")
         assert "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ" in answer.json()["error"]["message"]
 
 
@@ -235,6 +236,18 @@ def test_a_defect_is_a_500_without_its_words(monkeypatch: pytest.MonkeyPatch, ca
     assert code(answer) == (500, "internal_error", None)
     assert "request id mine" in answer.json()["error"]["message"]
     assert "a text of the user" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sent", ["secret", "Basic secret", "Token secret", "Bearersecret", "Bearer: secret", " secret", ""]
+)
+def test_a_right_key_under_another_scheme_is_refused(sent: str) -> None:
+    with serving(api_keys="secret") as client:
+        answer = client.post("/v1/embeddings", json=ASK, headers={"Authorization": sent})
+        assert code(answer) == (401, "invalid_api_key", None)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        for scheme in ("Bearer", "bearer"):  # schemes are compared without case (RFC 9110)
+            assert client.get("/v1/models", headers={"Authorization": f"{scheme} secret"}).status_code == 200
 
 
 def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:

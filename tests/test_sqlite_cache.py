@@ -83,6 +83,14 @@ def test_nothing_asked_and_nothing_put_is_fine(cache: SqliteCache) -> None:
     assert cache.get_many([]) == []
 
 
+def test_a_commit_outlives_the_process_and_a_power_cut_breaks_no_file(path: Path) -> None:
+    # With write-ahead logging, NORMAL (1) syncs the journal before it is copied into the file. OFF (0) would let a power
+    # cut break the file, FULL (2) would wait for the disk at every commit.
+    with closing(CacheFile(path, seconds=1)) as file:
+        assert file._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert file._pragma("synchronous") == 1
+
+
 def test_after_close_everything_is_a_miss(cache: SqliteCache) -> None:
     cache.put_many([row(1)])
     cache.close()
@@ -232,6 +240,23 @@ def test_a_vector_lives_for_its_time_whatever_is_read(path: Path) -> None:
         assert there(cache, [1, 2]) == [2]
     with closing(make(path, clock=lambda: now)) as other:
         assert there(other, [1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("read_from_memory", [False, True])
+def test_use_does_not_lengthen_a_life(path: Path, *, read_from_memory: bool) -> None:
+    now = 1000.0
+    with closing(make(path, ttl=10, clock=lambda: now)) as cache:
+        cache.put_many([row(1)])
+        now = 1009.0
+        if read_from_memory:
+            cache.touch([key(1)])
+        else:
+            cache.get_many([key(1)])
+        cache.write_uses()
+        now = 1010.0
+        assert there(cache, [1]) == []
+    with closing(CacheFile(path, seconds=1)) as file:
+        assert file.info().newest == 1009  # the use itself was noted
 
 
 @pytest.mark.parametrize("ttl", [float("inf"), 1e17])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from power_cut import watched_renames
 
 from mlx_qwen_embeddings.errors import IndexMismatchError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
@@ -101,6 +102,12 @@ def test_a_folder_is_written_once_and_then_checked(tmp_path: Path) -> None:
     with pytest.raises(IndexMismatchError, match=rf"{folder} holds vectors made with dimensions 384, not 64"):
         check_folder(MLXQwenEmbeddings("nano", dimensions=64), folder)
     assert (folder / RECORD).read_text() == written
+
+
+def test_the_record_of_a_folder_outlives_a_power_cut(tmp_path: Path) -> None:
+    with watched_renames() as renames:
+        check_folder(MLXQwenEmbeddings("nano"), tmp_path)
+    assert [(rename.target.name, rename.durable) for rename in renames] == [(RECORD, True)]
 
 
 def test_a_folder_that_several_open_at_once(tmp_path: Path) -> None:

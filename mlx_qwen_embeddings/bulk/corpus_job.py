@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings._files import move, sync
 from mlx_qwen_embeddings.bulk.corpus import Corpus, RangeReader
 from mlx_qwen_embeddings.bulk.parquet import cells
-from mlx_qwen_embeddings.bulk.parts import move, remove, sync
+from mlx_qwen_embeddings.bulk.parts import remove
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.options import EmbedOptions
 from mlx_qwen_embeddings.prompts import Role

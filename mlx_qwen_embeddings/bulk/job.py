@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
+from mlx_qwen_embeddings._files import move, sync
 from mlx_qwen_embeddings.bulk.beginning import begin, identity, refuse_existing
 from mlx_qwen_embeddings.bulk.computing import compute, quantized
 from mlx_qwen_embeddings.bulk.opening import open_source
-from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, locked, move, remove, sync, write_manifest
+from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, locked, remove, write_manifest
 from mlx_qwen_embeddings.bulk.sources import Source
 from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, write_target
 from mlx_qwen_embeddings.engine import EmbeddingEngine

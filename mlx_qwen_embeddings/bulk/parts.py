@@ -12,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings._files import replaced
+
 MANIFEST, LOCK, WHOLE = "manifest.json", "lock", "whole"
 
 
@@ -70,32 +72,6 @@ class Parts:
             return None
         shape = (min(self.size, self.rows - number * self.size), self.dimensions)
         return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of ``path`` once it is written and on the disk."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    move(temporary, path)
-
-
-def move(source: Path, target: Path) -> None:
-    """Rename in one step, and see to it that the name outlives a power cut."""
-    source.replace(target)
-    sync(target.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

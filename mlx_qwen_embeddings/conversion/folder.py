@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import move, sync_tree
 from mlx_qwen_embeddings.conversion.choice import ConversionError
 from mlx_qwen_embeddings.model_files import ModelFiles
 from mlx_qwen_embeddings.models import Pooling
@@ -38,7 +39,8 @@ def appearing(target: Path) -> Iterator[Path]:
     scratch.mkdir()
     try:
         yield scratch
-        scratch.replace(target)
+        sync_tree(scratch)
+        move(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,7 +1,6 @@
 """The database of an index: passages and vectors in LanceDB, and a record of how the vectors were made."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings._files import replaced
 from mlx_qwen_embeddings.errors import IndexMismatchError
 
 RECORD, TABLE = "mlx-qwen-index.json", "passages"
@@ -56,9 +56,8 @@ def read_record(folder: Path) -> Made | None:
 
 def write_record(folder: Path, made: Made) -> None:
     """Say how a database is made, in one step."""
-    temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps({"version": VERSION, **asdict(made)}, indent=2), "utf-8")
-    os.replace(temporary, folder / RECORD)  # noqa: PTH105 - as Path.replace
+    with replaced(folder / RECORD) as file:
+        file.write(json.dumps({"version": VERSION, **asdict(made)}, indent=2).encode())
 
 
 def check(folder: Path, stored: Made, wanted: dict[str, Any]) -> None:

@@ -71,8 +71,8 @@ soak: $(VENV)/.test
 	$(BIN)/python -m soak --seconds $(or $(SECONDS),600) --output $(or $(RESULT),build/soak.json)
 
 kills: $(VENV)/.test
-	$(BIN)/python tests/cache_kills.py --kills $(or $(KILLS),200)
-	$(BIN)/python tests/bulk_kills.py --kills $(or $(KILLS),40)
+	$(BIN)/python -m tests.kills.cache --kills $(or $(KILLS),200)
+	$(BIN)/python -m tests.kills.bulk --kills $(or $(KILLS),40)
 
 fuzz: $(VENV)/.test
 	$(BIN)/python scripts/fuzz_api.py --seconds $(or $(SECONDS),60)
@@ -112,7 +112,7 @@ endif
 # After another model was put into the package: everything that is compared with it, and every page that shows its figures.
 nano-figures: $(VENV)/.reference
 	@test -n "$(DATA)" || { echo "name the labelled sets: make nano-figures DATA=data (training/README.md)" >&2; exit 1; }
-	$(BIN)/python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/verification/published/nano.json
+	$(BIN)/python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/tools/verify/published/nano.json
 	$(BIN)/python -m tests.golden.make
 	$(BIN)/python scripts/update_examples.py
 	$(BIN)/python -m benchmarks.precision $(addprefix $(DATA)/retrieval/,xquad/en cosqa-dev scifact) --models nano
@@ -160,11 +160,12 @@ test-lowest:
 	@mkdir -p build
 	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest CONVERT= \
-		LEFT_OUT="--ignore=tests/test_convert.py --deselect=tests/test_foreign.py" test test-heavy
+		LEFT_OUT="--ignore=tests/tools/test_convert.py --deselect=tests/compute/test_foreign.py" test test-heavy
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.lint

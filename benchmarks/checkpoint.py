@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tests.parity.make_large import config, parts
-from tests.qwen3_tokenizer import write_tokenizer
+from tests.support.qwen3_tokenizer import write_tokenizer
 
 CONFIG = config("0.6B") | {"torch_dtype": "float32", "eos_token_id": 151_643}
 PROMPT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"

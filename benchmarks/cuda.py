@@ -21,7 +21,7 @@ from benchmarks.record import record
 from benchmarks.rounds import Child, compare
 from benchmarks.small import minilm
 from benchmarks.texts import documents
-from tests.checkpoints import write_unpacked
+from tests.support.checkpoints import write_unpacked
 
 CASES: dict[str, dict[str, Any]] = {
     "(a) documents": {"texts": "documents", "with": {"number": 1024}},

@@ -23,7 +23,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def cache_lookups() -> dict[str, float]:
     """Look up vectors of 1,024 dimensions that are in memory, by the keys that the engine makes of texts."""
-    from mlx_qwen_embeddings.cache import CacheKeys, MemoryCache
+    from mlx_qwen_embeddings.cache.memory import CacheKeys, MemoryCache
 
     keys = CacheKeys(model="m", dtype="float32", pooling="last", prompt="", chat_template=None, max_length=8192)
     cache, texts = MemoryCache(2**30), queries(20_000)

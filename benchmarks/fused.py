@@ -46,8 +46,8 @@ def ways(mx: Any, linear: Callable[[Any, Any], Any], silu: Callable[[Any], Any])
 
 def main() -> None:
     """Run the program."""
-    from mlx_qwen_embeddings.backend import choose_backend, computing, release_thread
-    from mlx_qwen_embeddings.blas import cores, set_threads
+    from mlx_qwen_embeddings.compute.mlx.backend import choose_backend, computing, release_thread
+    from mlx_qwen_embeddings.compute.mlx.blas import cores, set_threads
 
     backend = choose_backend("cpu")
     import mlx.core as mx

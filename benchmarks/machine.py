@@ -19,8 +19,8 @@ def processor() -> str:
 
 def measure() -> dict[str, object]:
     """Measure in this process, which must not have imported MLX before."""
-    from mlx_qwen_embeddings.backend import choose_backend
-    from mlx_qwen_embeddings.blas import best_seconds, cores, measure_bandwidth, set_threads
+    from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
+    from mlx_qwen_embeddings.compute.mlx.blas import best_seconds, cores, measure_bandwidth, set_threads
 
     backend = choose_backend("cpu")
     import mlx.core as mx

@@ -26,7 +26,7 @@ CACHE = 32 * 2**20
 def long_stream(model: str, number: int, longest: int) -> dict[str, Any]:
     """Stream different documents in this process, and note its memory after every block."""
     from mlx_qwen_embeddings import EmbeddingEngine
-    from mlx_qwen_embeddings.memory import resident_memory
+    from mlx_qwen_embeddings.compute.memory import resident_memory
     from mlx_qwen_embeddings.registry import NANO_FOLDER
 
     def texts() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.precision FOLDER... [--models nano all-minilm] [--cache FILE] [--speed 200000]
 
-Each folder is a retrieval set in BEIR's layout, see ``mlx_qwen_embeddings.evaluation``. What is measured is put into
+Each folder is a retrieval set in BEIR's layout, see ``mlx_qwen_embeddings.tools.evaluate``. What is measured is put into
 ``results/precision.json`` in the place of what was there of the same model and set, speed over many random vectors into
 ``results/precision_speed.json``. Texts are embedded once, whole; shorter
 and coarser vectors are made of these, as the engine makes them.
@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from benchmarks.record import RESULTS
 from benchmarks.small import minilm
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.evaluation import RANKS, ndcg
-from mlx_qwen_embeddings.evaluation.sets import RetrievalSet, read_retrieval
 from mlx_qwen_embeddings.precision import Precision, quantize, restore, unit_ranges, value_ranges
 from mlx_qwen_embeddings.similarity import rescore, top_k, top_k_bits, truncate_dimensions
+from mlx_qwen_embeddings.tools.evaluate import RANKS, RetrievalSet, ndcg, read_retrieval
 
 DIMENSIONS = (32, 64, 128, 256, 384)
 CANDIDATES = 40

@@ -34,7 +34,7 @@ def measure(preset: str, model: str) -> dict[str, float]:
 
 def fitted(preset: str) -> tuple[dict[str, Any], dict[str, float]]:
     """Let ``fit`` choose for nano, and give what it chose and what it expects, in the units of ``serve``."""
-    from mlx_qwen_embeddings.fitting import fit
+    from mlx_qwen_embeddings.tools.fit import fit
 
     found = fit("nano", device="cpu", **FITS[preset])
     best = found.expected

@@ -120,7 +120,7 @@ def short(value: float) -> str:
 def measure(folder: Path) -> float:
     """Give tokens a second of processor time of a folder's tokenizer, over texts of about ``TOKENS`` tokens."""
     from benchmarks.texts import documents
-    from mlx_qwen_embeddings.model_files import ModelFiles
+    from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 
     tokenizer, texts = ModelFiles(folder).tokenizer(), documents(2000)
     tokenizer.encode(texts[:10], max_length=8192)

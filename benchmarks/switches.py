@@ -6,13 +6,13 @@ from typing import Any
 
 
 def _lanes() -> None:
-    from mlx_qwen_embeddings import lanes
+    from mlx_qwen_embeddings.compute.mlx import lanes
 
     lanes.MOST_LANES = 1
 
 
 def _pieces() -> None:
-    from mlx_qwen_embeddings import encoder
+    from mlx_qwen_embeddings.compute import encoder
 
     encoder.pieces = lambda lengths, *_: [range(len(lengths))]
 
@@ -63,13 +63,13 @@ def _order() -> None:
 
 
 def _step() -> None:
-    from mlx_qwen_embeddings import encoder
+    from mlx_qwen_embeddings.compute import encoder
 
     encoder.STEP = 1
 
 
 def _prompt() -> None:
-    from mlx_qwen_embeddings import encoder
+    from mlx_qwen_embeddings.compute import encoder
 
     encoder.SHORTEST_SHARED = 10**9
 
@@ -108,7 +108,7 @@ and everything else for one token a text."""
 def switch_off(names: Iterable[str]) -> None:
     """Leave the named shortcuts out of every engine that this process opens from now on."""
     if names := list(names):
-        from mlx_qwen_embeddings.backend import choose_backend
+        from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 
         choose_backend()  # before MLX is imported
     for name in names:

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.engine import EmbeddingEngine
+    from mlx_qwen_embeddings.engine.shared import get_engine
     from mlx_qwen_embeddings.registry import ModelSpec, list_models, register
     from mlx_qwen_embeddings.settings import EngineSettings
-    from mlx_qwen_embeddings.shared import get_engine
-    from mlx_qwen_embeddings.statistics import EngineStats
-    from mlx_qwen_embeddings.verification import VerifyReport, verify
+    from mlx_qwen_embeddings.stats import EngineStats
+    from mlx_qwen_embeddings.tools.verify.verification import VerifyReport, verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "EmbeddingEngine": "engine",
     "EngineSettings": "settings",
-    "EngineStats": "statistics",
+    "EngineStats": "stats",
     "ModelSpec": "registry",
-    "VerifyReport": "verification",
-    "get_engine": "shared",
+    "VerifyReport": "tools.verify",
+    "get_engine": "engine.shared",
     "list_models": "registry",
     "register": "registry",
-    "verify": "verification",
+    "verify": "tools.verify",
 }
 
 __all__ = [

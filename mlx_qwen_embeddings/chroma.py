@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from pydantic import Field
 
+from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model
 from mlx_qwen_embeddings.engine import Vectors
 from mlx_qwen_embeddings.stores import KEY, check, stamp
 

@@ -5,8 +5,8 @@ from typing import ClassVar, Unpack
 
 from pydantic import ConfigDict, Field
 
+from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 
 require("langchain_core.embeddings", "langchain", "mlx_qwen_embeddings.langchain")
 

@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Unpack
 
 from pydantic import ConfigDict, Field, model_validator
 
+from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.adapter_options import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
-from mlx_qwen_embeddings.fingerprint import of_the_package
+from mlx_qwen_embeddings.checkpoint.fingerprint import of_the_package
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve

@@ -5,9 +5,11 @@ from numbers import Integral, Real
 from typing import Literal, TypedDict, get_args
 
 from mlx_qwen_embeddings.errors import InvalidTextError
-from mlx_qwen_embeddings.models import Pooling
 from mlx_qwen_embeddings.precision import PRECISIONS, Precision, check_precision
 from mlx_qwen_embeddings.tokenization import Truncate
+
+Pooling = Literal["last", "mean", "first", "max"]
+"""How the token states of a text become its vector; "first" is the CLS token of BERT."""
 
 PoolingOption = Literal["native"] | Pooling
 

@@ -166,7 +166,7 @@ class EngineSettings(BaseModel):
     ) -> Self:
         """Load the model, measure it for a few seconds, and choose batch size, lanes, type and cache for the bounds.
 
-        What was chosen and what it should do is written to stderr. ``mlx_qwen_embeddings.fitting.fit`` gives it as values.
+        What was chosen and what it should do is written to stderr. ``tools.fit.fit`` returns it as values.
 
         Args:
             model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
@@ -177,7 +177,7 @@ class EngineSettings(BaseModel):
         Raises:
             ValueError: When nothing keeps the bounds; the message says what the least is.
         """
-        from mlx_qwen_embeddings.fitting import announce, fit  # noqa: PLC0415 - it measures an engine, far above this module
+        from mlx_qwen_embeddings.tools.fit import announce, fit  # noqa: PLC0415 - it measures an engine, far above this module
 
         found = fit(model, max_memory=max_memory, target_latency_ms=target_latency_ms, **overrides)
         announce(found)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._adapter import AdapterOptions
 from mlx_qwen_embeddings._files import move, sync
-from mlx_qwen_embeddings.adapter_options import AdapterOptions
 from mlx_qwen_embeddings.errors import IndexMismatchError
 
 KEY = "mlx_qwen_embeddings"

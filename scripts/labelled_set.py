@@ -1,6 +1,6 @@
 """Cut the small labelled set that ``mlx-qwen convert`` measures with out of XQuAD's English part.
 
-    python scripts/labelled_set.py XQUAD_FOLDER mlx_qwen_embeddings/conversion/labelled
+    python scripts/labelled_set.py XQUAD_FOLDER mlx_qwen_embeddings/tools/labelled
 
 The source is a folder in BEIR's layout. Taken are the shortest passages, each whole, and their questions in turns: the
 first of every passage, then the second, until there are enough. Of short passages more fit, and more questions.

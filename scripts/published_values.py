@@ -1,6 +1,6 @@
 """Write what sentence-transformers says about a folder of MLX-quantised Qwen3 weights, for ``verify`` to compare with.
 
-    python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/verification/published/nano.json
+    python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/tools/verify/published/nano.json
 
 Needs the dependency group ``reference``. The weights are unpacked to float32 first, which sentence-transformers can read.
 """

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from mlx_qwen_embeddings.blas import cores
+from mlx_qwen_embeddings.compute.mlx.blas import cores
 from soak.ledger import Ledger
 from soak.watch import Watch
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_qwen_embeddings import EmbeddingEngine, get_engine
-from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 from soak.faults import install
 from soak.texts import RAISES, SPOILS, Request, Vectors, draw_request, make_table, make_texts
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT))
 choose_backend()  # MLX binds its BLAS when it is first imported, as the next line does
 
-from checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint  # noqa: E402 - the line above finds it
+from tests.support.checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint  # noqa: E402 - the line above finds it
 
 QUEUE_TOKENS = 4000
 """So few that the queue is full most of the time."""

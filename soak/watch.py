@@ -5,7 +5,7 @@ import threading
 import time
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.memory import resident_memory
+from mlx_qwen_embeddings.compute.memory import resident_memory
 
 
 class Watch:

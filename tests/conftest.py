@@ -6,8 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from mlx_qwen_embeddings import EmbeddingEngine, shared
-from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
+from mlx_qwen_embeddings.engine import shared
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 # MLX binds its BLAS when it is first imported: before the test modules do so, the fast one has to be there.

@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import any_input as anything
 import numpy as np
 import pytest
-from checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint
 from hypothesis import HealthCheck, given, settings
 
 from mlx_qwen_embeddings import EmbeddingEngine, get_engine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
+from tests.support import any_input as anything
+from tests.support.checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 few = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.chat import chat_renderer
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, MissingExtraError
+from mlx_qwen_embeddings.prompts import chat_renderer
 
 CHATML = (
     "{% for message in messages %}\n"

@@ -18,7 +18,7 @@ from mlx_qwen_embeddings import get_engine
 from mlx_qwen_embeddings.chroma import NAME, MLXQwenEmbeddingFunction
 from mlx_qwen_embeddings.errors import IndexMismatchError, UnknownModelError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from tests.four_passages import PASSAGES, QUESTIONS
+from tests.support.four_passages import PASSAGES, QUESTIONS
 
 IDS = [str(row) for row in range(len(PASSAGES))]
 TASK = "Given a question, find the answer"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineStats, VerifyReport
-from mlx_qwen_embeddings.bench import BenchReport, Latency, Throughput
+from mlx_qwen_embeddings._html import rows_table, size
 from mlx_qwen_embeddings.bulk import BulkReport, CorpusReport
-from mlx_qwen_embeddings.evaluation import Score
-from mlx_qwen_embeddings.html_table import rows_table, size
 from mlx_qwen_embeddings.search import IndexReport
 from mlx_qwen_embeddings.similarity import Clusters
-from mlx_qwen_embeddings.verification import Check
+from mlx_qwen_embeddings.tools.bench import BenchReport, Latency, Throughput
+from mlx_qwen_embeddings.tools.evaluate import Score
+from mlx_qwen_embeddings.tools.verify.verification import Check
 
 BAD = "<script>alert('x')</script> & <b>"
 

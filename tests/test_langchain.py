@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 
-from mlx_qwen_embeddings import adapter_options, get_engine
+from mlx_qwen_embeddings import _adapter as adapter_options
+from mlx_qwen_embeddings import get_engine
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, InputTooLongError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 

@@ -18,7 +18,7 @@ from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
-from tests.four_passages import PASSAGES, QUESTIONS
+from tests.support.four_passages import PASSAGES, QUESTIONS
 
 
 @pytest.fixture

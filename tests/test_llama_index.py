@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import FIRST_NANO
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import IngestionPipeline
@@ -23,7 +22,8 @@ from pydantic import ValidationError
 
 from mlx_qwen_embeddings import get_engine, llama_index
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
-from tests.four_passages import PASSAGES, QUESTIONS
+from tests.support.checkpoints import FIRST_NANO
+from tests.support.four_passages import PASSAGES, QUESTIONS
 
 TASK = "Given a question, find the answer"
 

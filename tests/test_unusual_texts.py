@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import NANO_END, Weights
 from numpy.typing import NDArray
-from references import pooled, qwen3, unpack
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
+from tests.support.checkpoints import NANO_END, Weights
+from tests.support.references import pooled, qwen3, unpack
 
 MEGABYTE = 2**20
 END, LIMIT = NANO_END, 2048

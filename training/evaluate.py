@@ -17,10 +17,16 @@ import numpy as np
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that it runs as a file, too
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.evaluation import RANKS, evaluate_pairs, evaluate_retrieval
-from mlx_qwen_embeddings.evaluation.measures import ndcg, spearman
-from mlx_qwen_embeddings.evaluation.sets import read_pairs, read_retrieval
 from mlx_qwen_embeddings.options import CallOptions
+from mlx_qwen_embeddings.tools.evaluate import (
+    RANKS,
+    evaluate_pairs,
+    evaluate_retrieval,
+    ndcg,
+    read_pairs,
+    read_retrieval,
+    spearman,
+)
 from training import teacher
 
 MAX_LENGTH = 256

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Unpack
 
-from mlx_qwen_embeddings.bulk.beginning import refuse_other, shaping
+from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.bulk.computing import bar
 from mlx_qwen_embeddings.bulk.corpus import Corpus, RangeReader, open_corpus
 from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
+from mlx_qwen_embeddings.bulk.job import refuse_other, shaping
 from mlx_qwen_embeddings.bulk.parts import LOCK, locked, read_manifest, write_manifest
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.html_table import facts_table
+from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.shared import get_engine
 
 CORPUS_PART_ROWS = 1024
 """Rows a part: what the loss of a machine costs."""

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import ModelDirOption, ModelOption
-from mlx_qwen_embeddings.cli.tables import aligned
+from mlx_qwen_embeddings.cli.common import ModelDirOption, ModelOption, aligned
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.bench import BenchReport
+    from mlx_qwen_embeddings.tools.bench import BenchReport
 
 
 def bench(
@@ -23,7 +22,7 @@ def bench(
 ) -> None:
     """Measure for a minute how fast a model is here."""
     from mlx_qwen_embeddings._extras import require  # noqa: PLC0415 - as the line below
-    from mlx_qwen_embeddings.bench import run_bench  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
+    from mlx_qwen_embeddings.tools.bench import run_bench  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
 
     if plot is not None:
         require("matplotlib", "plot", "--plot")  # before a minute is spent

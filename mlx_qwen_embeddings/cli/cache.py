@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.cache_file import CacheFile, CacheInfo
+    from mlx_qwen_embeddings.cache.sqlite_file import CacheFile, CacheInfo
 
 # numpy and pydantic are imported by the commands, since they take a quarter of a second that --help need not.
 
@@ -87,14 +87,14 @@ def _existing(path: Path | None) -> Path:
 
 
 def _connect(path: Path) -> "CacheFile":
-    from mlx_qwen_embeddings.cache_file import CacheFile  # noqa: PLC0415 - as said above
+    from mlx_qwen_embeddings.cache.sqlite_file import CacheFile  # noqa: PLC0415 - as said above
 
     return CacheFile(path, seconds=5)
 
 
 @contextmanager
 def _open(path: Path) -> Iterator["CacheFile"]:
-    from mlx_qwen_embeddings.cache_faults import describe  # noqa: PLC0415 - as said above
+    from mlx_qwen_embeddings.cache.sqlite_file import describe  # noqa: PLC0415 - as said above
     from mlx_qwen_embeddings.errors import CacheFileError  # noqa: PLC0415 - as said above
 
     try:
@@ -106,7 +106,7 @@ def _open(path: Path) -> Iterator["CacheFile"]:
 
 def _delete_broken(path: Path, error: sqlite3.Error) -> None:
     """Delete a cache that SQLite cannot read; whatever was no cache of this package is left alone."""
-    from mlx_qwen_embeddings.cache_faults import describe, is_broken, is_ours  # noqa: PLC0415 - as said above
+    from mlx_qwen_embeddings.cache.sqlite_file import describe, is_broken, is_ours  # noqa: PLC0415 - as said above
     from mlx_qwen_embeddings.errors import CacheFileError  # noqa: PLC0415 - as said above
 
     if not (is_broken(error) and is_ours(path)):

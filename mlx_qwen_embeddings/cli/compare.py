@@ -14,8 +14,8 @@ from mlx_qwen_embeddings.cli.common import (
     ModelDirOption,
     ModelOption,
     RoleOption,
+    aligned,
 )
-from mlx_qwen_embeddings.cli.tables import aligned
 
 SHOWN_CHARACTERS = 40
 

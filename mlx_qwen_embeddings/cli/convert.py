@@ -23,7 +23,7 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Convert a model to MLX's form, packed or plain, and say what that costs."""
-    from mlx_qwen_embeddings.conversion import convert as run  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
+    from mlx_qwen_embeddings.tools.convert.conversion import convert as run  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
 
     done = run(
         source,

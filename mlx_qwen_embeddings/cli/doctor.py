@@ -40,8 +40,8 @@ def _version(package: str) -> str | None:
 
 
 def _computing() -> dict[str, Any]:
-    from mlx_qwen_embeddings.backend import choose_backend, measure  # noqa: PLC0415 - it imports MLX
-    from mlx_qwen_embeddings.blas import cores  # noqa: PLC0415 - as the line above
+    from mlx_qwen_embeddings.compute.mlx.backend import choose_backend, measure  # noqa: PLC0415 - it imports MLX
+    from mlx_qwen_embeddings.compute.mlx.blas import cores  # noqa: PLC0415 - as the line above
 
     backend = choose_backend()
     gflops, bandwidth = measure(backend)
@@ -57,8 +57,8 @@ def _computing() -> dict[str, Any]:
 
 
 def _storage() -> dict[str, Any]:
-    from mlx_qwen_embeddings.hub import cache_state  # noqa: PLC0415 - as the line below
-    from mlx_qwen_embeddings.memory import available_memory  # noqa: PLC0415 - quick to come, but --help need not wait
+    from mlx_qwen_embeddings.checkpoint.hub import cache_state  # noqa: PLC0415 - as the line below
+    from mlx_qwen_embeddings.compute.memory import available_memory  # noqa: PLC0415 - quick to come, but --help need not wait
     from mlx_qwen_embeddings.settings import EngineSettings  # noqa: PLC0415 - as the line above
 
     settings, available = EngineSettings.from_env(), available_memory()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.evaluation import Score
+    from mlx_qwen_embeddings.tools.evaluate import Score
 
 
 def evaluate(
@@ -33,8 +33,8 @@ def evaluate(
         raise typer.BadParameter(message)
     # Here, since numpy and pydantic take a quarter of a second that --help need not.
     from mlx_qwen_embeddings.engine import EmbeddingEngine  # noqa: PLC0415 - as said above
-    from mlx_qwen_embeddings.evaluation import evaluate_pairs, evaluate_retrieval  # noqa: PLC0415 - as above
     from mlx_qwen_embeddings.options import CallOptions  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.tools.evaluate import evaluate_pairs, evaluate_retrieval  # noqa: PLC0415 - as above
 
     options = CallOptions(dimensions=dimensions, max_length=max_length, show_progress=sys.stderr.isatty() and not as_json)
     with EmbeddingEngine(model) as engine:

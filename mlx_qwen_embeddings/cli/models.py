@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import ModelDirOption
-from mlx_qwen_embeddings.cli.tables import aligned, size
+from mlx_qwen_embeddings.cli.common import ModelDirOption, aligned, size
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.downloads import Download
+    from mlx_qwen_embeddings.checkpoint.downloads import Download
     from mlx_qwen_embeddings.registry import ModelSpec
 
 _SIZES = ("download", "on_disk", "memory_cpu", "memory_gpu")
@@ -26,7 +25,7 @@ models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, do
 @models.command("list")
 def list_(*, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
     """List the models that have a name, and what they take on disk and in memory."""
-    from mlx_qwen_embeddings.downloads import downloads  # noqa: PLC0415 - huggingface_hub, which --help need not pay
+    from mlx_qwen_embeddings.checkpoint.downloads import downloads  # noqa: PLC0415 - huggingface_hub, which --help need not pay
     from mlx_qwen_embeddings.registry import list_models  # noqa: PLC0415 - as above
 
     here = downloads(model_dir)
@@ -46,7 +45,7 @@ def _row(facts: dict[str, Any]) -> list[str]:
 @models.command()
 def info(name: Name, *, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
     """Say what is known of a model; what only its files tell, once it is downloaded."""
-    from mlx_qwen_embeddings.downloads import downloads  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.downloads import downloads  # noqa: PLC0415 - as above
     from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
 
     spec = resolve(name)
@@ -73,7 +72,7 @@ def _words(name: str, value: Any) -> str:
 @models.command()
 def download(name: Name, *, revision: Revision = None, model_dir: ModelDirOption = None) -> None:
     """Download a model, if it is not here, and say where it lies."""
-    from mlx_qwen_embeddings.hub import open_folder  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.hub import open_folder  # noqa: PLC0415 - as above
     from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
 
     typer.echo(open_folder(resolve(name), revision=revision, cache_dir=model_dir).path)
@@ -84,7 +83,7 @@ def remove(
     name: Name, *, model_dir: ModelDirOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
 ) -> None:
     """Delete a downloaded model, all revisions of it."""
-    from mlx_qwen_embeddings import downloads  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint import downloads  # noqa: PLC0415 - as above
     from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
 
     spec = resolve(name)
@@ -99,7 +98,7 @@ def remove(
 
 
 def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
-    from mlx_qwen_embeddings.downloads import memory_estimate, stored_bytes  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.downloads import memory_estimate, stored_bytes  # noqa: PLC0415 - as above
 
     return {
         "name": spec.name,
@@ -117,7 +116,7 @@ def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
 
 
 def _from_files(spec: "ModelSpec", model_dir: Path | None) -> dict[str, Any]:
-    from mlx_qwen_embeddings.hub import open_folder  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.hub import open_folder  # noqa: PLC0415 - as above
 
     files = replace(open_folder(spec, offline=True, cache_dir=model_dir), known_prompts=spec.prompts)
     return {

@@ -9,7 +9,7 @@ import typer
 from mlx_qwen_embeddings.cli.common import ModelDirOption
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.verification import VerifyReport
+    from mlx_qwen_embeddings.tools.verify.verification import VerifyReport
 
 
 def verify(
@@ -22,7 +22,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check a model's files and vectors, and say how to mend what is wrong."""
-    from mlx_qwen_embeddings.verification import verify as check  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
+    from mlx_qwen_embeddings.tools.verify.verification import verify as check  # noqa: PLC0415 - numpy and pydantic, which --help need not pay
 
     report = check(model, revision=revision, dtype=dtype, device=device, cache_dir=model_dir)
     if as_json:

@@ -14,10 +14,10 @@ from mlx_qwen_embeddings.demo import report
 from mlx_qwen_embeddings.demo.passages import load_passages
 from mlx_qwen_embeddings.demo.questions import QUESTIONS
 from mlx_qwen_embeddings.demo.runs import Build, Run, disagreement, run, timed
+from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
 from mlx_qwen_embeddings.settings import in_one_line
-from mlx_qwen_embeddings.shared import get_engine
 
 TOLERANCE = 1e-4
 """Scores of the two frameworks differ by rounding alone."""

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT, QWEN3_TEMPLATE
-
-Pooling = Literal["last", "mean", "first", "max"]
-"""How the hidden states of a text become its vector; "first" is the CLS token of BERT."""
 
 
 @dataclass(frozen=True, slots=True)

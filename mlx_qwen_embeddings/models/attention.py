@@ -7,8 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.models.activations import softmax_in_place
-from mlx_qwen_embeddings.models.device import by_hand, settled
+from mlx_qwen_embeddings.models.activations import by_hand, settled, softmax_in_place
 
 SCORE_BYTES = 64 * 2**20
 """Most bytes of one block of scores on the CPU, which writes them out; a few such arrays live at once."""

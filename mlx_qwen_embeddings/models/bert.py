@@ -12,9 +12,8 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh
+from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh, settled
 from mlx_qwen_embeddings.models.attention import padded_attention
-from mlx_qwen_embeddings.models.device import settled
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")

@@ -3,7 +3,7 @@
 import mlx.core as mx
 from mlx import nn
 
-from mlx_qwen_embeddings.models.device import by_hand
+from mlx_qwen_embeddings.models.activations import by_hand
 
 FEW_TOKENS = 256
 """Up to so many, a large weight stands first. MKL packs its second matrix anew for every product, and shares the first one

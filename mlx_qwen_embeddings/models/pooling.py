@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlx_qwen_embeddings.models import Pooling
+from mlx_qwen_embeddings.options import Pooling
 
 
 def pool(hidden: mx.array, lengths: mx.array, pooling: Pooling) -> mx.array:

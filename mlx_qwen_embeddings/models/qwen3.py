@@ -11,9 +11,8 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.models.activations import silu
+from mlx_qwen_embeddings.models.activations import settled, silu
 from mlx_qwen_embeddings.models.attention import causal_attention
-from mlx_qwen_embeddings.models.device import settled
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.bench import BenchReport
+from mlx_qwen_embeddings.tools.bench import BenchReport
 
 
 def plot_bench(report: BenchReport, path: Path) -> None:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
+from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.plot.picture import Picture, Spot
 from mlx_qwen_embeddings.plot.style import SEQUENTIAL, check_count, shorten
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.shared import get_engine
 from mlx_qwen_embeddings.similarity import normalize
 
 Texts: TypeAlias = Sequence[str]

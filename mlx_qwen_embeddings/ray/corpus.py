@@ -8,8 +8,7 @@ import ray
 
 from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
 from mlx_qwen_embeddings.bulk.whole_corpus import ModelIdentity
-from mlx_qwen_embeddings.ray.actors import PartWriter
-from mlx_qwen_embeddings.ray.model import SharedModel
+from mlx_qwen_embeddings.ray.model import PartWriter, SharedModel
 from mlx_qwen_embeddings.ray.placement import CALLS_AT_ONCE, Placement
 from mlx_qwen_embeddings.ray.pool import Pool
 

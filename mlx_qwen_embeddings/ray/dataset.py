@@ -7,8 +7,7 @@ from ray.data import Dataset
 
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.ray.actors import TableEmbedder
-from mlx_qwen_embeddings.ray.model import SharedModel
+from mlx_qwen_embeddings.ray.model import SharedModel, TableEmbedder
 from mlx_qwen_embeddings.ray.placement import Placement
 
 BATCH_ROWS = 512

@@ -9,18 +9,18 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from mlx_qwen_embeddings.server.auth import BEARER, ApiKeys
 from mlx_qwen_embeddings.server.errors import handle_errors
-from mlx_qwen_embeddings.server.gone import CancelWhenGone
-from mlx_qwen_embeddings.server.limits import Limits, Traffic
 from mlx_qwen_embeddings.server.metrics import Metrics
+from mlx_qwen_embeddings.server.middleware.auth import BEARER, ApiKeys
+from mlx_qwen_embeddings.server.middleware.disconnect import CancelWhenGone
+from mlx_qwen_embeddings.server.middleware.limits import Limits, Traffic
+from mlx_qwen_embeddings.server.middleware.observe import Observe
 from mlx_qwen_embeddings.server.models import Models
-from mlx_qwen_embeddings.server.observe import Observe
-from mlx_qwen_embeddings.server.openai_routes import openai_routes
+from mlx_qwen_embeddings.server.routes.openai import openai_routes
+from mlx_qwen_embeddings.server.routes.simple import simple_routes
+from mlx_qwen_embeddings.server.routes.state import state_routes
 from mlx_qwen_embeddings.server.service import Service
 from mlx_qwen_embeddings.server.settings import ServerSettings
-from mlx_qwen_embeddings.server.simple_routes import simple_routes
-from mlx_qwen_embeddings.server.state_routes import state_routes
 from mlx_qwen_embeddings.settings import EngineSettings
 
 

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCol
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from mlx_qwen_embeddings.backend import kept_memory
-from mlx_qwen_embeddings.server.limits import Traffic
+from mlx_qwen_embeddings.compute.mlx.backend import kept_memory
+from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.models import Models
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

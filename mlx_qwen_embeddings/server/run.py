@@ -9,8 +9,8 @@ from types import FrameType
 import uvicorn
 
 from mlx_qwen_embeddings.server.app import create_app
-from mlx_qwen_embeddings.server.limits import Traffic
 from mlx_qwen_embeddings.server.logs import log_as_json
+from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.settings import ServerSettings
 from mlx_qwen_embeddings.settings import EngineSettings
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.html_table import facts_table
+from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.similarity.compare import cosine, normalize
 
 _BLOCK = 1024

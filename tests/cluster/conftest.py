@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import ray
-from corpora import COUNT, WIDTH, texts, write
 from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from tests.cluster.corpora import COUNT, WIDTH, texts, write
 
 NODES = 2
 STORE: Any = {"object_store_memory": 100 * 2**20}

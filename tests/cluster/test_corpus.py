@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from corpora import COUNT, WIDTH, texts, write
-from processes import actors, all_end, are_gone, kill, remove_node, running
 from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -23,6 +21,8 @@ from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
 from mlx_qwen_embeddings.errors import ModelLoadError, UnknownModelError, WorkersDiedError
 from mlx_qwen_embeddings.ray import Placement, RayRunner
 from mlx_qwen_embeddings.ray.model import SharedModel
+from tests.cluster.corpora import COUNT, WIDTH, texts, write
+from tests.cluster.processes import actors, all_end, are_gone, kill, remove_node, running
 
 DRIVER = str(Path(__file__).parent / "driver.py")
 FEW = 2000

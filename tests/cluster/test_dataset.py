@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
-from corpora import COUNT, WIDTH, texts, write
-from processes import actors, are_gone, kill, remove_node, running
 from ray.cluster_utils import Cluster
 from ray.data import Dataset
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.ray import embed_dataset
+from tests.cluster.corpora import COUNT, WIDTH, texts, write
+from tests.cluster.processes import actors, are_gone, kill, remove_node, running
 
 FEW = 1500
 

@@ -1,6 +1,6 @@
 """What the golden vectors are vectors of."""
 
-from tests.checkpoints import Shape
+from tests.support.checkpoints import Shape
 
 NANO_TEXTS = [
     "The boats wait for the tide.",

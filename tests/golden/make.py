@@ -3,7 +3,7 @@
     python -m tests.golden.make      (in the environment of `make parity`)
 
 nano is unpacked from its 8 bits to float32 first, since the references do not read MLX's packed form. The random
-checkpoints are those of ``tests.checkpoints``, whose seeds name the same weights on every machine.
+checkpoints are those of ``tests.support.checkpoints``, whose seeds name the same weights on every machine.
 """
 
 import json
@@ -19,9 +19,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import Qwen3Model
 
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
-from tests.checkpoints import random_weights, write_checkpoint, write_unpacked
 from tests.golden.cases import NANO_TEXTS, ROWS, SEED, SHAPES
-from tests.references import pooled
+from tests.support.checkpoints import random_weights, write_checkpoint, write_unpacked
+from tests.support.references import pooled
 
 TARGET = Path(__file__).with_name("vectors.json")
 DIGITS = 8

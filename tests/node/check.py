@@ -16,10 +16,9 @@ TEXTS = ["Tides follow the moon.", "The cat sleeps.", "Où est la gare ? 駅は�
 
 def main() -> int:
     """Run the tests, and give their status."""
-    sys.path.insert(0, str(FOLDER.parent))
-    from server_process import serving
-
+    sys.path.insert(0, str(FOLDER.parents[1]))
     from mlx_qwen_embeddings import EmbeddingEngine
+    from tests.support.server_process import serving
 
     with EmbeddingEngine("nano") as engine:
         expected = {

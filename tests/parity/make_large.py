@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.backend import choose_backend
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 
 BACKEND = choose_backend("cpu")  # before MLX is imported, so that it finds the fast BLAS
 
@@ -130,9 +130,9 @@ def rows(size: str) -> list[NDArray[np.int32]]:
 
 def encode(folder: Path, size: str, memory: float | None) -> tuple[NDArray[np.float32], int]:
     """Give the pooled vectors of this package, and how many bytes the weights take in memory."""
-    from mlx_qwen_embeddings import loading
-    from mlx_qwen_embeddings.encoder import Encoder
-    from mlx_qwen_embeddings.model_files import ModelFiles
+    from mlx_qwen_embeddings.checkpoint.files import ModelFiles
+    from mlx_qwen_embeddings.compute import loading
+    from mlx_qwen_embeddings.compute.encoder import Encoder
 
     if memory is not None:
         loading.available_memory = lambda: int(memory * 1e9)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bert_reference import BertShape, bert_weights, write_bert
-from checkpoints import NANO_ENTRIES, Shape, random_weights, write_checkpoint
 from sentence_transformers import SentenceTransformer
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.conversion import convert
+from mlx_qwen_embeddings.tools.convert.conversion import convert
+from tests.support.bert_reference import BertShape, bert_weights, write_bert
+from tests.support.checkpoints import NANO_ENTRIES, Shape, random_weights, write_checkpoint
 
 TEXTS = ["the tide follows the moon.", "over water", "a query : a passage"]
 

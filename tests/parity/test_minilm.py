@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForPreTraining
 
 from mlx_qwen_embeddings import EmbeddingEngine, verify
-from mlx_qwen_embeddings.backend import choose_backend
-from mlx_qwen_embeddings.loading import load_model
-from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.checkpoint.files import ModelFiles
+from mlx_qwen_embeddings.compute.loading import load_model
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from tests.parity.prose import texts
 
 NUMBER, LONGEST = 2000, 256

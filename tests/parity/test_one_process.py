@@ -33,7 +33,7 @@ def torch_multiplies():
 
 def engine_embeds():
     from mlx_qwen_embeddings import EmbeddingEngine
-    from mlx_qwen_embeddings.backend import choose_backend
+    from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
     facts["blas"] = choose_backend("cpu").blas
     with EmbeddingEngine("nano", device="cpu", cache_bytes=0) as engine:
         vectors.append(engine.embed_documents(TEXTS))

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
-from tests.checkpoints import write_unpacked
+from tests.support.checkpoints import write_unpacked
 
 TEXTS = [
     "How do I cook pasta?",

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from mlx_qwen_embeddings.model_files import ModelFiles
+from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 from tests.parity.prose import sentences
-from tests.qwen3_tokenizer import write_tokenizer
+from tests.support.qwen3_tokenizer import write_tokenizer
 
 SCRIPTS = [
     "引力是使两个物体相互吸引的力。中国的首都是北京。人口两千多万。",

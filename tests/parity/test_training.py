@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medline_files import medline, part
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.stats import entropy
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, Qwen3Config, Qwen3Model
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from tests.support.medline_files import medline, part
 from training import axes, evaluate, initial, lessons, losses, memory, shards, teacher, tokenizer
 from training.__main__ import main
 from training.config import ModelShape, Recipe, WorkFolder

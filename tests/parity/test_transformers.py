@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import Qwen3Model
 
-from mlx_qwen_embeddings.backend import choose_backend
-from mlx_qwen_embeddings.encoder import Encoder
-from mlx_qwen_embeddings.loading import load_model
-from mlx_qwen_embeddings.model_files import ModelFiles
-from tests.checkpoints import Shape, random_weights, write_checkpoint
-from tests.references import pooled
+from mlx_qwen_embeddings.checkpoint.files import ModelFiles
+from mlx_qwen_embeddings.compute.encoder import Encoder
+from mlx_qwen_embeddings.compute.loading import load_model
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
+from tests.support.checkpoints import Shape, random_weights, write_checkpoint
+from tests.support.references import pooled
 
 SHAPES = {
     "heads wider than hidden": Shape(),

@@ -1,0 +1,1 @@
+"""From a model name to files that can be trusted: download, checks, configuration, fingerprint. It computes nothing."""

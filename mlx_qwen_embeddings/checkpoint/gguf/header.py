@@ -1,0 +1,213 @@
+"""Read and check the header of a GGUF file before native code maps it: a crafted or cut file must not get that far.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Little-endian: magic, version, counts, key-value pairs,
+tensor descriptions, then the data at the next multiple of the alignment.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen_embeddings.errors import ModelLoadError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""struct's letter by the number of the type."""
+
+_STRING, _ARRAY = 8, 9
+
+
+class Cursor:
+    """A place in the header, moved on by every read.
+
+    Every method raises ``ValueError`` when the file has fewer bytes than what is read asks for.
+    """
+
+    def __init__(self, data: mmap.mmap) -> None:
+        """Begin at the file's first byte."""
+        self._data = data
+        self.position = 0
+        self.size = len(data)
+
+    def take(self, count: int, what: str) -> bytes:
+        """Give the next ``count`` bytes."""
+        end = self.position + count
+        if end > self.size:
+            raise ValueError(f"{what} of {count} bytes at byte {self.position} of a file of {self.size}")
+        taken = self._data[self.position : end]
+        self.position = end
+        return taken
+
+    def number(self, letter: str) -> Any:
+        """Give one number, by struct's letter."""
+        return struct.unpack("<" + letter, self.take(struct.calcsize("<" + letter), "a number"))[0]
+
+    def count(self, *, minimum_bytes: int, what: str) -> int:
+        """Give a count of things that take at least so many bytes each."""
+        count = int(self.number("Q"))
+        if count * minimum_bytes > self.size - self.position:
+            raise ValueError(f"it claims {count} {what}, more than a file of {self.size} bytes can hold")
+        return count
+
+    def string(self, *, limit: int | None = None) -> str:
+        """Give one string; ``limit`` is its most bytes, None has no limit but the file's end."""
+        length = self.count(minimum_bytes=1, what="characters")
+        if limit is not None and length > limit:
+            raise ValueError(f"a name of {length} bytes")
+        return self.take(length, "a string").decode("utf-8")
+
+    def value(self) -> Any:
+        """Give one value with its type in front."""
+        kind = self.number("I")
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self._array()
+        if kind not in _SCALARS:
+            raise ValueError(f"unknown type {kind} of a value")
+        return self.number(_SCALARS[kind])
+
+    def _array(self) -> list[Any]:
+        kind = self.number("I")
+        if kind == _STRING:
+            return [self.string() for _ in range(self.count(minimum_bytes=8, what="strings"))]
+        if kind not in _SCALARS:
+            raise ValueError(f"an array of type {kind}, which no model of ours has")
+        letter = _SCALARS[kind]
+        width = struct.calcsize("<" + letter)
+        count = self.count(minimum_bytes=width, what="numbers")
+        return list(struct.unpack(f"<{count}{letter}", self.take(count * width, "an array")))
+
+
+MAX_DIMENSIONS = 4
+MAX_NAME_BYTES = 65_535
+VERSIONS = (2, 3)
+"""Version 1 had 32-bit counts and was replaced in 2023."""
+
+BLOCKS: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    8: ("Q8_0", 32, 34),
+    14: ("Q6_K", 256, 210),
+    30: ("BF16", 1, 2),
+}
+"""Name, weights a block and bytes a block of the types that MLX reads rightly, by number."""
+
+_OTHER = {6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 15: "Q8_K", 39: "MXFP4"}
+_OTHER |= {16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
+_OTHER |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor's description.
+
+    Attributes:
+        kind: Name of its type: "Q8_0".
+        shape: Slowest dimension first, as in numpy; the file has it the other way round.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        path: The file.
+        metadata: Key-value pairs; an array is a list.
+        tensors: By llama.cpp's name.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def architecture(self) -> str:
+        """The prefix of the model's own keys: "qwen3"."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    def own(self, key: str, default: Any = None) -> Any:
+        """Give the value of a key of the architecture."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+
+def read_header(path: Path) -> Header:
+    """Read the header and hold every count, length and offset in it against the size of the file.
+
+    Raises:
+        ModelLoadError: When the file is no GGUF, is cut short, or holds a type that is not read; the message names it.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(path, Cursor(data))
+    except (ValueError, OSError) as error:
+        message = f"{path} is no whole GGUF file ({error}): download it again"
+        raise ModelLoadError(message) from error
+
+
+def _parse(path: Path, cursor: Cursor) -> Header:
+    if bytes(cursor.take(4, "magic")) != b"GGUF":
+        raise ValueError("it does not begin with 'GGUF'")
+    version = cursor.number("I")
+    if version not in VERSIONS:
+        raise ValueError(f"version {version}, or big-endian; read are the little-endian versions 2 and 3")
+    tensors = cursor.count(minimum_bytes=24, what="tensors")
+    pairs = cursor.count(minimum_bytes=13, what="key-value pairs")
+    metadata: dict[str, Any] = {}
+    for _ in range(pairs):
+        key = cursor.string(limit=MAX_NAME_BYTES)
+        if key in metadata:
+            raise ValueError(f"the key {key!r} is there twice")
+        metadata[key] = cursor.value()
+    described = dict(_tensor(path, cursor) for _ in range(tensors))
+    if len(described) != tensors:
+        raise ValueError("two tensors have the same name")
+    _check_spans(described, _alignment(metadata), cursor)
+    return Header(path, metadata, {name: tensor for name, (tensor, _, _) in described.items()})
+
+
+def _tensor(path: Path, cursor: Cursor) -> tuple[str, tuple[Tensor, int, int]]:
+    name = cursor.string(limit=MAX_NAME_BYTES)
+    dimensions = cursor.number("I")
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise ValueError(f"tensor {name!r} has {dimensions} dimensions")
+    shape = tuple(cursor.number("Q") for _ in range(dimensions))
+    kind, offset = cursor.number("I"), cursor.number("Q")
+    if kind not in BLOCKS:
+        message = (
+            f"{path}: tensor {name!r} is of type {_OTHER.get(kind, kind)}, which MLX does not read rightly; "
+            f"read are {', '.join(known for known, _, _ in BLOCKS.values())}: take the Q8_0 or F16 file of the same model"
+        )
+        raise ModelLoadError(message)
+    label, weights, size = BLOCKS[kind]
+    # MLX keeps a dimension in 31 bits.
+    if not all(0 < length < 2**31 for length in shape) or shape[0] % weights:
+        raise ValueError(f"tensor {name!r} of type {label} cannot have the shape {shape[::-1]}")
+    return name, (Tensor(label, shape[::-1]), offset, math.prod(shape) // weights * size)
+
+
+def _alignment(metadata: Mapping[str, Any]) -> int:
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):  # noqa: PLR2004 - the format's least
+        raise ValueError(f"general.alignment is {alignment!r}, no power of two from 8 up")
+    return alignment
+
+
+def _check_spans(described: Mapping[str, tuple[Tensor, int, int]], alignment: int, cursor: Cursor) -> None:
+    start = -(-cursor.position // alignment) * alignment
+    for name, (_, offset, size) in described.items():
+        if offset % alignment:
+            raise ValueError(f"tensor {name!r} begins at {offset}, no multiple of the alignment {alignment}")
+        if start + offset + size > cursor.size:
+            raise ValueError(
+                f"tensor {name!r} ends at byte {start + offset + size} of a file of {cursor.size}: it is cut short"
+            )

@@ -1,0 +1,1 @@
+"""The MLX back end: device, BLAS, threads and streams; architectures are in `models`."""

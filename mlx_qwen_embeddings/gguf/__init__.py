@@ -1,1 +1,0 @@
-"""GGUF files, llama.cpp's format: header, configuration, tokenizer, weights. Only ``weights`` imports MLX."""

@@ -1,0 +1,1 @@
+"""The endpoints, one module for each API; limits, keys and metrics are in `middleware`."""

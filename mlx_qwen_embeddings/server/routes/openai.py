@@ -1,0 +1,201 @@
+"""OpenAI's endpoints."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from mlx_qwen_embeddings.engine.call import Embedded
+from mlx_qwen_embeddings.engine.model import ModelFacts
+from mlx_qwen_embeddings.errors import UnknownModelError
+from mlx_qwen_embeddings.server.errors import ApiError
+from mlx_qwen_embeddings.server.models import Models
+from mlx_qwen_embeddings.server.routes.schemas import Bits, Body, Cut, Dimensions, Instruction, Meant, refusals
+from mlx_qwen_embeddings.server.service import Service, answer, encoded
+
+
+class EmbeddingsRequest(Body):
+    """OpenAI's request, and four fields more: role, instruction, truncate, precision."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "nano", "input": ["Tides follow the moon.", "The cat sleeps."]},
+                {"model": "nano:query", "input": "What moves the sea?", "dimensions": 128, "encoding_format": "base64"},
+            ]
+        }
+    )
+
+    input: (
+        StrictStr
+        | Annotated[list[StrictStr], Field(min_length=1)]
+        | Annotated[list[StrictInt], Field(min_length=1)]
+        | Annotated[list[list[StrictInt]], Field(min_length=1)]
+    ) = Field(description="A text, or several. Token ids are refused unless the server allows them.")
+    model: str = Field(description="Alias, maybe with `:query` or `:document` at the end to choose the role.")
+    dimensions: Dimensions = None
+    encoding_format: Literal["float", "base64"] | None = Field(
+        default="float",
+        description="`base64` holds float32 numbers, little-endian, also for the other precisions; null takes `float`.",
+    )
+    user: str | None = Field(default=None, description="Taken and not used.")
+    role: Meant = None
+    instruction: Instruction = None
+    truncate: Cut = "end"
+    precision: Bits = "float32"
+
+
+class Embedding(BaseModel):
+    """One vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens that the model read, prompts and special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """OpenAI's answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+                    "model": "nano",
+                    "usage": {"prompt_tokens": 6, "total_tokens": 6},
+                }
+            ]
+        }
+    )
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+NANO: dict[str, Any] = {
+    "object": "model",
+    "id": "nano",
+    "created": 0,
+    "owned_by": "local",
+    "aliases": [],
+    "dimensions": 384,
+    "max_length": 2048,
+    "pooling": "last",
+    "prompts": {"query": "", "document": ""},
+    "dtype": "float32",
+    "loaded": True,
+}
+
+
+class ModelEntry(BaseModel):
+    """A model that is served; what only its files tell is null until it is downloaded."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [NANO]})
+
+    object: Literal["model"] = "model"
+    id: str
+    created: int = 0
+    owned_by: str
+    aliases: list[str]
+    dimensions: int | None
+    max_length: int | None
+    pooling: str | None
+    prompts: dict[str, str] | None
+    dtype: str | None
+    loaded: bool
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [NANO]}]})
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+NAME = "As in a request: an alias, or its name on the Hub, maybe with `:query` or `:document`."
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """Make the endpoints."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=refusals())
+    async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """Embed one text or several, as OpenAI's clients ask for it."""
+        texts = _texts(body.input)
+        found = await service.embed(texts, body.model, body.role, body.options, param="input")
+        tokens = int(found.tokens.sum())
+        service.note(request, body.model, len(texts), tokens)
+        return await answer(lambda: _body(body, found, tokens), found.vectors.size)
+
+    @router.get("/v1/models", responses=refusals(401))
+    @router.get("/models", responses=refusals(401))
+    async def list_models() -> ModelList:
+        """List what is served."""
+        return ModelList(data=await _entries(service.models, list(service.models.specs)))
+
+    @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
+    @router.get("/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
+    async def retrieve_model(
+        name: Annotated[str, Path(description=NAME, examples=["nano"])], request: Request
+    ) -> ModelEntry | Response:
+        """Tell of one of them."""
+        if not name:
+            return RedirectResponse(request.url.path.rstrip("/"))
+        try:
+            known = service.models.find(name).name
+        except UnknownModelError as error:
+            raise ApiError.of(error) from error
+        return (await _entries(service.models, [known]))[0]
+
+    return router
+
+
+def _texts(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return [given]
+    return [given] if isinstance(given[0], int) else list(given)
+
+
+def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, Any]:
+    rows = encoded(found.vectors, body.encoding_format or "float")
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+async def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:
+    facts, dtype = await models.facts.of(names), await models.facts.dtype()
+    return [_entry(models, name, facts[name], dtype) for name in names]
+
+
+def _entry(models: Models, name: str, facts: ModelFacts | None, dtype: str | None) -> ModelEntry:
+    spec, engine = models.specs[name], models.engines.get(name)
+    return ModelEntry(
+        id=name,
+        owned_by=spec.source.split("/")[0] if not spec.local else "local",
+        aliases=[*spec.aliases, *([] if spec.local else [spec.source])],
+        dimensions=facts.dimensions if facts else spec.dimensions,
+        max_length=facts.max_length if facts else spec.max_length,
+        pooling=facts.pooling if facts else None,
+        prompts=facts.prompts if facts else None,
+        dtype=facts.dtype if facts else dtype,
+        loaded=engine is not None and engine.loaded,
+    )

@@ -1,0 +1,115 @@
+"""Counters of one engine."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_qwen_embeddings._html import facts_table, size
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine has done since it was opened.
+
+    Attributes:
+        texts: Texts asked for, cached and repeated ones included.
+        tokens: Tokens computed, padding not counted.
+        padding_tokens: Tokens computed only to fill rows.
+        batches: Batches run.
+        duplicates: Texts of a call that repeated another one of it.
+        truncations: Texts that were cut at ``max_length``.
+        cache_hits: Texts served from the cache.
+        cache_misses: Texts that had to be computed.
+        persistent_hits: Those of ``cache_hits`` that came from the file of ``cache_path``.
+        cache_entries: Vectors in the cache now.
+        cache_bytes: Size of the cache now, in bytes.
+        tokenize_seconds: Time in the tokenizer, summed over callers.
+        compute_seconds: Time in the encoder.
+        load_seconds: Time to load the model; 0 while it is not loaded.
+        queued_requests: Requests that wait or run now.
+        queued_tokens: Their tokens.
+        memory_bytes: Memory of live arrays, in bytes.
+        peak_memory_bytes: Highest that it was, in bytes.
+        failures: Number of failed texts by the name of the error.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    padding_tokens: int = 0
+    batches: int = 0
+    duplicates: int = 0
+    truncations: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    persistent_hits: int = 0
+    cache_entries: int = 0
+    cache_bytes: int = 0
+    tokenize_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    load_seconds: float = 0.0
+    queued_requests: int = 0
+    queued_tokens: int = 0
+    memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed tokens that was padding, 0 to 1."""
+        computed = self.tokens + self.padding_tokens
+        return self.padding_tokens / computed if computed else 0.0
+
+    def _repr_html_(self) -> str:
+        persistent = f", {self.persistent_hits:,} of them from the file" if self.persistent_hits else ""
+        facts = {
+            "texts": self.texts,
+            "from the cache": f"{self.cache_hits:,}{persistent}",
+            "computed": f"{self.cache_misses:,} texts, {self.tokens:,} tokens in {self.batches:,} batches",
+            "padding": f"{self.padding_share:.1%}",
+            "cut": self.truncations,
+            "time": f"{self.compute_seconds:.2f} s in the model, {self.tokenize_seconds:.2f} s in the tokenizer",
+            "cache": f"{self.cache_entries:,} vectors, {size(self.cache_bytes)}",
+            "memory": f"{size(self.memory_bytes)}, at most {size(self.peak_memory_bytes)}",
+        }
+        failures = {"failed": ", ".join(f"{name}: {count:,}" for name, count in self.failures.items())}
+        return facts_table("What the engine has done", facts | (failures if self.failures else {}))
+
+
+class StatsCounter:
+    """Adds up counts from any thread."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._seconds: dict[str, Any] = {}
+        self._failures: Counter[str] = Counter()
+
+    def add(self, **counts: int) -> None:
+        """Add to integer fields of ``EngineStats``."""
+        with self.lock:
+            self._counts.update(counts)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to a field in seconds."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def failed(self, error: BaseException, texts: int = 1) -> None:
+        """Count failed texts under the name of the error."""
+        with self.lock:
+            self._failures[type(error).__name__] += texts
+
+    def snapshot(self, **now: Any) -> EngineStats:
+        """Give the counts so far, with fields that are read off at this moment."""
+        with self.lock:
+            return EngineStats(**self._counts, **self._seconds, failures=dict(self._failures), **now)

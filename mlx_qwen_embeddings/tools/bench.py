@@ -1,0 +1,166 @@
+"""How fast a model is on this machine: throughput by batch size, latency by concurrency, and what the cache saves."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.tools.labelled import passages, questions
+
+BATCH_SIZES = (1, 8, 32, 128)
+CLIENTS = (1, 4, 16, 64)
+SHARES = {"batches": 0.5, "clients": 0.4, "cache": 0.1}
+"""Of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Calls with so many different paragraphs, one call after the other."""
+
+    batch_size: int
+    texts_per_second: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """So many clients at once, each of which asks one question after the other; times are in milliseconds."""
+
+    clients: int
+    queries_per_second: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured.
+
+    Attributes:
+        model: As it was named.
+        device: "cpu" or "gpu".
+        dtype: What it computed with.
+        load_seconds: Time to read the weights.
+        throughput: By batch size; sizes that would have taken too long are left out.
+        latency: By number of clients, likewise.
+        cache_speedup: How many times faster texts come from the cache in memory than from the model.
+        seconds: How long it took in all.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    load_seconds: float
+    throughput: list[Throughput]
+    latency: list[Latency]
+    cache_speedup: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give plain values, for JSON."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        facts = {"computes": f"{self.dtype} on {self.device}", "loaded in": f"{self.load_seconds:.1f} s"}
+        facts |= {
+            f"{row.batch_size} to a call": f"{row.texts_per_second:,.1f} texts/s, {row.tokens_per_second:,.0f} tokens/s"
+            for row in self.throughput
+        }
+        facts |= {
+            f"{row.clients} at once": f"{row.queries_per_second:,.1f} queries/s, p50 {row.p50:,.1f}, p99 {row.p99:,.1f} ms"
+            for row in self.latency
+        }
+        return facts_table(self.model, facts | {"from the cache": f"{self.cache_speedup:,.0f} times as fast"})
+
+
+def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any) -> BenchReport:
+    """Measure a model for about so long; loading it, and a last call that is begun, come on top.
+
+    Args:
+        model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+        seconds: How long to measure.
+        **settings: See ``EngineSettings``.
+    """
+    start = time.perf_counter()
+    with EmbeddingEngine(model, **(settings | {"cache_bytes": 0, "cache_path": None})) as engine:
+        engine.warmup()
+        throughput = _throughput(engine, passages(), seconds * SHARES["batches"] / len(BATCH_SIZES))
+        latency = _latency(engine, questions(), seconds * SHARES["clients"] / len(CLIENTS))
+        load_seconds = engine.stats().load_seconds
+        backend = choose_backend(engine.settings.device, engine.settings.dtype)
+        name = engine.settings.model
+    with EmbeddingEngine(model, **(settings | {"cache_path": None})) as engine:
+        speedup = _cache_speedup(engine.warmup(), questions(), seconds * SHARES["cache"])
+    spent = time.perf_counter() - start
+    return BenchReport(name, backend.device, backend.dtype, load_seconds, throughput, latency, speedup, spent)
+
+
+def _throughput(engine: EmbeddingEngine, texts: list[str], seconds: float) -> list[Throughput]:
+    rows: list[Throughput] = []
+    for size in BATCH_SIZES:
+        # A batch of the next size takes about as long as the same texts took in smaller ones.
+        if rows and size / rows[-1].texts_per_second > 2 * seconds:
+            break
+        before = engine.stats().tokens
+        calls, spent = _repeat(partial(_embed_some, engine, texts, size), seconds)
+        rows.append(Throughput(size, calls * size / spent, (engine.stats().tokens - before) / spent))
+    return rows
+
+
+def _embed_some(engine: EmbeddingEngine, texts: list[str], size: int, number: int) -> None:
+    start = number * size
+    engine.embed_documents([texts[(start + place) % len(texts)] for place in range(size)])
+
+
+def _repeat(call: Callable[[int], Any], seconds: float) -> tuple[int, float]:
+    """Call, at least once, until the time is over; give the number of calls and the time they took."""
+    start, number, spent = time.perf_counter(), 0, 0.0
+    while not number or spent < seconds:
+        call(number)
+        number, spent = number + 1, time.perf_counter() - start
+    return number, spent
+
+
+def _latency(engine: EmbeddingEngine, texts: list[str], seconds: float) -> list[Latency]:
+    rows: list[Latency] = []
+    for clients in CLIENTS:
+        if rows and clients / rows[-1].queries_per_second > 2 * seconds:
+            break
+        taken, spent = asyncio.run(_ask(engine, texts, clients, seconds))
+        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(taken, (50, 95, 99)))
+        rows.append(Latency(clients, len(taken) / spent, p50, p95, p99))
+    return rows
+
+
+async def _ask(engine: EmbeddingEngine, texts: list[str], clients: int, seconds: float) -> tuple[list[float], float]:
+    start, numbers = time.perf_counter(), count()
+    taken: list[float] = []
+
+    async def client() -> None:
+        while True:
+            begun = time.perf_counter()
+            await engine.aembed_query(texts[next(numbers) % len(texts)])
+            taken.append(time.perf_counter() - begun)
+            if time.perf_counter() - start >= seconds:
+                return
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return taken, time.perf_counter() - start
+
+
+def _cache_speedup(engine: EmbeddingEngine, texts: list[str], seconds: float) -> float:
+    few = texts[:32]
+    start = time.perf_counter()
+    engine.embed_queries(few)
+    computed = time.perf_counter() - start
+    calls, spent = _repeat(lambda _: engine.embed_queries(few), min(seconds, 1))
+    return computed / (spent / calls)

@@ -1,0 +1,171 @@
+"""Crafted ``tokenizer.json`` files: refused, or bounded in time and size; those of published models pass."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+
+from mlx_qwen_embeddings.checkpoint import tokenizer as tokenizer_check
+from mlx_qwen_embeddings.checkpoint.tokenizer import repeats_a_choice
+from mlx_qwen_embeddings.errors import InvalidTextError, ModelLoadError
+from mlx_qwen_embeddings.registry import NANO_FOLDER
+from mlx_qwen_embeddings.tokenization import TextTokenizer
+from tests.support.qwen3_tokenizer import PATTERN
+
+SECONDS = 20.0
+"""Far more than any of these takes, and far less than one that is not bounded."""
+
+NANO = json.loads((NANO_FOLDER / "tokenizer.json").read_bytes())
+SMALL = NANO | {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "post_processor": None}
+"""Read in no time."""
+
+
+def write(folder: Path, *, escape: bool = False, **changes: Any) -> Path:
+    text = json.dumps(SMALL | changes)
+    path = folder / "tokenizer.json"
+    path.write_text(text.replace('"normalizer"', '"\\u006eormalizer"') if escape else text)
+    return path
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(steps)}
+
+
+def refused(path: Path, reason: str) -> None:
+    begun = time.perf_counter()
+    with pytest.raises(ModelLoadError, match=f"{path} cannot be read as a tokenizer .*{reason}"):
+        TextTokenizer.from_file(path)
+    assert time.perf_counter() - begun < SECONDS
+
+
+DOUBLE = replace({"String": "a"}, "aa")
+# Reading the file runs the rules over it: 60 of them would make 2**60 letters.
+ADDED = {"id": 2, "content": "aaa", "normalized": True, "special": False}
+ADDED |= {"single_word": False, "lstrip": False, "rstrip": False}
+BOMBS = {
+    "doubled": sequence(*[DOUBLE] * 60),
+    "nested": sequence(sequence(*[DOUBLE] * 30), sequence(*[DOUBLE] * 30)),
+    "long": replace({"String": "a"}, "a" * 1000),
+    "by pattern": sequence(*[replace({"Regex": "a"}, "aa")] * 60),
+    "of nothing": sequence(*[replace({"Regex": "x*"}, "a")] * 60),
+    "empty": sequence(*[replace({"String": ""}, "a")] * 60),
+    "without a type": sequence(*[{name: value for name, value in DOUBLE.items() if name != "type"}] * 60),
+    "in front": {"type": "Prepend", "prepend": "a" * 1000},
+}
+
+
+@pytest.mark.parametrize("normalizer", BOMBS.values(), ids=BOMBS.keys())
+@pytest.mark.parametrize("escape", [False, True])
+def test_rules_that_blow_a_text_up(normalizer: dict[str, Any], *, escape: bool, tmp_path: Path) -> None:
+    path = write(tmp_path, escape=escape, normalizer=normalizer, added_tokens=[ADDED])
+    refused(path, "times longer")
+
+
+HARMLESS = sequence(
+    {"type": "Prepend", "prepend": "\u2581"},
+    replace({"String": " "}, "\u2581"),
+    replace({"Regex": " {2,}"}, "\u2581"),
+    replace({"String": "``"}, '"'),
+)
+
+
+def test_rules_of_published_tokenizers_pass(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer.from_file(write(tmp_path, normalizer=HARMLESS))
+    assert tokenizer.count(["a b"]) == [2]
+
+
+EXPONENTIAL = [
+    r"(a+)+$",
+    r"(a*)*",
+    r"(?:a|a)*$",
+    r"(?i:x|y)+",
+    r"((a+))+",
+    r"(\s+x){2,}",
+    r"([)(]+)*",
+    r"((a|b)c)*",
+    r"(\p{L}+)+",
+]
+LINEAR = [
+    PATTERN,
+    r"\p{N}{1,3}",
+    r"(?:ab)+",
+    r"(a+){2,5}",
+    r"[(|)*+]+",
+    r"\(a+\)+",
+    r"a|b+",
+    r"(a|b)c",
+    "",
+    r"(a+)?",
+    "a)+",
+]
+
+
+@pytest.mark.parametrize("pattern", EXPONENTIAL)
+def test_patterns_that_may_take_for_ever(pattern: str, tmp_path: Path) -> None:
+    assert repeats_a_choice(pattern)
+    refused(write(tmp_path, pre_tokenizer=split(pattern)), "repeats what itself repeats or chooses")
+    refused(write(tmp_path, normalizer=replace({"Regex": pattern}, "")), "repeats what itself repeats or chooses")
+
+
+@pytest.mark.parametrize("pattern", LINEAR)
+def test_patterns_that_do_not(pattern: str) -> None:
+    assert not repeats_a_choice(pattern)
+
+
+def test_words_that_are_cut_up_in_square_time(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for longest in (100, 10**9):
+        Tokenizer(WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]", max_input_chars_per_word=longest)).save(str(path))  # noqa: S106
+        if longest == 100:
+            TextTokenizer.from_file(path)
+        else:
+            refused(path, "1000000000 letters")
+
+
+def test_a_file_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_check, "MAX_BYTES", 500)
+    refused(write(tmp_path), "more than the 500")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no room on the disk, and no memory holds it
+    refused(path, "has 1099511627776 bytes, more than the 100000000")
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"Replace":' * 100_000, '{"normalizer":' + "[" * 100_000, '["Replace"]']
+)
+def test_what_is_nested_without_end(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    refused(path, "")
+
+
+def test_a_pattern_that_gives_up_is_an_error_of_its_text(tmp_path: Path) -> None:
+    # A match takes ten million steps at most. Qwen3's own pattern needs more for ten million spaces in a row.
+    tokenizer = TextTokenizer.from_file(write(tmp_path, pre_tokenizer=split(r"\w*\w*\d")))
+    for call in (tokenizer.count, lambda texts: tokenizer.encode(texts, max_length=8)):
+        with pytest.raises(InvalidTextError, match=r"gives up on a text of 6000 characters .*split it"):
+            call(["fine", "a" * 6000])
+    assert tokenizer.count(["ab"]) == [2]
+
+
+def test_words_are_never_cut_up_at_random(tmp_path: Path) -> None:
+    text = "an uncommonly lengthy sentence of incomprehensible circumlocutions"
+    tokenizer = TextTokenizer.from_file(write(tmp_path, **NANO | {"model": NANO["model"] | {"dropout": 0.5}}))
+    wanted = TextTokenizer.from_file(NANO_FOLDER / "tokenizer.json").encode([text], max_length=100)[0].ids.tolist()
+    assert [token.ids.tolist() for token in tokenizer.encode([text] * 5, max_length=100)] == [wanted] * 5

@@ -1,0 +1,235 @@
+"""The asynchronous calls of an engine: like the synchronous ones, merged, from several loops, cancelled, timed out."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.engine import drivers
+from mlx_qwen_embeddings.engine import engine as module
+from mlx_qwen_embeddings.engine.drivers import Line
+from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, InputTooLongError
+from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
+
+TEXTS = [f"Passage {number}{' and so on' * (number % 5)}" for number in range(64)]
+
+Vectors = NDArray[np.float32]
+
+
+@pytest.fixture
+def engine() -> Iterator[EmbeddingEngine]:
+    # Without a cache every call computes.
+    with EmbeddingEngine("nano", cache_bytes=0) as engine:
+        yield engine
+
+
+@pytest.fixture
+def encoder(engine: EmbeddingEngine) -> WatchedEncoder:
+    return WatchedEncoder(engine)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Vectors:
+    with EmbeddingEngine("nano") as engine:
+        return engine.embed_documents(TEXTS)
+
+
+def assert_same(left: Vectors | list[Vectors], right: Vectors) -> None:
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
+
+
+@asynccontextmanager
+async def busy(engine: EmbeddingEngine, encoder: WatchedEncoder) -> AsyncIterator[None]:
+    """Hold a batch in hand for as long as the block lasts, so that what is asked in it has to wait."""
+    with encoder.held():
+        first = asyncio.create_task(engine.aembed_query("holds the next batch back"))
+        await asyncio.to_thread(encoder.begun)
+        yield
+    assert (await asyncio.wait_for(first, PATIENCE)).shape == (384,)
+
+
+async def queued(engine: EmbeddingEngine, number: int) -> None:
+    """Let the loop turn until so many requests wait or run."""
+    await asyncio.to_thread(wait_for_requests, engine, number)
+
+
+async def test_they_give_what_the_synchronous_ones_give(engine: EmbeddingEngine) -> None:
+    for options in ({}, {"dimensions": 64, "instruction": "Find it"}, {"normalize": False, "pooling": "mean"}):
+        assert_same(await engine.aembed_documents(TEXTS[:6], **options), engine.embed_documents(TEXTS[:6], **options))
+        assert_same(await engine.aembed_queries(TEXTS[:6], **options), engine.embed_queries(TEXTS[:6], **options))
+        assert_same(await engine.aembed_query("one", **options), engine.embed_query("one", **options))
+    assert (await engine.aembed_documents([], dimensions=64)).shape == (0, 64)
+
+
+async def test_a_text_too_long_for_the_event_loop_is_tokenised_beside_it(engine: EmbeddingEngine) -> None:
+    long = ["word " * 5000, "short"]
+    assert_same(await engine.aembed_documents(long, max_length=64), engine.embed_documents(long, max_length=64))
+
+
+async def test_errors_are_those_of_the_synchronous_ones(engine: EmbeddingEngine) -> None:
+    with pytest.raises(TypeError, match=r"texts\[1\] must be a string"):
+        await engine.aembed_documents(["a", 1])  # type: ignore[list-item]
+    with pytest.raises(InputTooLongError, match=r"texts\[0\] has"):
+        await engine.aembed_query("a long text", max_length=2, truncate="error")
+    engine.close()
+    with pytest.raises(EngineClosedError):
+        await engine.aembed_query("late")
+
+
+async def test_calls_at_once_share_batches(engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors) -> None:
+    async with busy(engine, encoder):
+        calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS]
+        await queued(engine, 65)
+    assert_same(np.concatenate(await asyncio.gather(*calls)), wanted)
+    assert engine.stats().batches <= 1 + 4  # by length alone
+    assert max(map(len, encoder.batches)) >= 16
+
+
+async def test_the_loop_turns_while_a_call_is_held(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+    # The encoder is let go by the loop itself: were it blocked, the call would never end.
+    with encoder.held():
+        call = asyncio.create_task(engine.aembed_documents(TEXTS))
+        await asyncio.to_thread(encoder.begun)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not call.done()
+    assert (await call).shape == (64, 384)
+
+
+def test_several_loops_in_several_threads(engine: EmbeddingEngine, wanted: Vectors) -> None:
+    barrier = threading.Barrier(4)
+    found: list[Vectors] = []
+
+    async def embed() -> Vectors:
+        rows = await asyncio.gather(*(engine.aembed_documents([text]) for text in TEXTS[:16]))
+        return np.concatenate(rows)
+
+    def loop() -> None:
+        barrier.wait(PATIENCE)
+        found.extend(asyncio.run(embed()) for _ in range(2))  # one loop after another, too
+
+    threads = [threading.Thread(target=loop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * PATIENCE)
+    assert len(found) == 8
+    for vectors in found:
+        assert_same(vectors, wanted[:16])
+
+
+# Calls that are not waited for
+
+
+async def test_a_cancelled_call_frees_its_place(engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors) -> None:
+    async with busy(engine, encoder):
+        gone = asyncio.create_task(engine.aembed_documents(TEXTS))
+        kept = asyncio.create_task(engine.aembed_documents(TEXTS[:2]))
+        await queued(engine, 3)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert engine.stats().queued_requests == 2
+    assert_same(await kept, wanted[:2])
+    assert sum(map(len, encoder.batches)) == 3
+
+
+async def test_one_cancelled_in_the_middle_of_its_batch_leaves_the_others_right(
+    engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors
+) -> None:
+    async with busy(engine, encoder):
+        gone = asyncio.create_task(engine.aembed_documents(TEXTS[:1]))
+        kept = asyncio.create_task(engine.aembed_documents(TEXTS[5:6]))
+        await queued(engine, 3)
+        await asyncio.to_thread(encoder.step)
+        assert len(encoder.batches[-1]) == 2
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    assert_same(await kept, wanted[5:6])
+    assert_same(await engine.aembed_documents(TEXTS[:2]), wanted[:2])
+
+
+async def test_a_call_that_fails_takes_those_of_its_group_along(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+    async def together() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine.aembed_documents(TEXTS))
+            await queued(engine, 2)
+            await engine.aembed_documents([1])  # type: ignore[list-item]
+
+    async with busy(engine, encoder):
+        with pytest.RaisesGroup(TypeError):
+            await together()
+        assert engine.stats().queued_requests == 1
+
+
+async def test_waiting_has_an_end(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+    async with busy(engine, encoder):
+        with pytest.raises(EmbeddingTimeoutError, match=r"timeout=0\.05 s"):
+            await engine.aembed_documents(TEXTS, timeout=0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.aembed_documents(TEXTS), 0.05)
+        assert engine.stats().queued_requests == 1
+    assert (await engine.aembed_query("next", timeout=PATIENCE)).shape == (384,)
+    assert sum(map(len, encoder.batches)) == 2
+
+
+@asynccontextmanager
+async def crowded(wanted: Vectors) -> AsyncIterator[EmbeddingEngine]:
+    """Have four calls wait for room in the queue for as long as the block lasts; then they get their vectors."""
+    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
+        async with busy(engine, WatchedEncoder(engine)):
+            calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS[:4]]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            yield engine
+        assert_same(np.concatenate(await asyncio.gather(*calls)), wanted[:4])
+
+
+async def test_a_full_queue_does_not_block_the_loop(wanted: Vectors) -> None:
+    async with crowded(wanted) as engine:
+        assert engine.stats().queued_requests == 1
+        with pytest.raises(EmbeddingTimeoutError):
+            await engine.aembed_query("no room", timeout=0.05)
+
+
+async def test_long_prompts_count_for_what_the_loop_tokenises(
+    engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    real = drivers.adrive
+
+    async def adrive(*arguments: Any, inline: bool) -> None:
+        seen.append(inline)
+        await real(*arguments, inline=inline)
+
+    monkeypatch.setattr(module, "adrive", adrive)
+    texts = [f"text {number}" for number in range(60)]
+    for instruction in ("short", "long " * 90):
+        await engine.aembed_queries(texts, instruction=instruction)
+    assert seen == [True, False]
+
+
+async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with crowded(wanted):
+        assert await asyncio.wait_for(asyncio.to_thread(len, "free"), PATIENCE / 4) == 4
+
+
+async def test_the_timeout_holds_for_those_who_wait_for_a_thread_to_wait_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "_line", Line(1))
+    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
+        encoder = WatchedEncoder(engine)
+        async with busy(engine, encoder):
+            first = asyncio.create_task(engine.aembed_query("takes the only thread"))
+            await asyncio.to_thread(wait_for_line, engine._core.worker, 1)
+            with pytest.raises(EmbeddingTimeoutError):
+                await asyncio.wait_for(engine.aembed_query("no room", timeout=0.05), PATIENCE / 4)
+        assert (await first).shape == (384,)

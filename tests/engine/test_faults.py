@@ -1,0 +1,150 @@
+"""Texts that fail, calls that are not served in time, an engine that is closed under load: what each caller is told."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.engine import call as calls
+from mlx_qwen_embeddings.errors import (
+    EmbeddingFailedError,
+    EmbeddingTimeoutError,
+    EngineClosedError,
+    NonFiniteEmbeddingError,
+)
+from mlx_qwen_embeddings.options import Pooling
+from mlx_qwen_embeddings.registry import NANO_FOLDER
+from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer
+from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
+from tests.support.same_vectors import TEXTS, assert_same
+
+Vectors = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Vectors:
+    with EmbeddingEngine("nano") as engine:
+        return engine.embed_documents(TEXTS)
+
+
+class FaultyEncoder(WatchedEncoder):
+    """Raises, or gives NaN, for texts that begin with a word, given by its id."""
+
+    raises: int
+    spoils: int
+
+    def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> Vectors:
+        firsts = [int(row[0]) for row in rows]
+        if self.raises in firsts:
+            message = "out of memory"
+            raise RuntimeError(message)
+        vectors = super().compute(rows, pooling, prompt)
+        vectors[[first == self.spoils for first in firsts]] = np.nan
+        return vectors
+
+
+@pytest.fixture
+def faulty(fresh: EmbeddingEngine) -> FaultyEncoder:
+    encoder = FaultyEncoder(fresh)
+    tokens = TextTokenizer.from_file(NANO_FOLDER / "tokenizer.json").encode(["storm", "fog"], max_length=9)
+    encoder.raises, encoder.spoils = (int(token.ids[0]) for token in tokens)
+    return encoder
+
+
+@pytest.mark.usefixtures("faulty")
+def test_failures_name_their_positions_and_leave_the_others_cached(fresh: EmbeddingEngine, vectors: Vectors) -> None:
+    texts = [TEXTS[0], "storm warning", TEXTS[1], "fog warning", "storm warning"]
+    with pytest.raises(EmbeddingFailedError, match=r"texts\[1\] 'storm warning' could not be .*and 2 more") as caught:
+        fresh.embed_documents(texts)
+    assert sorted(caught.value.failures) == [1, 3, 4]
+    assert isinstance(caught.value.failures[3], NonFiniteEmbeddingError)
+    assert str(caught.value.__cause__) == "out of memory"
+    before = fresh.stats()
+    assert before.failures == {"RuntimeError": 1, "NonFiniteEmbeddingError": 1}
+    assert before.cache_entries == 2
+    assert_same(fresh.embed_documents(TEXTS[:2]), vectors[:2])
+    assert fresh.stats().batches == before.batches
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_vector_that_is_not_finite_is_an_error_of_its_own(fresh: EmbeddingEngine) -> None:
+    with pytest.raises(NonFiniteEmbeddingError, match=r"texts\[0\] 'fog'.*try dtype='float32'"):
+        fresh.embed_query("fog")
+    assert fresh.stats().cache_entries == 0
+
+
+def test_other_callers_are_untouched(fresh: EmbeddingEngine, faulty: FaultyEncoder, vectors: Vectors) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        with faulty.held():
+            first = pool.submit(fresh.embed_query, "holds the next batch back")
+            faulty.begun()
+            bad = pool.submit(fresh.embed_documents, ["storm", "calm"])
+            good = pool.submit(fresh.embed_documents, TEXTS)
+            wait_for_requests(fresh, 3)
+        assert_same(good.result(PATIENCE), vectors)
+        assert isinstance(bad.exception(PATIENCE), EmbeddingFailedError)
+        assert first.result(PATIENCE).shape == (384,)
+
+
+def test_a_call_that_is_not_served_in_time_frees_its_place(fresh: EmbeddingEngine, faulty: FaultyEncoder) -> None:
+    with ThreadPoolExecutor(1) as pool, faulty.held():
+        first = pool.submit(fresh.embed_query, "holds the next batch back")
+        faulty.begun()
+        for call in (fresh.embed_documents, fresh.embed_queries):
+            with pytest.raises(EmbeddingTimeoutError, match=r"within timeout=0\.05 s: raise it"):
+                call(TEXTS, timeout=0.05)
+        assert fresh.stats().queued_requests == 1
+    assert first.result(PATIENCE).shape == (384,)
+    assert fresh.embed_query("next", timeout=PATIENCE).shape == (384,)
+    assert len(faulty.batches) == 2  # nothing was run for the two
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
+    monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    # Three of its windows are under way: two fill the queue, the third stands in the line. Streamed, it is two blocks.
+    monkeypatch.setattr(calls, "WINDOW_TEXTS", 16)
+    # Their lengths differ, so that they share no batch.
+    long = [f"{'and so on ' * (45 if number // 16 % 2 else 20)}{number}" for number in range(80)]
+    with (
+        EmbeddingEngine("nano", cache_bytes=0, batch_tokens=256, queue_tokens=4096) as engine,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        encoder = WatchedEncoder(engine)
+        monkeypatch.setattr(encoder, "compute", lambda rows, pooling, prompt: np.ones((len(rows), 384), np.float32))
+        with encoder.held():
+            if streamed:
+                job = pool.submit(lambda: np.concatenate(list(engine.stream_documents(long, block_size=16))))
+            else:
+                job = pool.submit(engine.embed_documents, long)
+            encoder.begun()
+            wait_for_requests(engine, 2)
+            wait_for_line(engine._core.worker, 0 if streamed else 1)
+            for turn in range(3):
+                text = "storm " * (1 + 9 * turn)
+                asked = pool.submit(engine.embed_query, text, wait=False)
+                wait_for_requests(engine, 3)
+                encoder.step()
+                (length,) = engine.count_tokens([text])
+                assert length in [tokens for _, tokens in encoder.batches[-1]], "it is in the very next batch"
+                encoder.step()
+                assert asked.result(PATIENCE).shape == (384,)
+        assert job.result(PATIENCE).shape == (80, 384)
+
+
+def test_closing_ends_the_calls_that_wait(fresh: EmbeddingEngine, faulty: FaultyEncoder) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        with faulty.held():
+            calls = [pool.submit(fresh.embed_documents, TEXTS)]
+            faulty.begun()
+            calls.append(pool.submit(fresh.embed_query, "waits"))
+            wait_for_requests(fresh, 2)
+            fresh._core.worker.close(0)
+            for call in calls:
+                assert isinstance(call.exception(PATIENCE), EngineClosedError)
+        fresh.close()
+    assert faulty.released_by is not None

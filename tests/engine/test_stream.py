@@ -1,0 +1,178 @@
+"""``stream_documents``: any number of texts in bounded memory, in order, and nothing left behind when it is abandoned."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, InputTooLongError
+from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests
+
+TEXTS = [f"Passage {number}{' and so on' * (number % 5)}" for number in range(11)]
+
+Vectors = NDArray[np.float32]
+
+
+class Source:
+    """Texts without end, which tells how many were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number in count():
+            self.read += 1
+            yield f"text {number}"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddingEngine]:
+    # Without a cache every call computes.
+    with EmbeddingEngine("nano", cache_bytes=0) as engine:
+        yield engine
+
+
+@pytest.fixture
+def fresh() -> Iterator[EmbeddingEngine]:
+    with EmbeddingEngine("nano", cache_bytes=0) as engine:
+        yield engine
+
+
+def assert_nothing_runs(engine: EmbeddingEngine) -> None:
+    for thread in threading.enumerate():
+        if thread.name == "mlx-qwen-ahead":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+    assert engine.stats().queued_requests == 0
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "3", None])
+def test_a_block_has_a_whole_number_of_texts(size: Any, fresh: EmbeddingEngine) -> None:
+    with pytest.raises(ValueError, match="block_size must be a whole number from 1, got"):
+        fresh.stream_documents(TEXTS, block_size=size)
+
+
+def test_a_block_size_may_be_numpys(engine: EmbeddingEngine) -> None:
+    assert [len(block) for block in engine.stream_documents(TEXTS, block_size=np.int64(6))] == [6, 5]
+
+
+@pytest.mark.parametrize("size", [1, 4, 11, 50])
+def test_blocks_come_in_order(size: int, engine: EmbeddingEngine) -> None:
+    blocks = list(engine.stream_documents(iter(TEXTS), block_size=size, dimensions=64))
+    assert [len(block) for block in blocks] == [min(size, len(TEXTS) - start) for start in range(0, len(TEXTS), size)]
+    wanted = engine.embed_documents(TEXTS, dimensions=64)
+    np.testing.assert_allclose(np.concatenate(blocks), wanted, rtol=0, atol=1e-5)
+    assert_nothing_runs(engine)
+
+
+@pytest.mark.parametrize(("source", "shown"), [(list, "11/11"), (iter, "11text")], ids=["list", "iterator"])
+def test_progress_is_one_bar_over_all_blocks(
+    source: Callable[[list[str]], Iterable[str]], shown: str, engine: EmbeddingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(list(engine.stream_documents(source(TEXTS), block_size=4, show_progress=True))) == 3
+    bar = capsys.readouterr().err
+    assert bar.count("\n") == 1
+    assert shown in bar
+
+
+def test_no_texts_give_no_block(engine: EmbeddingEngine) -> None:
+    assert list(engine.stream_documents([])) == []
+
+
+def test_two_blocks_are_read_ahead_and_no_more(engine: EmbeddingEngine) -> None:
+    source = Source()
+    stream = engine.stream_documents(source, block_size=5)
+    assert source.read == 0
+    for taken in range(1, 6):
+        next(stream)
+        assert source.read == 5 * (taken + 1)
+    stream.close()
+    assert source.read == 30
+    assert_nothing_runs(engine)
+
+
+def test_the_next_block_is_computed_while_one_is_used(fresh: EmbeddingEngine) -> None:
+    encoder = WatchedEncoder(fresh)
+    stream = fresh.stream_documents(Source(), block_size=5)
+    next(stream)
+    threads = [thread for thread in threading.enumerate() if thread.name == "mlx-qwen-ahead"]
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sum(map(len, encoder.batches)) == 10
+    stream.close()
+
+
+def test_an_abandoned_stream_takes_its_texts_out_of_the_queue(fresh: EmbeddingEngine) -> None:
+    encoder = WatchedEncoder(fresh)
+
+    def source() -> Iterator[str]:
+        yield from TEXTS[:5]
+        encoder.begun()
+        yield from Source()
+
+    stream = fresh.stream_documents(source(), block_size=5)
+    with ThreadPoolExecutor(1) as pool, encoder.held():
+        first = pool.submit(next, stream)
+        wait_for_requests(fresh, 2)
+        encoder.step()  # ends the first block, begins the second
+        assert first.result(PATIENCE).shape == (5, 384)
+        stream.close()
+        assert_nothing_runs(fresh)
+    assert fresh.embed_query("next").shape == (384,)
+    assert list(map(len, encoder.batches)) == [5, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "options", "error", "message"),
+    [
+        (7, {}, TypeError, r"texts\[6\] must be a string, got int 7"),
+        ("long " * 9, {"max_length": 8, "truncate": "error"}, InputTooLongError, r"texts\[6\] has \d+ tokens"),
+    ],
+)
+def test_an_error_names_the_place_in_the_stream_and_comes_in_its_turn(
+    bad: object, options: dict[str, object], error: type[Exception], message: str, engine: EmbeddingEngine
+) -> None:
+    texts = [*(f"{number}" for number in range(6)), bad, *TEXTS]
+    stream = engine.stream_documents(texts, block_size=3, **options)  # type: ignore[arg-type]
+    assert len(next(stream)) == len(next(stream)) == 3
+    with pytest.raises(error, match=message):
+        next(stream)
+    assert list(stream) == []
+    assert_nothing_runs(engine)
+
+
+def test_an_error_of_the_source_comes_through(engine: EmbeddingEngine) -> None:
+    def source() -> Iterator[str]:
+        yield from TEXTS
+        message = "the disk is gone"
+        raise OSError(message)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(engine.stream_documents(source(), block_size=3))
+    assert_nothing_runs(engine)
+
+
+def test_what_cannot_be_right_is_refused_before_anything_is_read(engine: EmbeddingEngine) -> None:
+    source = Source()
+    for options in ({"block_size": 0}, {"pooling": "cls"}, {"timeout": -1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            engine.stream_documents(source, **options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write \[text\]"):
+        engine.stream_documents("a bare string")
+    assert source.read == 0
+
+
+def test_the_timeout_holds_for_a_block(fresh: EmbeddingEngine) -> None:
+    encoder = WatchedEncoder(fresh)
+    with ThreadPoolExecutor(1) as pool, encoder.held():
+        pool.submit(fresh.embed_query, "holds the next batch back")
+        encoder.begun()
+        with pytest.raises(EmbeddingTimeoutError, match=r"timeout=0\.05 s"):
+            next(fresh.stream_documents(TEXTS, block_size=3, timeout=0.05))
+        assert fresh.stats().queued_requests == 1

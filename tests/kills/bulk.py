@@ -1,0 +1,105 @@
+"""Kill bulk jobs at random moments, continue them, and hold what they wrote against a job that was left alone.
+
+Usage: ``python tests/bulk_kills.py --kills 40``
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.bulk import embed_file
+from mlx_qwen_embeddings.bulk.parts import Parts
+
+PART, ROWS = 8, 200
+
+
+def write_rows(path: Path, count: int = ROWS) -> Path:
+    """Write a source; 1.50 is a number whose text a careless copy changes."""
+    lines = [f'{{"id": {n}, "text": "Passage {n}{" and so on" * (n % 5)}", "weight": 1.50}}\n' for n in range(count)]
+    path.write_text("".join(lines), "utf-8")
+    return path
+
+
+def read(target: Path) -> tuple[list[dict[str, Any]], Any]:
+    """Give rows and vectors of a job's output."""
+    rows = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+    return rows, np.array([row.pop("embedding") for row in rows])
+
+
+def start(source: Path, target: Path) -> "subprocess.Popen[str]":
+    """Start a job, or go on with it, in a process of its own that says when a part is written."""
+    command = [sys.executable, "-m", "tests.kills.bulk", str(source), str(target), str(PART)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_until_done(source: Path, target: Path, chance: random.Random, *, most: int) -> tuple[int, int]:
+    """Kill a job and start it again until the output is there; give the numbers of kills, and of parts written."""
+    kills = written = 0
+    while not target.exists():
+        assert kills < most, "it does not get on"
+        job = start(source, target)
+        assert job.stdout is not None
+        # After some parts, and some of a part's time: the moment is not one that the job chooses.
+        for _ in range(chance.randrange(5)):
+            written += job.stdout.readline().startswith("part")
+        ends = time.perf_counter() + chance.uniform(0, 0.05)
+        while time.perf_counter() < ends:
+            pass
+        job.kill()
+        rest, errors = job.communicate()
+        written += rest.count("part ")
+        assert (job.returncode, errors) in {(-9, ""), (0, "")}
+        kills += 1
+    return kills, written
+
+
+def compare(target: Path, whole: Path) -> None:
+    """Hold an output against that of the job that was left alone: the same rows, each once, vectors within 1e-6."""
+    (rows, vectors), (wanted_rows, wanted) = read(target), read(whole)
+    assert rows == wanted_rows
+    assert [row["id"] for row in rows] == list(range(ROWS))
+    np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-6)
+
+
+def loop(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
+    """Kill so many times, over as many jobs as that takes; give the numbers of kills and of jobs."""
+    source, whole = write_rows(folder / "in.jsonl"), folder / "whole.jsonl"
+    embed_file(source, whole, model="nano", part_rows=PART, dimensions=64)
+    chance, done, jobs = random.Random(seed), 0, 0
+    while done < kills:
+        target = folder / f"out-{jobs}.jsonl"
+        done += kill_until_done(source, target, chance, most=60)[0]
+        compare(target, whole)
+        jobs += 1
+    return done, jobs
+
+
+def write_and_tell(parts: Parts, number: int, vectors: Any) -> None:
+    """Write a part, and say so."""
+    write(parts, number, vectors)
+    sys.stdout.write(f"part {number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    if sys.argv[1].startswith("-"):
+        parser = argparse.ArgumentParser(description="Kill bulk jobs at random moments, and continue them.")
+        parser.add_argument("--kills", type=int, default=40)
+        with tempfile.TemporaryDirectory() as place:
+            killed, ended = loop(Path(place), parser.parse_args().kills)
+        sys.stdout.write(f"{killed} kills of {ended} bulk jobs: every row once, every vector right\n")
+    else:
+        write, Parts.write = Parts.write, write_and_tell  # type: ignore[method-assign]
+        # Without a cache, every text that is embedded is computed.
+        with EmbeddingEngine("nano", cache_bytes=0) as engine:
+            report = embed_file(sys.argv[1], sys.argv[2], model=engine, part_rows=int(sys.argv[3]), dimensions=64)
+            sys.stdout.write(f"resumed {report.resumed} embedded {engine.stats().texts}\n")

@@ -1,0 +1,42 @@
+"""Forked processes that send back what a function gives, and are killed if they take too long: a hang is a failure."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tests.support.fake_encoder import PATIENCE
+
+FORK = multiprocessing.get_context("fork")
+
+
+class Child:
+    """A child of this process."""
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        """Fork, and compute there."""
+        self._receiver, sender = FORK.Pipe(duplex=False)
+        self._process = FORK.Process(target=_send, args=(sender, compute))
+        self._process.start()
+        sender.close()
+
+    def result(self) -> Any:
+        """Wait for what the function gives, or raise what it raised."""
+        try:
+            assert self._receiver.poll(PATIENCE), "the child hangs"
+            failed, answer = self._receiver.recv()
+            self._process.join(PATIENCE)
+            assert self._process.exitcode == 0, f"the child ended with {self._process.exitcode}"
+        finally:
+            self._process.kill()
+            self._process.join(PATIENCE)
+        if failed:
+            raise answer
+        return answer
+
+
+def _send(sender: Connection, compute: Callable[[], Any]) -> None:
+    try:
+        sender.send((False, compute()))
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        sender.send((True, error))

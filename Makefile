@@ -23,6 +23,7 @@ help:
 	@echo "make demo         questions answered by meaning, offline, with LangChain and LlamaIndex"
 	@echo "make serve        the HTTP server, with nano (MODEL=small for another model)"
 	@echo "make test         the tests"
+	@echo "make mutants      plants bugs one at a time and checks that the tests notice: minutes"
 	@echo "make test-heavy   those that kill processes, crowd the server, or measure: minutes"
 	@echo "make test-stores  2,000 passages in Chroma, FAISS, LanceDB, Qdrant and pgvector, by both frameworks"
 	@echo "make test-server  schemathesis against the server"
@@ -51,11 +52,17 @@ serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/cluster --ignore=tests/stores
+# Branch coverage with a floor, see [tool.coverage] in pyproject.toml. ORDER=--random-order runs the tests in another order.
 test: $(VENV)/.test
-	$(PYTEST) -m "not heavy" $(LEFT_OUT)
+	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered $(ORDER) $(LEFT_OUT)
 
 test-heavy: $(VENV)/.test
 	$(PYTEST) -m heavy $(LEFT_OUT)
+
+.PHONY: mutants
+# Bugs planted one at a time, each of which the tests have to notice; NAME="cache key" plants those of that name.
+mutants: $(VENV)/.test
+	$(BIN)/python scripts/mutants.py $(NAME)
 
 .PHONY: test-stores
 test-stores: $(VENV)/.stores

@@ -87,6 +87,8 @@ BARS: tuple[Bar, ...] = (
         1.5, "first vector of nano in a new process, seconds", value("engine", "fresh process", "first vector of nano")
     ),
     at_most(5, "first vector of all-MiniLM, likewise", value("engine", "fresh process", "first vector of all-MiniLM")),
+    at_most(0.3, "mlx-qwen --help, seconds", value("engine", "fresh process", "mlx-qwen --help")),
+    at_most(1.5, "mlx-qwen embed on nano, seconds", value("engine", "fresh process", "mlx-qwen embed on nano")),
     at_least(1000, "short texts a second, all-MiniLM (a wish)", per_second("1,000 short texts")),
     at_most(0.1, "32 short texts, all-MiniLM, seconds", lambda results: 32 / per_second("32 short texts")(results)),
     at_most(1, "memory over the weights, 100,000 texts through nano, GiB", stream("nano", over_weights)),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,23 @@ def adapters(rounds: int) -> dict[str, Any]:
 
 
 def fresh_process(rounds: int) -> dict[str, float]:
-    """Take the time of an import, and of a first vector, each in a new interpreter."""
-    empty = "pass"
-    codes = {
-        "interpreter": empty,
-        "import": "import mlx_qwen_embeddings",
-        "first vector of nano": "import mlx_qwen_embeddings as m; m.EmbeddingEngine('nano').embed_query('hello')",
-        "first vector of all-MiniLM": f"import mlx_qwen_embeddings as m; m.EmbeddingEngine({minilm()!r}).embed_query('hi')",
+    """Measure an import, a first vector and the command line, each in a new interpreter; medians in seconds."""
+    vector = "import mlx_qwen_embeddings as m; m.EmbeddingEngine({!r}).embed_query('hello')"
+    peer = f"import sentence_transformers as s; s.SentenceTransformer({minilm()!r}, device='cpu').encode('hello')"
+    cases = {
+        "interpreter": ("-c", "pass"),
+        "import": ("-c", "import mlx_qwen_embeddings"),
+        "first vector of nano": ("-c", vector.format("nano")),
+        "first vector of all-MiniLM": ("-c", vector.format(minilm())),
+        "first vector of all-MiniLM on sentence-transformers": ("-c", peer),
+        "mlx-qwen --help": ("-m", "mlx_qwen_embeddings", "--help"),
+        "mlx-qwen embed on nano": ("-m", "mlx_qwen_embeddings", "embed", "--model", "nano", "hello"),
     }
-    taken: dict[str, list[float]] = {name: [] for name in codes}
+    taken: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
-        for name, code in codes.items():
-            taken[name].append(seconds(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)))
+        for name, arguments in cases.items():
+            command = [sys.executable, *arguments]
+            taken[name].append(seconds(partial(subprocess.run, command, check=True, capture_output=True)))
     base = statistics.median(taken["interpreter"])
     return {name: statistics.median(times) - (base if name == "import" else 0) for name, times in taken.items()}
 

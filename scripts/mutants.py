@@ -1,0 +1,96 @@
+"""Plant bugs one at a time in a copy of the project, and check that the tests named for each of them fail.
+
+Usage: ``python scripts/mutants.py [WORDS]``: only the bugs whose name contains WORDS
+
+``tests/mutants.toml`` lists the bugs: a name, a file, the text to replace, its replacement, and the tests that have to
+notice. The status is 1 when a bug goes unnoticed, and when an entry no longer fits the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+LIST = PROJECT / "tests" / "mutants.toml"
+COPIED = ("mlx_qwen_embeddings", "tests", "pyproject.toml", "README.md")
+SOME_FAILED = 1
+"""pytest's exit status; a collection error or a wrong name has another."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug to plant.
+
+    Attributes:
+        name: What is wrong.
+        file: Where, relative to the project.
+        old: Text that stands there exactly once.
+        new: What replaces it.
+        tests: Node ids of the tests that have to fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def misfit(self) -> str | None:
+        """Say why the entry no longer fits the code; None when it does."""
+        count = (PROJECT / self.file).read_text("utf-8").count(self.old)
+        if count != 1:
+            return f"{self.file} holds {self.old!r} {count} times, not once"
+        for test in self.tests:
+            path, *names = test.partition("[")[0].split("::")
+            source = (PROJECT / path).read_text("utf-8") if (PROJECT / path).is_file() else ""
+            if any(f" {name}" not in source for name in names) or not source:
+                return f"{test} is not there"
+        return None
+
+
+def read_list() -> list[Mutant]:
+    """Read ``tests/mutants.toml``."""
+    entries = tomllib.loads(LIST.read_text("utf-8"))["mutant"]
+    return [Mutant(**entry | {"tests": tuple(entry["tests"])}) for entry in entries]
+
+
+def run_tests(copy: Path, tests: list[str]) -> int:
+    """Run tests in a copy of the project and return pytest's exit status."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False).returncode
+
+
+def main() -> int:
+    """Run the program and return its exit status."""
+    words = " ".join(sys.argv[1:])
+    mutants = [mutant for mutant in read_list() if words in mutant.name]
+    complaints = [f"{mutant.name}: {why}" for mutant in mutants if (why := mutant.misfit())]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = PROJECT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        if not complaints and run_tests(copy, sorted({test for mutant in mutants for test in mutant.tests})):
+            complaints.append("the tests fail without any bug planted")
+        for mutant in [] if complaints else mutants:
+            path = copy / mutant.file
+            sound = path.read_text("utf-8")
+            path.write_text(sound.replace(mutant.old, mutant.new), "utf-8")
+            status = run_tests(copy, list(mutant.tests))
+            path.write_text(sound, "utf-8")
+            caught = status == SOME_FAILED
+            print(f"{'caught' if caught else 'NOT CAUGHT'}: {mutant.name}", flush=True)
+            if not caught:
+                complaints.append(f"{mutant.name}: pytest ended with status {status}")
+    print(*complaints, f"{len(mutants)} bugs planted, {len(complaints)} complaints", sep="\n")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

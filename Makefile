@@ -167,7 +167,7 @@ test-lowest:
 	@mkdir -p build
 	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest CONVERT= \
-		LEFT_OUT="--ignore=tests/tools/test_convert.py --deselect=tests/compute/test_foreign.py" test test-heavy
+		LEFT_OUT="--ignore=tests/tools/test_convert.py" test test-heavy
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -11,7 +11,6 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.compute.foreign import translate
 from mlx_qwen_embeddings.compute.memory import available_memory
 from mlx_qwen_embeddings.compute.mlx.backend import Backend, free_buffers
 from mlx_qwen_embeddings.compute.quantization import Packing, packings, quantize_modules, unpack, unpacked_bytes
@@ -78,10 +77,10 @@ def build(files: ModelFiles) -> tuple[nn.Module, dict[str, mx.array], dict[str, 
         ModelLoadError: When the configuration or the form of the weights is not served.
     """
     family = importlib.import_module(files.family.module)
-    config, read = translate(files.config, read_weights(files))
-    weights: dict[str, mx.array] = family.sanitize(read)
+    weights: dict[str, mx.array] = family.sanitize(read_weights(files))
+    layers = packings(files.config, weights)
     model: nn.Module = family.Model(family.Args.from_config(files.config))
-    return model, weights, packings(config, weights)
+    return model, weights, layers
 
 
 def fill(model: nn.Module, weights: Mapping[str, mx.array], dtype: mx.Dtype) -> None:

@@ -1,6 +1,6 @@
 """MLX-quantised checkpoints: which layers are packed and how, and their plain form."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,9 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_qwen_embeddings.errors import ModelLoadError
+
+OTHER_FORMATS = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv")
+"""How the names of tensors end that AWQ, GPTQ, compressed-tensors and FP8 checkpoints hold, and MLX's never do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +36,31 @@ def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict
     is "affine" whatever the others have.
 
     Raises:
-        ModelLoadError: When there are scales but the configuration says nothing, or names a foreign format.
+        ModelLoadError: When the configuration does not say how the layers are packed, or the checkpoint has another format.
     """
-    layers = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     said = config.get("quantization") or config.get("quantization_config") or {}
-    if "quant_method" in said:
-        message = f"the weights are quantised with {said['quant_method']!r}: convert them to MLX with mlx_lm.convert first"
-        raise ModelLoadError(message)
+    _refuse_other_formats(said.get("quant_method"), weights)
+    layers = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     if layers and not said:
         message = "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
         raise ModelLoadError(message)
     single = {name.removeprefix("model."): value for name, value in said.items() if isinstance(value, dict)}
     return {layer: _packing(single.get(layer, said)) for layer in layers}
+
+
+def _refuse_other_formats(method: str | None, names: Iterable[str]) -> None:
+    found = next((name for name in names if name.endswith(OTHER_FORMATS)), None)
+    if method is not None:
+        reason = f"quantization_config says quant_method {method!r}"
+    elif found is not None:
+        reason = f"the tensor {found} belongs to an AWQ, GPTQ, compressed-tensors or FP8 checkpoint"
+    else:
+        return
+    message = (
+        f"{reason}, which is not read: take a conversion to MLX (mlx-community on Hugging Face has them), or make one from "
+        "the original, unquantised weights with mlx-qwen convert"
+    )
+    raise ModelLoadError(message)
 
 
 def _packing(said: Mapping[str, Any]) -> Packing:

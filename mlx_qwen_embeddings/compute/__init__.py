@@ -1,1 +1,1 @@
-"""Token ids in, vectors out: loading weights, batching rows and running a model; it knows no text."""
+"""Turn token ids into vectors: load weights, cut batches, run the model. Nothing here sees text or frameworks."""

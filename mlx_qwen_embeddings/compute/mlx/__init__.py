@@ -1,1 +1,1 @@
-"""The MLX back end: device, BLAS, threads and streams; architectures are in `models`."""
+"""The MLX back end: device, BLAS, threads and streams. The architectures are in ``models``."""

@@ -1,4 +1,4 @@
-"""Which device and type to compute with, and what a thread or process needs before it does."""
+"""Choose the device and dtype to compute with, and prepare a thread or process to compute there."""
 
 import ctypes
 import importlib
@@ -10,70 +10,62 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from mlx_qwen_embeddings._extras import pip_command
 from mlx_qwen_embeddings.compute.mlx.blas import bind, cores, measure_bandwidth, measure_gflops, set_threads, warn_if_slow
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.settings import Device, DType
 
-
-class DefaultDevice(Protocol):
-    """What is needed of ``mlx.core``."""
-
-    def default_device(self) -> Any:
-        """Read it."""
-
-    def set_default_device(self, device: Any) -> None:
-        """Set it."""
+CACHE_LIMIT = {"cpu": 64 * 2**20, "gpu": 512 * 2**20}
+"""Bytes of freed buffers that MLX may keep. Without a limit, similar programs grew from 2 to 24 GB. On the CPU the buffers
+come from malloc, and keeping none at all was as fast as keeping 512 MiB."""
 
 
-class Turns:
-    """Lets any number compute on one device at once, and those on another one after them, in the order they came."""
+class DeviceLock:
+    """Let any number of threads compute on one device while those for another device wait, first come, first served.
+
+    MLX has one default device per process, and every operation looks at it when it is built, whichever thread set it. A
+    batch for the GPU that is built while another thread has switched to the CPU would be computed on the CPU.
+    """
 
     def __init__(self) -> None:
-        """Nobody computes."""
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Start afresh, in a forked child."""
+    def reset(self) -> None:
+        """Unlock, as a forked child must: the threads that held the lock do not exist there."""
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._queue: deque[object] = deque()
         self._device: Any = None
-        self._before: Any = None
-        self._at_work = 0
+        self._previous: Any = None
+        self._holders = 0
 
     @contextmanager
-    def on(self, device: Any, mlx: DefaultDevice) -> Iterator[None]:
-        """Make a device the default one in this block; what it was before comes back when nobody computes."""
-        self._enter(device, mlx)
+    def hold(self, device: Any, mlx: Any) -> Iterator[None]:
+        """Make ``device`` MLX's default device in this block. The last thread to leave restores the previous one."""
+        self._acquire(device, mlx)
         try:
             yield
         finally:
             with self._changed:
-                self._at_work -= 1
-                if not self._at_work:
-                    mlx.set_default_device(self._before)
+                self._holders -= 1
+                if not self._holders:
+                    mlx.set_default_device(self._previous)
                 self._changed.notify_all()
 
-    def _enter(self, device: Any, mlx: DefaultDevice) -> None:
+    def _acquire(self, device: Any, mlx: Any) -> None:
         me = object()
         with self._changed:
-            self._line.append(me)
+            self._queue.append(me)
             try:
-                self._changed.wait_for(lambda: self._line[0] is me and (not self._at_work or self._device == device))
-                if not self._at_work:
-                    self._before, self._device = mlx.default_device(), device
+                self._changed.wait_for(lambda: self._queue[0] is me and (not self._holders or self._device == device))
+                if not self._holders:
+                    self._previous, self._device = mlx.default_device(), device
                     mlx.set_default_device(device)
-                self._at_work += 1
+                self._holders += 1
             finally:
-                self._line.remove(me)
+                self._queue.remove(me)
                 self._changed.notify_all()
-
-
-CACHE_LIMIT = {"cpu": 64 * 2**20, "gpu": 512 * 2**20}
-"""Bytes of freed buffers that MLX may keep: without a limit peers grew from 2 to 24 GB. On the CPU they come from malloc,
-and none at all was as fast as 512 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +73,9 @@ class Backend:
     """Where and how an encoder computes.
 
     Attributes:
-        device: The kind of device.
-        dtype: Compute type.
-        blas: Library that MLX was bound to by this package; None where none was loaded.
+        device: "cpu" or "gpu".
+        dtype: The type to compute in.
+        blas: Path of the BLAS that this package loaded for MLX; None when it loaded none.
     """
 
     device: Literal["cpu", "gpu"]
@@ -92,11 +84,11 @@ class Backend:
 
 
 def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
-    """Bind MLX to a fast BLAS, import it, and choose device and type. Nothing is computed.
+    """Load a fast BLAS for MLX, import MLX, and choose device and dtype. Nothing is computed.
 
     Raises:
-        MissingExtraError: When MLX has no back end on this machine; the message gives the pip command.
-        ModelLoadError: When a GPU is asked for and MLX has none.
+        MissingExtraError: If MLX has no back end on this machine; the message gives the pip command.
+        ModelLoadError: If a GPU is asked for and MLX has none.
     """
     blas = bind()
     mx = _import_mlx()
@@ -111,10 +103,10 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
 
 
 def claim_thread(backend: Backend) -> None:
-    """Prepare the calling thread, which alone will compute, inside of ``computing``, and warn once if the BLAS is slow.
+    """Prepare the calling thread to compute, and warn once if the BLAS is slow. Call it inside ``computing``.
 
     Raises:
-        ModelLoadError: When it is to compute on a GPU that was lost in a fork.
+        ModelLoadError: If the thread is to compute on a GPU whose context was lost in a fork.
     """
     mx = _import_mlx()
     inherited = parent_computed()
@@ -123,15 +115,15 @@ def claim_thread(backend: Backend) -> None:
         raise ModelLoadError(message)
     if not inherited and not _limited.is_set():
         _limited.set()
-        # It waits for whatever computes, and keeps all of Python waiting meanwhile.
+        # This waits for every running computation, with the GIL held.
         mx.set_cache_limit(CACHE_LIMIT[backend.device])
     if backend.device == "cpu" and sys.platform == "linux":
-        set_threads(backend.blas, 1)  # on a busy machine several would wait for one another, and look slow
+        set_threads(backend.blas, 1)  # several would wait for one another on a busy machine, and look slow
         warn_if_slow(mx)
 
 
 def measure(backend: Backend) -> tuple[float, float]:
-    """Measure products of matrices in GFLOP/s and reading of memory in GB/s, in the calling thread, all cores at work."""
+    """Measure matrix products in GFLOP/s and memory reads in GB/s, using all cores from the calling thread."""
     mx = _import_mlx()
     set_threads(backend.blas, cores())
     try:
@@ -143,23 +135,18 @@ def measure(backend: Backend) -> tuple[float, float]:
 
 @contextmanager
 def computing(backend: Backend) -> Iterator[None]:
-    """Compute where the back end does in this block, which threads that are started in it may share.
-
-    MLX has one default device a process, which is looked at when an operation is made, whichever thread set it: a batch
-    for a GPU that is built while another thread turned to the CPU would be computed there, and the other way round. So
-    models on two devices take turns.
-    """
+    """Compute on the back end's device in this block, also in threads that are started in it."""
     mx = _import_mlx()
-    with _turns.on(mx.gpu if backend.device == "gpu" else mx.cpu, mx):
+    with _device_lock.hold(mx.gpu if backend.device == "gpu" else mx.cpu, mx):
         yield
 
 
-_turns = Turns()
+_device_lock = DeviceLock()
 _limited = threading.Event()
 
 
 def release_thread() -> None:
-    """Clear the calling thread's streams: MLX aborts the process at its exit when a thread that computed ends otherwise."""
+    """Clear the calling thread's streams. MLX aborts the process at exit if a thread that computed ended without this."""
     mx = sys.modules.get("mlx.core")
     if mx is not None:
         mx.clear_streams()
@@ -169,36 +156,36 @@ _forked = threading.Event()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked.set)
-    os.register_at_fork(after_in_child=_turns.forget)
+    os.register_at_fork(after_in_child=_device_lock.reset)
 
 
 def parent_computed() -> bool:
-    """Whether MLX computed in this process before the fork that made it.
+    """Tell whether this process was forked from one in which MLX had computed.
 
-    Then it still knows the parent's streams and readers of files, whose threads do not exist here: setting the limit on
-    freed buffers (the parent's holds), giving them back, and ``mx.load`` would wait for ever.
+    MLX then still refers to the parent's streams and file readers, whose threads do not exist here. ``set_cache_limit``,
+    ``clear_cache`` and ``mx.load`` would wait for them for ever. The parent's cache limit stays in force.
     """
     return _forked.is_set() and _import_mlx().get_peak_memory() > 0
 
 
 def free_buffers() -> None:
-    """Give freed buffers back to the system, where MLX can do so."""
+    """Make MLX release its freed buffers, unless it would hang doing so."""
     if not parent_computed():
         _import_mlx().clear_cache()
 
 
 def kept_memory() -> int:
-    """Give the bytes of freed buffers that MLX keeps in this process for later; at most ``CACHE_LIMIT`` of the device."""
+    """Return the bytes of freed buffers that MLX keeps for reuse, at most ``CACHE_LIMIT`` of the device."""
     return int(_import_mlx().get_cache_memory())
 
 
 def return_memory() -> None:
-    """Give memory that the allocator keeps back to the system, after much was freed.
+    """Make the allocator release unused memory to the system, after a model was freed.
 
-    MLX's arrays of the CPU come from malloc. glibc keeps those below 32 MB once they are freed: models that took turns
-    grew a process by 300 MB each.
+    MLX's arrays on the CPU come from malloc, and glibc keeps freed arrays below 32 MB: loading one model after another
+    grew a process by 300 MB each time.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim is not None:
         trim(0)
 

@@ -1,4 +1,4 @@
-"""The BLAS that MLX multiplies with on Linux's CPU: bound before MLX is loaded, its threads set, its speed measured."""
+"""The BLAS that MLX uses on the CPU of a Linux machine: load it before MLX, set its threads, measure its speed."""
 
 import ctypes
 import ctypes.util
@@ -15,7 +15,7 @@ from types import ModuleType
 from mlx_qwen_embeddings._extras import pip_command
 
 SLOW_GFLOPS = 12.0
-"""Below this a matrix product runs on the reference BLAS of MLX's wheel (about 5), not on a real one (50 and more)."""
+"""A slower matrix product runs on the reference BLAS of MLX's wheel (about 5), not on a real one (50 and more)."""
 
 BLAS_VARIABLE = "MLX_QWEN_BLAS"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -28,9 +28,9 @@ _measured: dict[str, float] = {}
 
 
 def bind() -> str | None:
-    """Load a fast BLAS for MLX, unless MLX is there already; give its path, None where none was loaded."""
-    # The CPU wheel of MLX brings the reference BLAS. A library loaded for all to see before MLX wins over it; later it
-    # would have no effect, since the wheel binds its symbols when it is loaded.
+    """Load a fast BLAS for MLX, unless MLX is already loaded. Return its path, or None if none was loaded."""
+    # MLX's CPU wheel brings the reference BLAS. The wheel binds its symbols when it is loaded, so a BLAS that was loaded
+    # globally before takes precedence, and one loaded after has no effect.
     if sys.platform != "linux":
         return None
     if "mlx.core" in sys.modules:
@@ -47,27 +47,27 @@ def bind() -> str | None:
 
 
 def cores() -> int:
-    """Count the cores that this process may use; two threads of one core do not multiply faster than one.
+    """Return how many cores this process may use. Two threads on one core multiply no faster than one.
 
-    ``OMP_NUM_THREADS`` bounds them, as it does in every BLAS: Ray sets it to what an actor was given of its node.
+    ``OMP_NUM_THREADS`` is an upper limit, as in every BLAS: Ray sets it to an actor's share of its node.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, _physical_cores() or allowed, _wanted_threads() or allowed))
 
 
 def _wanted_threads() -> int | None:
-    outermost = os.environ.get(THREADS_VARIABLE, "").split(",")[0].strip()  # "4,2" is for nested regions
+    outermost = os.environ.get(THREADS_VARIABLE, "").split(",")[0].strip()  # "4,2" sets nested parallel regions too
     return int(outermost) if outermost.isdecimal() else None
 
 
-@cache  # asked before every batch
+@cache  # needed for every batch
 def _physical_cores() -> int | None:
     found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")
     return len({path.read_text() for path in found}) or None
 
 
 def set_threads(path: str | None, number: int) -> None:
-    """Let each matrix product use so many threads, where the BLAS is one that ``bind`` loaded."""
+    """Make each matrix product use ``number`` threads, if ``bind`` loaded a BLAS from ``path``."""
     if path is None or _threads.get(path) == number:
         return
     library = ctypes.CDLL(path)
@@ -86,7 +86,7 @@ def _blas_candidates() -> Iterator[str]:
         return
     if path := _mkl():
         yield path
-    if path := ctypes.util.find_library("openblas"):  # asked last: it starts a process or two
+    if path := ctypes.util.find_library("openblas"):  # last, because it starts a process or two
         yield path
 
 
@@ -100,7 +100,7 @@ def _mkl() -> str | None:
 
 
 def best_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Give the shortest time that a call took, in seconds."""
+    """Return the shortest time that a call took, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -110,25 +110,25 @@ def best_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
-    """Time square float32 matrix products and give the best rate in GFLOP/s."""
+    """Time square float32 matrix products and return the best rate in GFLOP/s."""
     a = mx.random.normal((size, size))
     mx.eval(a)
     return float(2 * size**3 / best_seconds(lambda: mx.eval(a @ a), repeats + 1) / 1e9)
 
 
 def measure_bandwidth(mx: ModuleType, megabytes: int = 512, repeats: int = 5) -> float:
-    """Time the product of a row and a matrix that no cache holds, which reads the matrix once; best rate in GB/s."""
+    """Time the product of a row and a matrix too large for any cache, and return the best rate of reading in GB/s."""
     row, matrix = mx.ones((1, 8192)), mx.ones((8192, megabytes * 2**20 // (4 * 8192)))
     mx.eval(row, matrix)
     return float(matrix.nbytes / best_seconds(lambda: mx.eval(row @ matrix), repeats) / 1e9)
 
 
 def warn_if_slow(mx: ModuleType) -> None:
-    """Measure once a process, and warn if matrix products are slow."""
+    """Measure matrix products once per process, and warn if they are slow."""
     if _measured:
         return
     rate = measure_gflops(mx)
-    if rate < SLOW_GFLOPS:  # or the processors were busy, with the tokenizer for one: the best of many tells
+    if rate < SLOW_GFLOPS:  # or the cores were busy, for example tokenizing: take the best of many
         rate = max(rate, measure_gflops(mx, repeats=30))
     _measured["gflops"] = rate
     if rate < SLOW_GFLOPS:

@@ -1,4 +1,4 @@
-"""Several streams of the CPU at once: MLX does all but matrix products on one thread a stream."""
+"""Run several streams on the CPU at once: MLX computes everything but matrix products on one thread per stream."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ from mlx_qwen_embeddings.compute.mlx.blas import cores, set_threads
 T = TypeVar("T")
 
 MOST_LANES = 4
-"""More cores than this serve the matrix products of each lane instead."""
+"""Cores beyond this number speed up the matrix products of each lane instead."""
 
 
 class Lanes(Generic[T]):
-    """Runs the pieces of a batch side by side, one of them in the calling thread."""
+    """Run the pieces of a batch side by side; the calling thread is one of the lanes."""
 
     def __init__(self, backend: Backend, number: int | None = None) -> None:
-        """Choose how many.
+        """Choose the number of lanes.
 
         Args:
-            backend: Where to compute; a GPU has one lane.
-            number: Most lanes; None takes as many as there are cores, up to ``MOST_LANES``.
+            backend: Where to compute. A GPU has one lane.
+            number: The number of lanes; None takes one per core, up to ``MOST_LANES``.
         """
         self._backend = backend
         if backend.device == "gpu" or backend.blas is None:
@@ -31,10 +31,10 @@ class Lanes(Generic[T]):
         self.number = number or min(cores(), MOST_LANES)
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """Do the jobs, in this order as lanes come free, and give their results.
+        """Run the jobs, started in this order as lanes become free, and return their results.
 
         Raises:
-            Exception: What the first of them raised; the lanes are free again by then.
+            BaseException: What the first failing job raised, once no lane is running.
         """
         lanes = min(self.number, len(jobs))
         set_threads(self._backend.blas, max(1, cores() // max(1, lanes)))
@@ -42,7 +42,7 @@ class Lanes(Generic[T]):
             return [job() for job in jobs]
         shift = _Shift(jobs)
         helpers: list[threads.Running] = []
-        with suppress(RuntimeError):  # no thread can be had: fewer lanes do the same
+        with suppress(RuntimeError):  # no thread can be started: fewer lanes do the same work
             helpers.extend(threads.start(shift.work, "mlx-qwen-lane") for _ in range(lanes - 1))
         shift.work()
         for helper in helpers:
@@ -53,7 +53,7 @@ class Lanes(Generic[T]):
 
 
 class _Shift(Generic[T]):
-    """The jobs of one call, which lanes take one after the other."""
+    """The jobs of one call; each lane takes the next one when it is free."""
 
     def __init__(self, jobs: Sequence[Callable[[], T]]) -> None:
         self.results: dict[int, T] = {}

@@ -1,7 +1,7 @@
-"""Threads that compute with MLX, kept for the next use: MLX never frees the stream of a thread that ended.
+"""Reuse threads that computed with MLX, because MLX never frees the stream of a thread that ended.
 
-Each thread that ever computed leaves a system thread and 200 kB behind in MLX. So a thread whose work is done waits here
-for other work, and ends with the process only.
+Each such thread leaves a system thread and 200 kB behind in MLX. So a thread that has finished its task waits here for the
+next one, until the process ends.
 """
 
 import atexit
@@ -23,19 +23,18 @@ _all: "list[_Thread]" = []
 
 
 class Running:
-    """A task in a thread of its own."""
+    """A task that a thread is running."""
 
     def __init__(self, thread: "_Thread") -> None:
-        """Name the thread that does it."""
         self._thread = thread
         self.ended = threading.Event()
 
     def is_alive(self) -> bool:
-        """Whether the task goes on."""
+        """Tell whether the task is still running."""
         return not self.ended.is_set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the end, at most ``timeout`` seconds; not at all in the task itself."""
+        """Wait at most ``timeout`` seconds for the task to end. Return at once if the task itself calls this."""
         if threading.current_thread() is not self._thread:
             self.ended.wait(timeout)
 
@@ -51,20 +50,20 @@ class _Thread(threading.Thread):
             try:
                 task()
             except BaseException:
-                # A thread that ended here would be taken for an idle one, and whatever it was given never begin.
+                # If the thread ended here, it would still count as idle, and its next task would never start.
                 logger.exception("a thread's task failed")
             del given, task  # they may hold a model
             with _lock:
                 _idle.append(self)
-            running.ended.set()  # last: whoever waits for it may end the process
+            running.ended.set()  # last, because whoever waits for it may end the process
         release_thread()
 
 
 def start(task: Task, name: str) -> Running:
-    """Run a task, which must not raise, in a thread that nothing else runs in meanwhile.
+    """Run a task, which must not raise, in a thread of its own.
 
     Raises:
-        RuntimeError: When no thread can be had.
+        RuntimeError: If no thread can be started.
     """
     with _lock:
         thread = _idle.pop() if _idle else None
@@ -80,9 +79,9 @@ def start(task: Task, name: str) -> Running:
 
 @atexit.register
 def _end_all() -> None:
-    # MLX aborts the interpreter's exit if a thread that computed did not clear its streams.
+    # MLX aborts the process at exit if a thread that computed did not clear its streams.
     for thread in _all:
-        thread.tasks.put(None)  # taken once the task in hand is done
+        thread.tasks.put(None)  # read once the current task is done
     for thread in _all:
         thread.join()
 

@@ -1,4 +1,4 @@
-"""Two devices in one process: MLX has one default device, so what computes on the other one waits for its turn."""
+"""Two devices in one process: MLX has one default device, so a thread for the other device waits."""
 
 import threading
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 import mlx.core as mx
 import pytest
 
-from mlx_qwen_embeddings.compute.mlx.backend import Turns, choose_backend, computing
+from mlx_qwen_embeddings.compute.mlx.backend import DeviceLock, choose_backend, computing
 from tests.support.fake_encoder import PATIENCE
 
 
 class Process:
-    """Stands for MLX in a process with two devices, and notes when one is changed under somebody who computes."""
+    """A stand-in for MLX with two devices, which notices when the default changes under a thread that computes."""
 
     def __init__(self) -> None:
         self.device = "the user's"
-        self.turns = Turns()
+        self.lock = DeviceLock()
         self.at_work: list[str] = []
 
     def default_device(self) -> str:
@@ -28,16 +28,16 @@ class Process:
 
     @contextmanager
     def on(self, device: str) -> Iterator[None]:
-        with self.turns.on(device, self):
+        with self.lock.hold(device, self):
             self.at_work.append(device)
             yield
             assert self.device == device
             self.at_work.remove(device)
 
-    def wait_for_line(self, length: int) -> None:
-        changed = self.turns._changed
+    def wait_for_queue(self, length: int) -> None:
+        changed = self.lock._changed
         with changed:
-            joined = (changed.wait_for(lambda: len(self.turns._line) == length, 0.01) for _ in range(int(100 * PATIENCE)))
+            joined = (changed.wait_for(lambda: len(self.lock._queue) == length, 0.01) for _ in range(int(100 * PATIENCE)))
             assert any(joined)
 
 
@@ -52,16 +52,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_the_device_of_before_comes_back(process: Process) -> None:
+def test_the_previous_device_is_restored(process: Process) -> None:
     with process.on("cpu"), process.on("cpu"):
         assert process.device == "cpu"
     assert process.device == "the user's"
-    with pytest.raises(ZeroDivisionError), process.turns.on("gpu", process):
+    with pytest.raises(ZeroDivisionError), process.lock.hold("gpu", process):
         _ = 1 / 0
     assert process.device == "the user's"
 
 
-def test_one_device_at_a_time_in_the_order_of_asking(process: Process, pool: ThreadPoolExecutor) -> None:
+def test_one_device_at_a_time_first_come_first_served(process: Process, pool: ThreadPoolExecutor) -> None:
     order: list[str] = []
 
     def compute(device: str) -> None:
@@ -70,9 +70,9 @@ def test_one_device_at_a_time_in_the_order_of_asking(process: Process, pool: Thr
 
     with process.on("cpu"):
         others = [pool.submit(compute, "gpu")]
-        process.wait_for_line(1)
-        others.append(pool.submit(compute, "cpu"))  # it could go on at once, and the other would never have its turn
-        process.wait_for_line(2)
+        process.wait_for_queue(1)
+        others.append(pool.submit(compute, "cpu"))  # if it could go on at once, the first would starve
+        process.wait_for_queue(2)
         assert order == []
     for other in others:
         other.result(PATIENCE)
@@ -89,7 +89,7 @@ def test_many_threads_on_two_devices(process: Process, pool: ThreadPoolExecutor)
 
     def meet() -> None:
         with process.on("cpu"):
-            together.wait(PATIENCE)  # those on one device go side by side
+            together.wait(PATIENCE)  # threads for one device run side by side
 
     for done in [pool.submit(compute, number) for number in range(600)]:
         done.result(PATIENCE)
@@ -98,12 +98,12 @@ def test_many_threads_on_two_devices(process: Process, pool: ThreadPoolExecutor)
     assert process.device == "the user's"
 
 
-def test_a_forked_child_starts_afresh(process: Process) -> None:
-    with process.turns.on("gpu", process):
-        process.turns.forget()
-        with process.turns.on("cpu", process):
+def test_a_forked_child_starts_unlocked(process: Process) -> None:
+    with process.lock.hold("gpu", process):
+        process.lock.reset()
+        with process.lock.hold("cpu", process):
             assert process.device == "cpu"
-        process.turns._at_work += 1  # which this process's block gives back
+        process.lock._holders += 1  # released at the end of the outer block
 
 
 def test_the_cpu_is_chosen_whatever_the_process_has_chosen() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 _CELL = "text-align:left;vertical-align:top"
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def facts_table(caption: str, facts: Mapping[str, object]) -> str:
@@ -29,14 +28,6 @@ def rows_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object
     top = "".join(f'<th style="{_CELL}">{_cell(name)}</th>' for name in head)
     lines = (f"<tr>{''.join(map(_data, row))}</tr>" for row in rows)
     return _table(caption, [f"<tr>{top}</tr>", *lines])
-
-
-def size(count: float) -> str:
-    """Give a number of bytes in words, by powers of 1,000."""
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - as said above
-        count, unit = count / 1000, unit + 1
-    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
 def _table(caption: str, lines: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_qwen_embeddings._html import facts_table, size
+from mlx_qwen_embeddings._files import human_size
+from mlx_qwen_embeddings._html import facts_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class EngineStats:
             "padding": f"{self.padding_share:.1%}",
             "cut": self.truncations,
             "time": f"{self.compute_seconds:.2f} s in the model, {self.tokenize_seconds:.2f} s in the tokenizer",
-            "cache": f"{self.cache_entries:,} vectors, {size(self.cache_bytes)}",
-            "memory": f"{size(self.memory_bytes)}, at most {size(self.peak_memory_bytes)}",
+            "cache": f"{self.cache_entries:,} vectors, {human_size(self.cache_bytes)}",
+            "memory": f"{human_size(self.memory_bytes)}, at most {human_size(self.peak_memory_bytes)}",
         }
         failures = {"failed": ", ".join(f"{name}: {count:,}" for name, count in self.failures.items())}
         return facts_table("What the engine has done", facts | (failures if self.failures else {}))

@@ -5,10 +5,9 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineStats, VerifyReport
-from mlx_qwen_embeddings._html import rows_table, size
+from mlx_qwen_embeddings._html import rows_table
 from mlx_qwen_embeddings.bulk import BulkReport, CorpusReport
 from mlx_qwen_embeddings.search import IndexReport
 from mlx_qwen_embeddings.similarity import Clusters
@@ -123,11 +122,6 @@ def test_groups_and_only_the_largest_of_many() -> None:
     many = cells(groups(*[1200] * 10, 2, 1))
     assert many[0] == ["12 groups of 12,003 vectors"]
     assert many[-2:] == [["group 9", "1,200, central rows 10800, 10801"], ["2 more", "3"]]
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5.9e9, "5.9 GB")])
-def test_sizes(count: float, words: str) -> None:
-    assert size(count) == words
 
 
 def test_cells() -> None:

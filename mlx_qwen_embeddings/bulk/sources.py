@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import file_digest
+
 LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell; Python's own bound is 131,072, and a text may be longer."""
 
@@ -97,8 +99,7 @@ class FileSource(Source):
 
     def digest(self) -> str:
         """Hash the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(self.path)
 
     def lines(self) -> Iterator[str]:
         """Read lines without their ends; a byte order mark is no text."""

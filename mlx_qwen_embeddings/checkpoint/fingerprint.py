@@ -5,6 +5,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles, is_inside
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
@@ -47,9 +48,9 @@ def of_the_package() -> str:
 
 def _content(path: Path) -> bytes:
     stat = path.stat()
+    if stat.st_size <= WHOLE_BYTES:
+        return bytes.fromhex(file_digest(path))
     with path.open("rb") as file:
-        if stat.st_size <= WHOLE_BYTES:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
         state = hashlib.blake2b(str(stat.st_mtime_ns).encode(), digest_size=16)
         for sample in range(_SAMPLES):
             file.seek(sample * (stat.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))

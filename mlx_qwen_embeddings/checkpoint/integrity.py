@@ -6,7 +6,6 @@ was found is kept in a record beside the blobs. A cache made without symbolic li
 compared.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.errors import ModelLoadError
 
 RECORD = ".mlx-qwen-verified.json"
@@ -57,7 +57,7 @@ def refuse_corrupted(snapshot: Path, patterns: list[str]) -> None:
     if not unchecked:
         return
     logger.info("checking the sha256 of %d file(s) in %s, once", len(unchecked), snapshot)
-    corrupted = {blob for blob in unchecked if _sha256(blob) != blob.name}
+    corrupted = {blob for blob in unchecked if file_digest(blob, "sha256") != blob.name}
     checked.update({blob.name: stamp for blob, stamp in unchecked.items() if blob not in corrupted})
     _write(snapshot, record)
     if corrupted:
@@ -79,11 +79,6 @@ def _large_files(snapshot: Path, patterns: list[str]) -> dict[Path, Path]:
 def _stamp(blob: Path) -> list[int]:
     stat = blob.stat()
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _sha256(blob: Path) -> str:
-    with blob.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refusal(snapshot: Path, corrupted: dict[Path, Path]) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_qwen_embeddings._files import human_size
+
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.cache.sqlite_file import CacheFile, CacheInfo
 
@@ -70,7 +72,7 @@ def prune(
             created=None if older_days is None else now - round(older_days * DAY),
         )
         facts = file.info()
-    typer.echo(f"dropped {_vectors(dropped)}; {_vectors(facts.entries)} left, {_size(facts.file_bytes)} on disk")
+    typer.echo(f"dropped {_vectors(dropped)}; {_vectors(facts.entries)} left, {human_size(facts.file_bytes)} on disk")
 
 
 def _existing(path: Path | None) -> Path:
@@ -120,8 +122,8 @@ def _table(facts: "CacheInfo") -> str:
     lines = {
         "file": str(facts.path),
         "vectors": f"{facts.entries:,}",
-        "in use": _size(facts.used_bytes),
-        "on disk": _size(facts.file_bytes),
+        "in use": human_size(facts.used_bytes),
+        "on disk": human_size(facts.file_bytes),
     }
     if facts.oldest is not None and facts.newest is not None:
         lines["last used"] = f"{_moment(facts.oldest)} to {_moment(facts.newest)} UTC"
@@ -130,10 +132,6 @@ def _table(facts: "CacheInfo") -> str:
 
 def _vectors(count: int) -> str:
     return f"{count:,} vector{'s' if count != 1 else ''}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"  # noqa: PLR2004 - a megabyte
 
 
 def _moment(seconds: float) -> str:

@@ -20,15 +20,6 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     )
 
 
-def size(count: int | None) -> str:
-    """Write a number of bytes for people; "" for None."""
-    if count is None:
-        return ""
-    if count >= 1e9:  # noqa: PLR2004 - a gigabyte
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"  # noqa: PLR2004 - a megabyte
-
-
 # Written out, since the modules that define them import numpy and pydantic, which --help need not pay for.
 Role = Literal["document", "query"]
 Pooling = Literal["native", "last", "mean", "first", "max"]

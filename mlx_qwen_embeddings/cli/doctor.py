@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mlx_qwen_embeddings._files import human_size
+
 EXTRAS = {
     "langchain": "langchain-core",
     "llama-index": "llama-index-core",
@@ -64,7 +66,7 @@ def _storage() -> dict[str, Any]:
     settings, available = EngineSettings.from_env(), available_memory()
     folder, offline = cache_state(settings.cache_dir, offline=settings.offline)
     return {
-        "free memory": None if available is None else f"{available / 1e9:.1f} GB",
+        "free memory": None if available is None else human_size(available),
         "default model": settings.model,
         "downloaded models": str(folder),
         "offline": offline,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import ModelDirOption, aligned, size
+from mlx_qwen_embeddings._files import human_size
+from mlx_qwen_embeddings.cli.common import ModelDirOption, aligned
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.checkpoint.downloads import Download
@@ -39,7 +40,8 @@ def list_(*, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
 
 def _row(facts: dict[str, Any]) -> list[str]:
     numbers = [f"{facts[name]:,}" if facts[name] else "" for name in ("dimensions", "max_length")]
-    return [facts["name"], facts["weights"], *numbers, *(size(facts[name]) for name in _SIZES)]
+    sizes = ["" if facts[name] is None else human_size(facts[name]) for name in _SIZES]
+    return [facts["name"], facts["weights"], *numbers, *sizes]
 
 
 @models.command()
@@ -59,7 +61,7 @@ def info(name: Name, *, model_dir: ModelDirOption = None, as_json: AsJson = Fals
 
 def _words(name: str, value: Any) -> str:
     if name in _SIZES:
-        return size(value) or "none"
+        return "none" if value is None else human_size(value)
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, bool):
@@ -93,8 +95,8 @@ def remove(
     source = spec.source.partition(":")[0]
     found = downloads.downloads(model_dir).get(source)
     if found and not yes:
-        typer.confirm(f"Delete {source} ({size(found.size)}) in {found.path}?", abort=True)
-    typer.echo(f"removed {source}: {size(downloads.remove(source, model_dir))} are free again")
+        typer.confirm(f"Delete {source} ({human_size(found.size)}) in {found.path}?", abort=True)
+    typer.echo(f"removed {source}: {human_size(downloads.remove(source, model_dir))} are free again")
 
 
 def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute.memory import available_memory
 from mlx_qwen_embeddings.compute.mlx.backend import Backend, free_buffers
@@ -127,12 +128,12 @@ def _fits_unpacked(
     if needed <= MEMORY_SHARE * available:
         return True
     logger.warning(
-        "%s: unpacked, the weights would take %.1f GB, more than %.0f %% of the %.1f GB of free memory, so they stay "
+        "%s: unpacked, the weights would take %s, more than %.0f %% of the %s of free memory, so they stay "
         "packed, which is 20 to 90 times slower on the CPU. Free some memory, or take a smaller model or a GPU.",
         files.path,
-        needed / 1e9,
+        human_size(needed),
         100 * MEMORY_SHARE,
-        available / 1e9,
+        human_size(available),
     )
     return False
 

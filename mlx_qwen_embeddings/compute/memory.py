@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings.models.attention import CAUSAL_ROWS, SCORE_BYTES
 
 _MEMINFO = Path("/proc/meminfo")
@@ -115,7 +116,7 @@ def check_memory(needed: Sequence[int], lanes: int, reusable: int, tokens: int) 
     if available is None or together <= SHARE * (available + reusable):
         return
     message = (
-        f"out of memory: {tokens:,} tokens at once need about {together / 1e9:.1f} GB beside the weights, and "
-        f"{(available + reusable) / 1e9:.1f} GB are free: free some, or cut the text with max_length"
+        f"out of memory: {tokens:,} tokens at once need about {human_size(together)} beside the weights, and "
+        f"{human_size(available + reusable)} are free: free some, or cut the text with max_length"
     )
     raise MemoryError(message)

@@ -6,11 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.search.database import Made, Store, check, check_model, embeddings_for, read_record, write_record
-from mlx_qwen_embeddings.search.passages import Passage, Splitter, digest, find
+from mlx_qwen_embeddings.search.passages import Passage, Splitter, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ def _digests(files: list[Path], skipped: dict[str, str]) -> dict[str, str]:
     found = {}
     for file in files:
         try:
-            found[str(file)] = digest(file)
+            found[str(file)] = file_digest(file)
         except OSError as error:
             skipped[str(file)] = _reason(file, error)
     return found

@@ -1,6 +1,5 @@
 """Files cut into passages, by a splitter that knows the file's language."""
 
-import hashlib
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,12 +50,6 @@ def _may_be_text(path: Path) -> bool:
     except OSError:  # whoever reads it learns why it cannot be read
         return True
     return stat.S_ISREG(status.st_mode) and (path.suffix.lower() == ".pdf" or status.st_size <= LARGEST)
-
-
-def digest(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 LANGUAGES = {

@@ -49,7 +49,7 @@ def damage(path: Path, start: int) -> None:
 
 
 def test_info_prints_what_there_is(path: Path) -> None:
-    size = f"{path.stat().st_size / 1000:.0f} kB"
+    size = f"{path.stat().st_size / 1000:.1f} kB"
     status, out, err = run("info", path)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
@@ -128,7 +128,7 @@ def test_prune_drops_what_was_not_used_for_long(path: Path) -> None:
         cache.get_many([row(7)[0]])  # used today
     status, out, err = run("prune", path, "--unused-days", days / 2)
     assert (status, err) == (0, "")
-    assert out == f"dropped 29 vectors; 1 vector left, {path.stat().st_size / 1000:.0f} kB on disk\n"
+    assert out == f"dropped 29 vectors; 1 vector left, {path.stat().st_size / 1000:.1f} kB on disk\n"
     assert kept(path) == [7]
 
 
@@ -145,7 +145,7 @@ def test_prune_to_a_size_keeps_the_last_used_and_gives_room_back(path: Path) -> 
         there(cache, range(10))
     status, out, _ = run("prune", path, "--max-bytes", 300_000)
     assert status == 0
-    assert out.endswith(f", {path.stat().st_size / 1000:.0f} kB on disk\n")
+    assert out.endswith(f", {path.stat().st_size / 1000:.1f} kB on disk\n")
     assert path.stat().st_size <= 300_000
     assert kept(path) == list(range(10))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute import loading, memory
 from mlx_qwen_embeddings.compute.loading import load_model
@@ -44,7 +45,7 @@ def test_what_does_not_fit_stays_packed_with_one_warning_and_gives_the_same_vect
     packed = vectors(folder)
     (message,) = caplog.messages
     assert "stay packed" in message
-    assert f"{PLAIN_BYTES / 1e9:.1f} GB" in message
+    assert human_size(PLAIN_BYTES) in message
     np.testing.assert_allclose(packed, unpacked, atol=1e-5)
 
 

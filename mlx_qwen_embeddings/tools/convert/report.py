@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings.tools.convert.choice import Choice
 from mlx_qwen_embeddings.tools.convert.cost import Cost
 
@@ -44,7 +45,7 @@ class Conversion:
     def lines(self) -> list[str]:
         """Give the report, a sentence a line."""
         form = f"{self.choice}; the rest {self.dtype}" if self.choice else f"not packed, {self.dtype}"
-        said = [f"{form}; {_size(self.target_bytes)} of weights, {_size(self.source_bytes)} in the source"]
+        said = [f"{form}; {human_size(self.target_bytes)} of weights, {human_size(self.source_bytes)} in the source"]
         if self.plain and self.choice:
             group = self.choice.group_size
             said.append(f"stored plain, since their rows are no multiple of {group}: {self.plain} matrices")
@@ -62,7 +63,3 @@ class Conversion:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.target}:", *(f"  {line}" for line in self.lines())])
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"  # noqa: PLR2004 - a gigabyte

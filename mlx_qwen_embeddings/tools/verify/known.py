@@ -1,6 +1,5 @@
 """Which published model a folder holds, what is published about it, and how near to that it must come."""
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -9,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import ModelSpec, list_models
@@ -165,5 +165,4 @@ def _names(source: str) -> Iterator[str]:
 def _same_weights(path: Path, size: int, sha256: str) -> bool:
     if path.stat().st_size != size:  # spares the hash of a large file
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    return file_digest(path, "sha256") == sha256

@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from mlx_qwen_embeddings.checkpoint.tokenizer import check_content, check_size, check_steps
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, ModelLoadError
 
 Truncate = Literal["end", "error"]
@@ -62,15 +60,6 @@ class TextTokenizer:
             self._appended = (end_token_id,)
             self.suffix = (*tail, end_token_id)
 
-    @classmethod
-    def from_file(cls, path: Path, *, end_token_id: int | None = None) -> "TextTokenizer":
-        """Read a ``tokenizer.json``.
-
-        Raises:
-            ModelLoadError: When it is missing or broken.
-        """
-        return cls(read_tokenizer(path), end_token_id=end_token_id)
-
     @cached_property
     def vocabulary_size(self) -> int:
         """Number of ids, added tokens included: one more than the highest id."""
@@ -115,28 +104,6 @@ class TextTokenizer:
             keep = max_length - len(self.suffix)
             ids = [*ids[:keep], *self.suffix]
         return Tokens(np.array(ids, dtype=np.int32), length)
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``.
-
-    Raises:
-        ModelLoadError: When it is missing or broken.
-    """
-    if not path.is_file():
-        message = f"{path.parent} has no tokenizer.json: copy it from the model's own repository into that folder"
-        raise ModelLoadError(message)
-    try:
-        check_size(path.stat().st_size)
-        raw = path.read_bytes()
-        check_content(raw)
-        with panics_told():
-            tokenizer: Tokenizer = Tokenizer.from_buffer(raw)
-        check_steps(tokenizer)
-    except Exception as error:
-        message = f"{path} cannot be read as a tokenizer ({error}): download it again"
-        raise ModelLoadError(message) from error
-    return tokenizer
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_qwen_embeddings import EmbeddingEngine, get_engine
+from mlx_qwen_embeddings.checkpoint.tokenizer import read_tokenizer
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import TextTokenizer
@@ -49,7 +50,7 @@ class Scene:
         """Write the models, compute the tables, open the engines."""
         self.cache = folder / "vectors.sqlite"
         self.texts = make_texts()
-        self.tokenizer = TextTokenizer.from_file(NANO_FOLDER / "tokenizer.json")
+        self.tokenizer = TextTokenizer(read_tokenizer(NANO_FOLDER / "tokenizer.json"))
         self.folders = {"nano": NANO_FOLDER, "tiny": tiny_model(folder / "tiny")}
         self.tables = {name: make_table(path, self.texts) for name, path in self.folders.items()}
         self.own = {

@@ -15,10 +15,11 @@ from tokenizers.normalizers import Lowercase, Sequence
 from mlx_qwen_embeddings.checkpoint.gguf.config import config_of, pooling_of
 from mlx_qwen_embeddings.checkpoint.gguf.header import Header, read_header
 from mlx_qwen_embeddings.checkpoint.gguf.tokenizer import build_tokenizer, carries_tokenizer, check_sibling
+from mlx_qwen_embeddings.checkpoint.tokenizer import read_tokenizer
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models import FAMILIES, Family
 from mlx_qwen_embeddings.options import Pooling
-from mlx_qwen_embeddings.tokenization import TextTokenizer, read_tokenizer
+from mlx_qwen_embeddings.tokenization import TextTokenizer
 
 DEFAULT_MAX_LENGTH = 8192
 """Most tokens of a text unless the caller raises it: longer ones cost memory and time that should be asked for."""

@@ -1,7 +1,6 @@
-"""Crafted ``tokenizer.json`` files: refused, or bounded in time and size; those of published models pass."""
+"""Broken and crafted ``tokenizer.json`` files are refused, or bounded in time and size; those of published models pass."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,15 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from mlx_qwen_embeddings.checkpoint import tokenizer as tokenizer_check
-from mlx_qwen_embeddings.checkpoint.tokenizer import repeats_a_choice
+from mlx_qwen_embeddings.checkpoint import tokenizer as tokenizer_module
+from mlx_qwen_embeddings.checkpoint.tokenizer import read_tokenizer
 from mlx_qwen_embeddings.errors import InvalidTextError, ModelLoadError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import TextTokenizer
-from tests.support.qwen3_tokenizer import PATTERN
-
-SECONDS = 20.0
-"""Far more than any of these takes, and far less than one that is not bounded."""
 
 NANO = json.loads((NANO_FOLDER / "tokenizer.json").read_bytes())
 SMALL = NANO | {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "post_processor": None}
-"""Read in no time."""
+"""Quick to read."""
 
 
 def write(folder: Path, *, escape: bool = False, **changes: Any) -> Path:
@@ -43,11 +38,22 @@ def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": list(steps)}
 
 
+def read(path: Path) -> TextTokenizer:
+    return TextTokenizer(read_tokenizer(path))
+
+
 def refused(path: Path, reason: str) -> None:
-    begun = time.perf_counter()
     with pytest.raises(ModelLoadError, match=f"{path} cannot be read as a tokenizer .*{reason}"):
-        TextTokenizer.from_file(path)
-    assert time.perf_counter() - begun < SECONDS
+        read(path)
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json", "\xff"])
+def test_a_missing_or_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content, "latin-1")
+    with pytest.raises(ModelLoadError, match=str(tmp_path)):
+        read(path)
 
 
 DOUBLE = replace({"String": "a"}, "aa")
@@ -82,46 +88,8 @@ HARMLESS = sequence(
 
 
 def test_rules_of_published_tokenizers_pass(tmp_path: Path) -> None:
-    tokenizer = TextTokenizer.from_file(write(tmp_path, normalizer=HARMLESS))
+    tokenizer = read(write(tmp_path, normalizer=HARMLESS))
     assert tokenizer.count(["a b"]) == [2]
-
-
-EXPONENTIAL = [
-    r"(a+)+$",
-    r"(a*)*",
-    r"(?:a|a)*$",
-    r"(?i:x|y)+",
-    r"((a+))+",
-    r"(\s+x){2,}",
-    r"([)(]+)*",
-    r"((a|b)c)*",
-    r"(\p{L}+)+",
-]
-LINEAR = [
-    PATTERN,
-    r"\p{N}{1,3}",
-    r"(?:ab)+",
-    r"(a+){2,5}",
-    r"[(|)*+]+",
-    r"\(a+\)+",
-    r"a|b+",
-    r"(a|b)c",
-    "",
-    r"(a+)?",
-    "a)+",
-]
-
-
-@pytest.mark.parametrize("pattern", EXPONENTIAL)
-def test_patterns_that_may_take_for_ever(pattern: str, tmp_path: Path) -> None:
-    assert repeats_a_choice(pattern)
-    refused(write(tmp_path, pre_tokenizer=split(pattern)), "repeats what itself repeats or chooses")
-    refused(write(tmp_path, normalizer=replace({"Regex": pattern}, "")), "repeats what itself repeats or chooses")
-
-
-@pytest.mark.parametrize("pattern", LINEAR)
-def test_patterns_that_do_not(pattern: str) -> None:
-    assert not repeats_a_choice(pattern)
 
 
 def test_words_that_are_cut_up_in_square_time(tmp_path: Path) -> None:
@@ -129,13 +97,13 @@ def test_words_that_are_cut_up_in_square_time(tmp_path: Path) -> None:
     for longest in (100, 10**9):
         Tokenizer(WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]", max_input_chars_per_word=longest)).save(str(path))  # noqa: S106
         if longest == 100:
-            TextTokenizer.from_file(path)
+            read(path)
         else:
             refused(path, "1000000000 letters")
 
 
 def test_a_file_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_check, "MAX_BYTES", 500)
+    monkeypatch.setattr(tokenizer_module, "MAX_BYTES", 500)
     refused(write(tmp_path), "more than the 500")
 
 
@@ -155,17 +123,22 @@ def test_what_is_nested_without_end(content: str, tmp_path: Path) -> None:
     refused(path, "")
 
 
-def test_a_pattern_that_gives_up_is_an_error_of_its_text(tmp_path: Path) -> None:
-    # A match takes ten million steps at most. Qwen3's own pattern needs more for ten million spaces in a row.
-    tokenizer = TextTokenizer.from_file(write(tmp_path, pre_tokenizer=split(r"\w*\w*\d")))
+@pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer"])
+@pytest.mark.parametrize("pattern", [r"\w*\w*\d", r"(a+)+$", r"(?:a|a)*$"])
+def test_a_pattern_that_backtracks_gives_up_with_an_error_that_names_the_text(
+    pattern: str, part: str, tmp_path: Path
+) -> None:
+    # A match ends after ten million steps. Qwen3's own pattern needs more for ten million spaces in a row.
+    step = split(pattern) if part == "pre_tokenizer" else replace({"Regex": pattern}, "")
+    tokenizer = read(write(tmp_path, **{part: step}))
     for call in (tokenizer.count, lambda texts: tokenizer.encode(texts, max_length=8)):
-        with pytest.raises(InvalidTextError, match=r"gives up on a text of 6000 characters .*split it"):
-            call(["fine", "a" * 6000])
+        with pytest.raises(InvalidTextError, match=r"gives up on a text of 6001 characters .*split it"):
+            call(["fine", "a" * 6000 + "b"])
     assert tokenizer.count(["ab"]) == [2]
 
 
 def test_words_are_never_cut_up_at_random(tmp_path: Path) -> None:
     text = "an uncommonly lengthy sentence of incomprehensible circumlocutions"
-    tokenizer = TextTokenizer.from_file(write(tmp_path, **NANO | {"model": NANO["model"] | {"dropout": 0.5}}))
-    wanted = TextTokenizer.from_file(NANO_FOLDER / "tokenizer.json").encode([text], max_length=100)[0].ids.tolist()
+    tokenizer = read(write(tmp_path, **NANO | {"model": NANO["model"] | {"dropout": 0.5}}))
+    wanted = read(NANO_FOLDER / "tokenizer.json").encode([text], max_length=100)[0].ids.tolist()
     assert [token.ids.tolist() for token in tokenizer.encode([text] * 5, max_length=100)] == [wanted] * 5

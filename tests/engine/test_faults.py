@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.checkpoint.tokenizer import read_tokenizer
 from mlx_qwen_embeddings.engine import call as calls
 from mlx_qwen_embeddings.errors import (
     EmbeddingFailedError,
@@ -49,7 +50,7 @@ class FaultyEncoder(WatchedEncoder):
 @pytest.fixture
 def faulty(fresh: EmbeddingEngine) -> FaultyEncoder:
     encoder = FaultyEncoder(fresh)
-    tokens = TextTokenizer.from_file(NANO_FOLDER / "tokenizer.json").encode(["storm", "fog"], max_length=9)
+    tokens = TextTokenizer(read_tokenizer(NANO_FOLDER / "tokenizer.json")).encode(["storm", "fog"], max_length=9)
     encoder.raises, encoder.spoils = (int(token.ids[0]) for token in tokens)
     return encoder
 

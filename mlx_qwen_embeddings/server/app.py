@@ -1,8 +1,8 @@
-"""The application: endpoints, and the layers around them."""
+"""The application: the endpoints, and the layers around them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import metadata
 
 from fastapi import FastAPI
@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from mlx_qwen_embeddings.server.errors import handle_errors
 from mlx_qwen_embeddings.server.metrics import Metrics
 from mlx_qwen_embeddings.server.middleware.auth import BEARER, ApiKeys
-from mlx_qwen_embeddings.server.middleware.disconnect import CancelWhenGone
 from mlx_qwen_embeddings.server.middleware.limits import Limits, Traffic
 from mlx_qwen_embeddings.server.middleware.observe import Observe
 from mlx_qwen_embeddings.server.models import Models
@@ -25,25 +24,35 @@ from mlx_qwen_embeddings.settings import EngineSettings
 
 
 def create_app(settings: ServerSettings, engines: EngineSettings) -> FastAPI:
-    """Make the application.
+    """Create the application.
 
     Args:
-        settings: Of the server.
-        engines: Of the engines behind it; ``model`` is the default model.
+        settings: Settings of the server.
+        engines: Settings of the engines behind it; ``model`` is the default model.
 
     Raises:
-        UnknownModelError: When a model of the settings means nothing.
+        UnknownModelError: When a model of the settings is unknown.
         ValueError: When the file of API keys holds none.
-        OSError: When it cannot be read.
+        OSError: When that file cannot be read.
     """
     models = Models(settings, engines)
     traffic = Traffic(settings.max_requests)
-    metrics = Metrics(models, traffic)
+    metrics = Metrics(models, lambda: traffic.in_progress)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(models.warm_up())
+        try:
+            yield
+        finally:
+            warming.cancel()
+            await models.close()
+
     app = FastAPI(
         title="mlx-qwen-embeddings",
         version=metadata.version("mlx-qwen-embeddings"),
-        description="Text embeddings of this machine's own models, as OpenAI's API gives them, and more simply.",
-        lifespan=_life(models),
+        description="Text embeddings from models on this machine: OpenAI's API, and a simpler one.",
+        lifespan=lifespan,
         middleware=_layers(settings, traffic, metrics),
     )
     app.state.traffic = traffic
@@ -56,24 +65,11 @@ def create_app(settings: ServerSettings, engines: EngineSettings) -> FastAPI:
     return app
 
 
-def _life(models: Models) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.create_task(models.warm_up())
-        try:
-            yield
-        finally:
-            warming.cancel()
-            await models.close()
-
-    return life
-
-
 def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> list[Middleware]:
-    """Give the layers, the outermost first."""
+    """Return the layers, the outermost first."""
     layers = [Middleware(Observe, metrics=metrics)]
     if settings.cors_origins:
-        # Outside of the keys: a browser asks beforehand, and without one.
+        # Outside the API keys: a browser sends its preflight request without one.
         layers.append(
             Middleware(
                 CORSMiddleware,
@@ -83,6 +79,8 @@ def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> lis
                 expose_headers=["X-Request-ID", "Retry-After"],
             )
         )
-    layers.append(Middleware(ApiKeys, keys=settings.keys()))
-    layers += [Middleware(Limits, traffic=traffic, settings=settings), Middleware(CancelWhenGone)]
-    return layers
+    return [
+        *layers,
+        Middleware(ApiKeys, keys=settings.keys()),
+        Middleware(Limits, traffic=traffic, settings=settings),
+    ]

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, and which status each of this package's exceptions has."""
+"""Errors in OpenAI's format, and the HTTP status of each of this package's exceptions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from mlx_qwen_embeddings.errors import (
 )
 
 BUSY_SECONDS, LOADING_SECONDS = 1, 5
-"""What ``Retry-After`` says."""
+"""Values of ``Retry-After``."""
 
 _STATUSES: dict[type[Exception], tuple[int, str, int | None]] = {
     UnknownModelError: (404, "model_not_found", None),
@@ -40,61 +40,62 @@ _STATUSES: dict[type[Exception], tuple[int, str, int | None]] = {
     MLXQwenEmbeddingsError: (500, "internal_error", None),
     ValueError: (400, "invalid_value", None),
 }
-"""Exception to status, code, and seconds to retry after; the first that fits along the exception's ancestors."""
+"""Status, code and ``Retry-After`` of each exception; a subclass without an entry has those of its nearest ancestor."""
 
 
 class ApiError(Exception):
-    """An answer other than 200."""
+    """A response other than 200.
+
+    Args:
+        status: HTTP status.
+        message: What went wrong and what to do.
+        code: Tells programs which error it is.
+        param: Field of the request that is wrong; None when it is no single field, or not known.
+        retry_after: Seconds after which to try again; None sends no such header.
+    """
 
     def __init__(
         self, status: int, message: str, code: str, *, param: str | None = None, retry_after: int | None = None
     ) -> None:
-        """Keep what the answer says."""
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
         self.param, self.retry_after = param, retry_after
 
     @classmethod
     def of(cls, error: Exception, *, param: str | None = None) -> "ApiError":
-        """Translate an exception of this package, or a ``ValueError`` about an option.
-
-        Args:
-            error: What was raised.
-            param: The field of the request that it is about.
-        """
+        """Translate an exception of this package, or a ``ValueError`` about an option."""
         kind = next(kind for kind in type(error).__mro__ if kind in _STATUSES)
         status, code, retry_after = _STATUSES[kind]
         return cls(status, str(error), code, param=param, retry_after=retry_after)
 
     @property
     def content(self) -> dict[str, dict[str, str | None]]:
-        """What the answer holds, in OpenAI's shape."""
+        """The body, in OpenAI's format."""
         kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")  # noqa: PLR2004
-        words = {"message": _text(self.message), "type": kind, "param": _text(self.param), "code": self.code}
-        return {"error": words}
+        return {"error": {"message": _utf8(self.message), "type": kind, "param": _utf8(self.param), "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """Give the answer."""
+        """Return the whole response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        if self.status == 401:  # noqa: PLR2004 - what the status asks for
+        if self.status == 401:  # noqa: PLR2004 - this status requires the header
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.content, self.status, headers)
 
 
-def _text(words: str | None) -> str | None:
-    # A lone surrogate of the request has no place in an answer.
-    return words and words.encode("utf-8", "replace").decode()
+def _utf8(text: str | None) -> str | None:
+    # A lone surrogate that the request contained cannot be sent back.
+    return text and text.encode("utf-8", "replace").decode()
 
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer in a layer around the routes, and leave the code for log and metrics."""
+    """Send an error from a layer around the endpoints, and note its code for log and metrics."""
     scope.setdefault("state", {})["error"] = error.code
     await error.response()(scope, receive, send)
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let every error of a route come in OpenAI's shape."""
+    """Make every error of an endpoint a response in OpenAI's format."""
 
     @app.exception_handler(ApiError)
     async def _(request: Request, error: ApiError) -> JSONResponse:
@@ -103,26 +104,25 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        refused = _refusal(error.errors())
+        refused = _invalid_request(error.errors())
         request.state.error = refused.code
         return refused.response()
 
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> JSONResponse:
-        answer = ApiError(error.status_code, str(error.detail), "http_error").response()
-        answer.headers.update(error.headers or {})
-        return answer
+        response = ApiError(error.status_code, str(error.detail), "http_error").response()
+        response.headers.update(error.headers or {})
+        return response
 
 
-def _refusal(errors: Sequence[Any]) -> ApiError:
+def _invalid_request(errors: Sequence[Any]) -> ApiError:
     first = errors[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
     if first["type"] == "json_invalid":
-        return ApiError(
-            400, f"the body is no JSON: {first.get('ctx', {}).get('error', 'it ends too early')}", "invalid_json"
-        )
+        reason = first.get("ctx", {}).get("error", "it ends too early")
+        return ApiError(400, f"the body is not JSON: {reason}", "invalid_json")
+    place = [str(part) for part in first["loc"] if part != "body"]
     if place and place[0] == "input":
-        # Of a union every form complains; one sentence says what they want.
+        # pydantic reports each form of the union; one sentence says what all of them accept.
         message = "input must be a string or a list of strings, at least one, of valid Unicode"
     elif place:
         message = f"{'.'.join(place)}: {first['msg']}"

@@ -1,12 +1,11 @@
-"""Which models are served, and their engines: opened and loaded when they are first asked for."""
+"""The models of a server and their engines, which are opened and loaded when they are first asked for."""
 
 import asyncio
 import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
@@ -19,39 +18,45 @@ from mlx_qwen_embeddings.server.errors import LOADING_SECONDS, ApiError
 from mlx_qwen_embeddings.server.settings import ServerSettings
 from mlx_qwen_embeddings.settings import EngineSettings
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a failed warm-up is tried again; each pause is twice the one before."""
 
-class KnownFacts:
-    """Facts by name, of a model's engine or else of its files, remembered once known. Used on the event loop alone."""
+logger = logging.getLogger(__name__)
+
+
+class FactsCache:
+    """Facts by model name, from an engine or else from files on disk. Used only on the event loop.
+
+    Args:
+        settings: Settings of the engines, without the model.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Keep the settings of the engines, without the model."""
         self._settings = settings
         self._known: dict[str, ModelFacts] = {}
         self._dtype: str | None = None
 
     def remember(self, name: str, facts: ModelFacts) -> None:
-        """Note what a model's engine says."""
+        """Keep what a model's engine says."""
         self._known[name] = facts
 
     async def of(self, names: Collection[str]) -> dict[str, ModelFacts | None]:
-        """Give facts; None for a model that has yet to be downloaded, or whose files are at fault: loading it says how."""
+        """Return facts by name; None for a model that is not downloaded, or whose files are faulty."""
         unknown = [name for name in names if name not in self._known]
         if unknown:
-            for name, facts in await asyncio.to_thread(self._read, unknown):
+            found = await asyncio.to_thread(lambda: {name: self._read(name) for name in unknown})
+            for name, facts in found.items():
                 if facts is not None:
                     self._known.setdefault(name, facts)
         return {name: self._known.get(name) for name in names}
 
     async def dtype(self) -> str | None:
-        """Give the compute type, which no model's files decide; None when there is no back end for it."""
+        """Return the compute type, which does not depend on the model; None when there is no back end for it."""
         if self._dtype is None:
             self._dtype = await asyncio.to_thread(self._choose)
         return self._dtype
 
-    def _read(self, names: list[str]) -> list[tuple[str, ModelFacts | None]]:
-        return [(name, self._look(name)) for name in names]
-
-    def _look(self, name: str) -> ModelFacts | None:
+    def _read(self, name: str) -> ModelFacts | None:
         try:
             return look(EngineSettings.from_env(model=name, **self._settings))
         except (MLXQwenEmbeddingsError, OSError):
@@ -65,25 +70,17 @@ class KnownFacts:
             return None
 
 
-ROLES: dict[str, Role] = {"query": "query", "document": "document"}
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before a warm-up that failed is tried again; each pause is twice the one before."""
-
-logger = logging.getLogger(__name__)
-
-
 async def _in_background(call: Callable[[], object]) -> None:
-    """Wait for a call on a thread that holds up no exit: a download can take an hour."""
+    """Run a call on a daemon thread and wait for it: the process can exit meanwhile, since a download can take an hour."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
             call()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
             loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, name="mlx-qwen-loading", daemon=True).start()
@@ -92,45 +89,43 @@ async def _in_background(call: Callable[[], object]) -> None:
         raise errors[0]
 
 
-def _tell(loading: "asyncio.Task[EmbeddingEngine]") -> None:
-    if not loading.cancelled() and (error := loading.exception()):
-        logger.error("cannot load: %s", error, extra={"model": loading.get_name()})
+def _log_failure(task: "asyncio.Task[EmbeddingEngine]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("cannot load: %s", error, extra={"model": task.get_name()})
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A model's name in a request, understood: what to open, and the role that ends the name, if one does."""
+class Asked(NamedTuple):
+    """A model name from a request: the name it is served under, and the role at its end, if there is one."""
 
     name: str
     role: Role | None
 
 
 class Models:
-    """The models of a server. Used on its event loop alone."""
+    """The models of a server. Used only on its event loop.
+
+    Raises:
+        UnknownModelError: When a name of the settings is unknown.
+    """
 
     def __init__(self, settings: ServerSettings, engines: EngineSettings) -> None:
-        """Resolve the names.
-
-        Raises:
-            UnknownModelError: When one means nothing.
-        """
         self._load_wait = settings.load_wait
         self._settings = engines.model_dump(exclude={"model"}, exclude_unset=True)
         first = settings.models[0] if settings.models and "model" not in engines.model_fields_set else engines.model
         self.default = first
         self.warm = (first,) if settings.warm is None else settings.warm
-        # Beside the aliases, what the operator names may be a folder or any name of the Hub.
-        named = settings.models or (*(spec.name for spec in list_models()), first, *self.warm)
+        # Unlike a request, the operator may also name a folder or any model on the Hub.
+        served = settings.models or (*(spec.name for spec in list_models()), first, *self.warm)
         self.specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
-        for name in named:
+        for name in served:
             self._add(name)
         for name in (first, *self.warm):
             self.find(name)
-        self.facts = KnownFacts(self._settings)
+        self.facts = FactsCache(self._settings)
         self.engines: dict[str, EmbeddingEngine] = {}
         self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
-        self._warmed: set[str] = set()
+        self._loaded_once: set[str] = set()
 
     def _add(self, name: str) -> None:
         if name.lower() in self._names:
@@ -141,26 +136,26 @@ class Models:
             self._names.setdefault(other.lower(), name)
 
     def find(self, name: str) -> Asked:
-        """Understand a name, which may end in ``:query`` or ``:document``.
+        """Look up a name, which may end in ``:query`` or ``:document``.
 
         Raises:
-            UnknownModelError: When it is none of those that are served.
+            UnknownModelError: When no such model is served.
         """
         known = self._names.get(name.strip().lower())
         if known is not None:
             return Asked(known, None)
-        stem, _, ending = name.rpartition(":")
+        stem, _, role = name.rpartition(":")
         known = self._names.get(stem.strip().lower())
-        if known is None or ending not in ROLES:
+        if known is None or role not in {"query", "document"}:
             message = f"the model {name!r} is not served here: {', '.join(self.specs)} are, also with :query or :document"
             raise UnknownModelError(message)
-        return Asked(known, ROLES[ending])
+        return Asked(known, cast("Role", role))
 
     async def engine(self, asked: Asked) -> EmbeddingEngine:
-        """Give a model's engine, with the model in memory.
+        """Return a model's engine, with the model in memory.
 
         Raises:
-            ApiError: With status 503 when it is still being loaded after ``load_wait`` seconds; loading goes on.
+            ApiError: With status 503 when it is still loading after ``load_wait`` seconds; the loading goes on.
             ModelLoadError: When it cannot be loaded.
         """
         engine = self.engines.get(asked.name)
@@ -169,7 +164,7 @@ class Models:
         task = self._task(asked.name)
         await asyncio.wait([task], timeout=self._load_wait)
         if not task.done():
-            message = f"the model {asked.name!r} is being loaded: try again in a while"
+            message = f"the model {asked.name!r} is still loading: try again in a while"
             raise ApiError(503, message, "model_loading", retry_after=LOADING_SECONDS)
         return task.result()
 
@@ -177,7 +172,7 @@ class Models:
         task = self._loading.get(name)
         if task is None or task.done():
             task = self._loading[name] = asyncio.create_task(self._load(name), name=name)
-            task.add_done_callback(_tell)  # whoever asked may have gone, with a 503
+            task.add_done_callback(_log_failure)  # the requests that waited for it may have got their 503 long ago
         return task
 
     async def _load(self, name: str) -> EmbeddingEngine:
@@ -185,30 +180,30 @@ class Models:
         self.engines[name] = engine
         logger.info("loading", extra={"model": name})
         await _in_background(engine.warmup)
-        self._warmed.add(name)
+        self._loaded_once.add(name)
         self.facts.remember(name, engine.facts)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
         return engine
 
     async def warm_up(self) -> None:
-        """Load the models of ``warm``, one after the other; those that fail are tried again after a pause."""
+        """Load the models of ``warm`` one after the other; try those that fail again after a pause."""
         missing, pause = [self.find(name).name for name in self.warm], FIRST_PAUSE
-        while missing := [name for name in missing if not await self._warms(name)]:
+        while missing := [name for name in missing if not await self._try_to_load(name)]:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _warms(self, name: str) -> bool:
-        if name not in self._warmed:
+    async def _try_to_load(self, name: str) -> bool:
+        if name not in self._loaded_once:
             await asyncio.wait([self._task(name)])
-        return name in self._warmed
+        return name in self._loaded_once
 
     @property
     def ready(self) -> bool:
-        """Whether every model of ``warm`` was loaded once; one that made room for another since then counts."""
-        return all(self.find(name).name in self._warmed for name in self.warm)
+        """Whether every model of ``warm`` has been loaded once; one that has since made room for another counts."""
+        return all(self.find(name).name in self._loaded_once for name in self.warm)
 
     async def close(self) -> None:
-        """Stop the engines."""
+        """Close the engines."""
         for task in self._loading.values():
             task.cancel()
         for engine in self.engines.values():

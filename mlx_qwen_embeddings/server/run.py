@@ -1,34 +1,67 @@
-"""Run the server until it is told to stop, and then until what it accepted is done."""
+"""Run the server until it is told to stop, then finish the requests it accepted; write the log as JSON."""
 
 import asyncio
 import ipaddress
+import json
 import logging
 import os
+import sys
+import traceback
+from datetime import UTC, datetime
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from mlx_qwen_embeddings.server.app import create_app
-from mlx_qwen_embeddings.server.logs import log_as_json
 from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.settings import ServerSettings
 from mlx_qwen_embeddings.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record as one JSON object: time, level, event, and what was passed as ``extra``; never a text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info and record.exc_info[0] is not None:
+            # The place of the exception, not its message: that may quote a text.
+            line["error"] = record.exc_info[0].__name__
+            frames = traceback.extract_tb(record.exc_info[2])
+            line["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_as_json(level: str) -> None:
+    """Send everything this process logs to standard error, as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("httpx", "httpcore", "urllib3", "asyncio", "uvicorn"):  # they log every request, or every start twice
+        logging.getLogger(name).setLevel(logging.WARNING)
+
 
 class DrainingServer(uvicorn.Server):
-    """Answers on while it drains: what was accepted ends, and new requests are told to go elsewhere."""
+    """Keeps answering while it drains: accepted requests are finished, and new ones get status 503."""
 
     def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
-        """Keep what there is to wait for."""
         super().__init__(config)
         self._traffic, self._drain_seconds = traffic, drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listen, and say where."""
+        """Listen, and log the address."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)  # type: ignore[arg-type]
         for server in self.servers:
@@ -37,7 +70,7 @@ class DrainingServer(uvicorn.Server):
                 logger.info("listening", extra={"host": host, "port": port})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Begin to drain; a second signal ends the wait, and one while it ends already leaves everything as it is."""
+        """Begin to drain at the first signal, stop waiting at the second, and force the exit at a later one."""
         if self.should_exit or self._loop is None:
             self.should_exit = self.force_exit = True
             return
@@ -52,26 +85,25 @@ class DrainingServer(uvicorn.Server):
         self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
-        logger.info("draining", extra={"requests": self._traffic.in_hand})
+        logger.info("draining", extra={"requests": self._traffic.in_progress})
         if not await self._traffic.drained(self._drain_seconds):
-            logger.warning("drained not in time", extra={"requests": self._traffic.in_hand})
+            logger.warning("draining timed out", extra={"requests": self._traffic.in_progress})
         self.should_exit = True
 
 
 def serve(settings: ServerSettings, engines: EngineSettings) -> None:
-    """Run the server; returns after SIGTERM or Ctrl-C.
+    """Run the server; return after SIGTERM or Ctrl-C.
 
     Raises:
-        UnknownModelError: When a model of the settings means nothing.
+        UnknownModelError: When a model of the settings is unknown.
         ValueError: When the file of API keys holds none.
-        OSError: When that cannot be read, or the port is taken.
+        OSError: When that file cannot be read, or the port is taken.
     """
-    let_cores_go()
+    release_idle_cores()
     log_as_json(settings.log_level)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of its own start, twice
     app = create_app(settings, engines)
     if not settings.keys() and not _is_loopback(settings.host):
-        logger.warning("without API keys everybody who reaches this address may ask", extra={"host": settings.host})
+        logger.warning("no API keys: anyone who reaches this address can use the server", extra={"host": settings.host})
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -84,17 +116,17 @@ def serve(settings: ServerSettings, engines: EngineSettings) -> None:
     server = DrainingServer(config, app.state.traffic, settings.drain_seconds)
     try:
         server.run()
-    except SystemExit as error:  # what uvicorn makes of it
-        message = f"nothing can listen on {settings.host} port {settings.port}: the log says why"
+    except SystemExit as error:  # uvicorn exits like this when it cannot listen
+        message = f"cannot listen on {settings.host} port {settings.port}: the log says why"
         raise OSError(message) from error
 
 
-def let_cores_go() -> None:
-    """Let MKL's threads sleep soon after a batch, unless the operator says otherwise.
+def release_idle_cores() -> None:
+    """Let MKL's threads sleep soon after a batch, unless the operator has set KMP_BLOCKTIME.
 
-    They would spin for 200 ms, on the cores that the event loop and the other lanes need: on two busy cores that halved
-    the throughput at 16 and 64 connections. Within a batch they have to spin: if they slept at once, 8 texts would take 150
-    ms on all-MiniLM instead of 40. MKL reads the variable when it is loaded, which is with the first model.
+    By default they spin for 200 ms on cores that the event loop and the other lanes need: on two busy cores that halved
+    the throughput at 16 and 64 connections. Within a batch they have to spin: when they slept at once, 8 texts took
+    150 ms on all-MiniLM instead of 40. MKL reads the variable when it is loaded, together with the first model.
     """
     os.environ.setdefault("KMP_BLOCKTIME", "5")
 

@@ -1,4 +1,4 @@
-"""One embedding request, whatever the endpoint that it came through."""
+"""One embedding request, whichever endpoint it came through, and its response as JSON."""
 
 import asyncio
 import base64
@@ -22,15 +22,15 @@ from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
 MANY_NUMBERS = 50_000
-"""Writing these takes some ten milliseconds, for which no other request should wait."""
+"""Writing this many numbers takes about ten milliseconds, and no other request should wait for that."""
 
 
-async def answer(make: Callable[[], dict[str, Any]], numbers: int) -> Response:
-    """Give the JSON of what ``make`` makes.
+async def json_response(make: Callable[[], dict[str, Any]], numbers: int) -> Response:
+    """Return a response with the JSON of what ``make`` returns.
 
     Args:
         make: Called on another thread when there are many numbers.
-        numbers: How many the answer holds.
+        numbers: How many numbers the response holds.
 
     Raises:
         ApiError: With status 500 when one of them is NaN or infinite.
@@ -42,22 +42,22 @@ async def answer(make: Callable[[], dict[str, Any]], numbers: int) -> Response:
 def _write(make: Callable[[], dict[str, Any]]) -> bytes:
     content = to_json(make(), inf_nan_mode="constants")
     if b"NaN" in content or b"Infinity" in content:
-        json.loads(content, parse_constant=_refuse)  # in a string, such as a model's name, they are words
+        json.loads(content, parse_constant=_refuse)  # within a string, such as a model's name, they are only words
     return content
 
 
 def _refuse(number: str) -> None:
-    message = f"the answer holds {number}, which JSON has no number for: the model's weights may be broken"
+    message = f"the response holds {number}, which JSON cannot express: the model's weights may be broken"
     raise ApiError(500, message, "non_finite_embedding")
 
 
-def encoded(vectors: NDArray[Any], form: str) -> list[Any]:
-    """Give each vector as numbers, or as base64 of float32, little-endian: what OpenAI's clients read.
+def encode_vectors(vectors: NDArray[Any], encoding_format: str) -> list[Any]:
+    """Return each vector as a list of numbers, or as base64 of little-endian float32, as OpenAI's clients expect it.
 
     Raises:
-        ApiError: With status 500 when base64 would hide NaN or infinity; numbers are looked at when they are written.
+        ApiError: With status 500 when base64 would hide NaN or infinity; numbers are checked when they are written.
     """
-    if form == "base64":
+    if encoding_format == "base64":
         if not np.isfinite(vectors).all():
             _refuse("NaN or infinity")
         return [base64.b64encode(row.tobytes()).decode() for row in np.ascontiguousarray(vectors, dtype="<f4")]
@@ -66,21 +66,21 @@ def encoded(vectors: NDArray[Any], form: str) -> list[Any]:
 
 
 IDS_REFUSED = (
-    "input holds token ids, which OpenAI's clients take from another vocabulary than this model's. Send text: with "
-    "LangChain OpenAIEmbeddings(check_embedding_ctx_length=False). Ids of this model's own tokenizer are taken when the "
+    "input holds token ids, and OpenAI's clients make them with another vocabulary than this model's. Send text: with "
+    "LangChain OpenAIEmbeddings(check_embedding_ctx_length=False). Ids of this model's own tokenizer are accepted when the "
     "server runs with allow_token_ids"
 )
 
 
 class Service:
-    """Checks a request against the limits, and hands it to the model's engine."""
+    """Checks a request against the limits, and passes it to the model's engine."""
 
     def __init__(self, settings: ServerSettings, models: Models) -> None:
-        """Keep both."""
         self.settings, self.models = settings, models
 
     async def embed(
         self,
+        request: Request,
         texts: Sequence[Any],
         model: str | None,
         role: Role | None,
@@ -89,43 +89,44 @@ class Service:
         param: str,
         role_param: str = "role",
     ) -> Embedded:
-        """Embed texts, or token ids where the server takes them.
+        """Embed texts, or token ids where the server accepts them, and note for the log what was embedded.
 
         Args:
+            request: The request that holds them.
             texts: Strings, or lists of ids.
-            model: Its name, maybe with a role at the end; None is the default model.
-            role: The request's own; None takes that of the name, else "document".
-            options: Those of the engine.
-            param: The field that holds the texts, for messages.
-            role_param: The one that holds the role.
+            model: Name, with or without a role at its end; None is the default model.
+            role: The request's own role; None takes the one in the name, else "document".
+            options: Options for the engine.
+            param: Field that holds the texts, for error messages.
+            role_param: Field that holds the role, for error messages.
 
         Raises:
-            ApiError: When it cannot be done; it says why.
+            ApiError: When the texts cannot be embedded.
         """
         ids = any(not isinstance(text, str) for text in texts)
         if ids and not self.settings.allow_token_ids:
             raise ApiError(400, IDS_REFUSED, "token_ids_refused", param=param)
         if len(texts) > self.settings.max_texts:
-            message = f"{param} holds {len(texts)} texts, and this server takes {self.settings.max_texts} a request"
+            message = f"{param} holds {len(texts)} texts, but this server accepts {self.settings.max_texts} per request"
             raise ApiError(400, message, "too_many_texts", param=param)
         try:
             engine, role = await self._find(model, role, role_param)
             options = options | CallOptions(wait=False, timeout=self.settings.request_timeout)
-            return await engine.aembed(texts, role, token_ids=ids, **options)
+            found = await engine.aembed(texts, role, token_ids=ids, **options)
         except (MLXQwenEmbeddingsError, ValueError) as error:
-            raise ApiError.of(error, param=_at_fault(error, param)) from error
+            raise ApiError.of(error, param=_wrong_field(error, param)) from error
+        state = request.state
+        state.model = self.name(model)
+        state.texts = getattr(state, "texts", 0) + len(texts)
+        state.tokens = getattr(state, "tokens", 0) + int(found.tokens.sum())
+        return found
 
     def name(self, model: str | None) -> str:
-        """Give the name of the model that answers a request."""
+        """Return the name of the model that answers a request."""
         return self.models.default if model is None else model
 
-    def note(self, request: Request, model: str | None, texts: int, tokens: int) -> None:
-        """Tell the log what a request was about."""
-        state = request.state
-        state.model, state.texts, state.tokens = self.name(model), texts, tokens
-
     def dimensions(self, model: str | None) -> int:
-        """Give the width of a full vector of a model that has answered."""
+        """Return the width of a full vector of a model that has embedded something."""
         return self.models.engines[self.models.find(self.name(model)).name].dimensions
 
     async def _find(self, model: str | None, role: Role | None, param: str) -> tuple[EmbeddingEngine, Role]:
@@ -136,8 +137,8 @@ class Service:
         return await self.models.engine(asked), role or asked.role or "document"
 
 
-def _at_fault(error: Exception, texts: str) -> str | None:
-    """Give the field of the request that an error of the engine is about, as far as that is known."""
+def _wrong_field(error: Exception, texts: str) -> str | None:
+    """Return the field of the request that an error of the engine is about, or None when that is not known."""
     if isinstance(error, InputTooLongError | InvalidTextError):
         return texts
     if isinstance(error, UnknownModelError):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen_embeddings.server.errors import ApiError
-from mlx_qwen_embeddings.server.service import MANY_NUMBERS, answer, encoded
+from mlx_qwen_embeddings.server.service import MANY_NUMBERS, encode_vectors, json_response
 
 BAD = [float("nan"), float("inf"), -float("inf")]
 
@@ -16,7 +16,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 @pytest.mark.parametrize("bad", BAD)
 async def test_a_number_that_is_not_finite_is_a_500(bad: float, numbers: int) -> None:
     with pytest.raises(ApiError) as caught:
-        await answer(lambda: {"embedding": [0.5, bad], "model": "nano"}, numbers)
+        await json_response(lambda: {"embedding": [0.5, bad], "model": "nano"}, numbers)
     assert (caught.value.status, caught.value.code) == (500, "non_finite_embedding")
 
 
@@ -25,16 +25,16 @@ async def test_a_number_that_is_not_finite_is_a_500(bad: float, numbers: int) ->
 async def test_so_it_is_in_either_form_of_vectors(bad: float, form: str) -> None:
     vectors = np.array([[1, 0], [0, bad]], dtype=np.float32)
     with pytest.raises(ApiError) as caught:
-        await answer(lambda: {"data": encoded(vectors, form)}, 1)
+        await json_response(lambda: {"data": encode_vectors(vectors, form)}, 1)
     assert caught.value.status == 500
 
 
 async def test_words_that_look_like_it_are_words() -> None:
     content: dict[str, Any] = {"model": "NaN:Infinity", "embedding": [0.1, -1, 1e-30], "name": None}
-    response = await answer(lambda: content, 1)
+    response = await json_response(lambda: content, 1)
     assert json.loads(bytes(response.body)) == content
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
 def test_base64_takes_all_kinds_of_numbers(kind: type[np.generic]) -> None:
-    assert len(encoded(np.ones((2, 3), dtype=kind), "base64")) == 2
+    assert len(encode_vectors(np.ones((2, 3), dtype=kind), "base64")) == 2

@@ -134,7 +134,7 @@ def in_hand(client: httpx.Client) -> float:
 def test_what_is_not_done_in_time_is_given_up() -> None:
     with serving("--drain-seconds", "0.1") as server, long_request(server) as ends:
         server.process.terminate()
-        line = server.line(lambda line: line["event"] == "drained not in time")
+        line = server.line(lambda line: line["event"] == "draining timed out")
         status = server.wait()
     assert (status, line["level"], line["requests"]) == (0, "warning", 1)
     assert ends != [200]
@@ -150,5 +150,5 @@ def test_a_second_signal_ends_the_wait(sent: signal.Signals) -> None:
         status = server.wait()
     assert status == 0
     assert ends != [200]
-    assert not any("drained not in time" in line for line in server.raw)
+    assert not any("draining timed out" in line for line in server.raw)
     assert "Traceback" not in "".join(server.raw)

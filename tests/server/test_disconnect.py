@@ -89,7 +89,7 @@ async def test_a_client_that_goes_frees_its_place_before_the_batch_in_hand_ends(
         goes.go()
         assert await goes.ended() == (0, "client_gone")
         await in_thread(wait_for_requests, engine, 1)
-        assert app.state.traffic.in_hand == 1
+        assert app.state.traffic.in_progress == 1
     assert await stays.ended() == (200, None)
     assert max(length for batch in encoder.batches for _, length in batch) < 50  # the text of the one that went
 
@@ -103,7 +103,7 @@ async def test_one_that_goes_while_it_is_answered_was_served(engine: EmbeddingEn
 async def test_one_that_goes_in_the_middle_of_its_body_is_no_bad_request(engine: EmbeddingEngine) -> None:
     app = application()
     assert await Client(app).part(b'{"model": ').go().ended() == (0, "client_gone")
-    assert app.state.traffic.in_hand == 0
+    assert app.state.traffic.in_progress == 0
 
 
 async def test_bodies_together_are_bounded_and_then_it_is_as_before(engine: EmbeddingEngine) -> None:
@@ -128,7 +128,7 @@ async def test_a_body_that_is_alone_may_be_as_large_as_bodies_may(engine: Embedd
 async def test_a_body_that_never_ends_holds_no_place_for_ever(engine: EmbeddingEngine) -> None:
     app = application(request_timeout=0.05)
     assert await Client(app).part(b"{").ended() == (503, "timeout")
-    assert app.state.traffic.in_hand == 0
+    assert app.state.traffic.in_progress == 0
 
 
 async def test_a_task_that_is_cancelled_from_outside_stays_so(engine: EmbeddingEngine) -> None:
@@ -139,7 +139,7 @@ async def test_a_task_that_is_cancelled_from_outside_stays_so(engine: EmbeddingE
         client.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await client.task
-    assert app.state.traffic.in_hand == 0
+    assert app.state.traffic.in_progress == 0
 
 
 def test_a_real_connection_that_closes_ends_its_request() -> None:

@@ -96,7 +96,7 @@ def test_a_warm_model_that_made_room_and_is_loaded_again_leaves_the_server_ready
         loop = asyncio.get_running_loop()
         engine.loaded = False
         engine.load = lambda: asyncio.run_coroutine_threadsafe(may_load.wait(), loop).result(PATIENCE) and None
-        with pytest.raises(ApiError, match="is being loaded"):
+        with pytest.raises(ApiError, match="is still loading"):
             await models.engine(models.find("nano"))
         assert models.ready
         may_load.set()
@@ -119,7 +119,7 @@ def test_a_load_that_fails_after_everybody_was_sent_away_is_logged_once(
 
     async def run() -> None:
         for _ in range(2):
-            with pytest.raises(ApiError, match="is being loaded"):
+            with pytest.raises(ApiError, match="is still loading"):
                 await models.engine(models.find("nano"))
         may_fail.set()
         await asyncio.wait([models._loading["nano"]])

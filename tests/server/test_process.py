@@ -193,7 +193,7 @@ def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(t
 
 @pytest.mark.skipif(sys.platform != "linux", reason="MKL is Linux's")
 @pytest.mark.parametrize(("given", "expected"), [(None, "5"), ("7", "7")])
-def test_mkl_is_told_to_let_cores_go_before_it_is_loaded(given: str | None, expected: str) -> None:
+def test_mkl_is_told_to_release_idle_cores_before_it_is_loaded(given: str | None, expected: str) -> None:
     program = (
         "import os, sys\n"
         "from mlx_qwen_embeddings.server import run\n"
@@ -216,5 +216,5 @@ def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert "address already in use" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"mlx-qwen: nothing can listen on 127.0.0.1 port {port}: the log says why"
+    assert done.stderr.splitlines()[-1] == f"mlx-qwen: cannot listen on 127.0.0.1 port {port}: the log says why"
     assert "Traceback" not in done.stderr

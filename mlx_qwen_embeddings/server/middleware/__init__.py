@@ -1,1 +1,1 @@
-"""What happens around every request: logs, keys, limits and disconnects; endpoints are in `routes`."""
+"""What wraps every request: logs and metrics, API keys, limits and disconnects; the endpoints are in `routes`."""

@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlx_qwen_embeddings.server.errors import ApiError, refuse
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
-"""Who starts and stops servers asks here, and holds no key; nor does a browser that opens the API's description."""
+"""Paths that need no key: a process manager that asks for the state has none, nor has a browser that opens the docs."""
 
 BEARER = Security(HTTPBearer(auto_error=False, description="One of the server's API keys."))
-"""For the OpenAPI document alone: ``ApiKeys`` looks at what is sent."""
+"""Only declares the scheme in the OpenAPI document; ``ApiKeys`` checks what was sent."""
 
 
 def _digest(key: str) -> bytes:
@@ -23,15 +23,15 @@ def _digest(key: str) -> bytes:
 
 
 class ApiKeys:
-    """Lets in who sends one of the keys as ``Authorization: Bearer``."""
+    """Requires one of the keys as ``Authorization: Bearer``, unless there are none."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        """Keep digests: equally long, so that a comparison tells nothing of a key's length."""
         self._app = app
+        # Digests have one length, so a comparison tells nothing about a key's length.
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or hand it on."""
+        """Refuse a request or pass it on."""
         if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS or self._knows(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
@@ -41,6 +41,6 @@ class ApiKeys:
     def _knows(self, headers: Headers) -> bool:
         kind, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip())
-        # All are compared, whichever fits.
+        # Compare with every key, so that the time does not tell which one matched.
         fits = [hmac.compare_digest(given, digest) for digest in self._digests]
         return kind.lower() == "bearer" and any(fits)

@@ -1,122 +1,59 @@
-"""Bounds on what is taken in: requests and bytes in hand, bytes of a body, and nothing new while the server drains."""
+"""Limits on the requests in progress and their bodies, and the end of a request whose client hangs up."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, ApiError, refuse
-from mlx_qwen_embeddings.server.middleware.disconnect import note_gone
 from mlx_qwen_embeddings.server.settings import ServerSettings
+
+GONE_STATUS, GONE_CODE = 499, "client_gone"
+"""What log and metrics say of a request whose client hung up: no response was sent. The number is nginx's."""
 
 
 class ClientGoneError(Exception):
-    """The client went away before it had sent its whole body."""
-
-
-class Bodies:
-    """The bytes of all bodies in hand. Used on the server's event loop alone."""
-
-    def __init__(self, settings: ServerSettings) -> None:
-        """Start with none."""
-        self._each, self._most, self._held = settings.max_body_bytes, settings.max_total_bytes, 0
-        self.seconds = settings.request_timeout
-
-    def check(self, own: int, more: int) -> None:
-        """Refuse more bytes of a body of which ``own`` are in hand.
-
-        Raises:
-            ApiError: When the body is too large, or all of them together; one that is alone is never told the second.
-        """
-        if own + more > self._each:
-            message = f"the body is larger than {self._each} bytes: send fewer texts a request"
-            raise ApiError(413, message, "body_too_large")
-        if self._held > own and self._held + more > self._most:
-            message = f"{self._held - own} bytes of other requests are in hand: try again later"
-            raise ApiError(429, message, "too_many_bytes", retry_after=BUSY_SECONDS)
-
-    def hold(self, number: int) -> None:
-        """Count bytes in, or out where the number is negative."""
-        self._held += number
-
-
-class Body:
-    """One of them."""
-
-    def __init__(self, bodies: Bodies) -> None:
-        """Start with nothing read."""
-        self._bodies, self._parts, self._size = bodies, list[bytes](), 0
-
-    async def read(self, scope: Scope, receive: Receive) -> bytes:
-        """Read it whole.
-
-        Raises:
-            ApiError: When it is too large, whatever its headers said, or too slow.
-            ClientGoneError: When its end never comes.
-        """
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal():
-            self._bodies.check(0, int(length))
-        try:
-            async with asyncio.timeout(self._bodies.seconds):
-                while await self._read_part(receive):
-                    pass
-        except TimeoutError as error:
-            message = f"the body did not come within {self._bodies.seconds:g} s"
-            raise ApiError(503, message, "timeout", retry_after=BUSY_SECONDS) from error
-        whole = b"".join(self._parts)
-        self._parts.clear()
-        return whole
-
-    async def _read_part(self, receive: Receive) -> bool:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        self._bodies.check(self._size, len(part))
-        self._parts.append(part)
-        self._size += len(part)
-        self._bodies.hold(len(part))
-        return bool(message.get("more_body"))
-
-    def release(self) -> None:
-        """Count it out: the request is over."""
-        self._bodies.hold(-self._size)
+    """The client hung up before its response began."""
 
 
 class Traffic:
-    """The requests in hand, and whether more are taken. Used on the server's event loop alone."""
+    """The requests in progress, and whether more are accepted. Used only on the server's event loop.
 
-    def __init__(self, most: int) -> None:
-        """Start with none."""
-        self._most = most
-        self.in_hand = 0
+    Args:
+        max_requests: Most requests in progress.
+    """
+
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
+        self.in_progress = 0
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     def refusal(self) -> ApiError | None:
-        """Say why no further request is taken; None when one is."""
+        """Return why no further request is accepted, or None when one is."""
         if self.draining:
-            return ApiError(503, "the server is about to stop: ask another", "draining", retry_after=BUSY_SECONDS)
-        if self.in_hand >= self._most:
-            message = f"{self.in_hand} requests are in hand: try again later"
+            return ApiError(503, "the server is shutting down: ask another", "draining", retry_after=BUSY_SECONDS)
+        if self.in_progress >= self._max_requests:
+            message = f"{self.in_progress} requests are in progress: try again later"
             return ApiError(429, message, "too_many_requests", retry_after=BUSY_SECONDS)
         return None
 
     def began(self) -> None:
-        """Count one in."""
-        self.in_hand += 1
+        """Count a request in."""
+        self.in_progress += 1
         self._idle.clear()
 
     def ended(self) -> None:
-        """Count one out."""
-        self.in_hand -= 1
-        if not self.in_hand:
+        """Count a request out."""
+        self.in_progress -= 1
+        if not self.in_progress:
             self._idle.set()
 
     async def drained(self, seconds: float) -> bool:
-        """Wait until none is in hand; False when some still are after so many seconds."""
+        """Wait until no request is in progress; return False when some still are after ``seconds``."""
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
@@ -124,15 +61,73 @@ class Traffic:
         return True
 
 
+class Bodies:
+    """Reads request bodies, and counts the bytes of all that are in memory. Used only on the server's event loop."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._max_body_bytes, self._max_total_bytes = settings.max_body_bytes, settings.max_total_bytes
+        self._timeout = settings.request_timeout
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
+        """Read a whole body; its bytes count as held until the block ends.
+
+        Raises:
+            ApiError: When the body is too large, whatever its headers say, or too slow.
+            ClientGoneError: When the client hangs up before the body is complete.
+        """
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal():
+            self._check(0, int(declared))
+        parts, size, more = list[bytes](), 0, True
+        try:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    while more:
+                        part, more = await _receive_part(receive)
+                        self._check(size, len(part))
+                        parts.append(part)
+                        size += len(part)
+                        self._held += len(part)
+            except TimeoutError as error:
+                message = f"the body did not arrive within {self._timeout:g} s"
+                raise ApiError(503, message, "timeout", retry_after=BUSY_SECONDS) from error
+            body = b"".join(parts)
+            parts.clear()
+            yield body
+        finally:
+            self._held -= size
+
+    def _check(self, size: int, more: int) -> None:
+        """Refuse ``more`` bytes of a body of which ``size`` bytes are held already.
+
+        Raises:
+            ApiError: When that body becomes too large, or all bodies together; a body that is alone never meets the second.
+        """
+        if size + more > self._max_body_bytes:
+            message = f"the body is larger than {self._max_body_bytes} bytes: send fewer texts per request"
+            raise ApiError(413, message, "body_too_large")
+        if self._held > size and self._held + more > self._max_total_bytes:
+            message = f"other requests in progress hold {self._held - size} bytes: try again later"
+            raise ApiError(429, message, "too_many_bytes", retry_after=BUSY_SECONDS)
+
+
+async def _receive_part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message.get("body", b""), message.get("more_body", False)
+
+
 class Limits:
-    """Refuses what is too much before anything reads it."""
+    """Reads the body of each POST within the limits, and passes it on until its client hangs up."""
 
     def __init__(self, app: ASGIApp, traffic: Traffic, settings: ServerSettings) -> None:
-        """Keep the bounds."""
         self._app, self._traffic, self._bodies = app, traffic, Bodies(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or hand it on; those without a body cost nothing and are not counted."""
+        """Refuse a request or pass it on; one without a body is cheap and not counted."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -141,22 +136,51 @@ class Limits:
             await refuse(refusal, scope, receive, send)
             return
         self._traffic.began()
-        body = Body(self._bodies)
         try:
-            await self._app(scope, _replay(await body.read(scope, receive), receive), send)
+            async with self._bodies.read(scope, receive) as body:
+                await self._run(scope, body, receive, send)
         except ApiError as error:
             await refuse(error, scope, receive, send)
         except ClientGoneError:
-            note_gone(scope)
+            scope.setdefault("state", {})["error"] = GONE_CODE
         finally:
-            body.release()
             self._traffic.ended()
 
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Run the endpoint, and cancel it when the client hangs up before the response begins.
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        Raises:
+            ClientGoneError: When the client did.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        responding = gone = False
 
-    async def replayed() -> Message:
-        return first.pop() if first else await receive()
+        async def watch() -> Message:
+            nonlocal gone
+            while (message := await receive())["type"] != "http.disconnect":
+                pass
+            if not responding:
+                gone = True
+                task.cancel()
+            return message
 
-    return replayed
+        watching = asyncio.create_task(watch())
+
+        async def receive_again() -> Message:
+            return messages.pop() if messages else await asyncio.shield(watching)
+
+        async def send_on(message: Message) -> None:
+            nonlocal responding
+            responding = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive_again, send_on)
+        except asyncio.CancelledError:
+            if not gone or task.uncancel():
+                raise
+            raise ClientGoneError from None
+        finally:
+            watching.cancel()

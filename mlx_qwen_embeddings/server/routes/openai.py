@@ -5,27 +5,32 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 
-from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.engine.model import ModelFacts
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
-from mlx_qwen_embeddings.server.routes.schemas import Bits, Body, Cut, Dimensions, Instruction, Meant, refusals
-from mlx_qwen_embeddings.server.service import Service, answer, encoded
+from mlx_qwen_embeddings.server.routes.schemas import (
+    MODEL_NAMES,
+    Bits,
+    Body,
+    Cut,
+    Dimensions,
+    Instruction,
+    Meant,
+    example,
+    refusals,
+)
+from mlx_qwen_embeddings.server.service import Service, encode_vectors, json_response
 
 
 class EmbeddingsRequest(Body):
     """OpenAI's request, and four fields more: role, instruction, truncate, precision."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"model": "nano", "input": ["Tides follow the moon.", "The cat sleeps."]},
-                {"model": "nano:query", "input": "What moves the sea?", "dimensions": 128, "encoding_format": "base64"},
-            ]
-        }
+    model_config = example(
+        {"model": "nano", "input": ["Tides follow the moon.", "The cat sleeps."]},
+        {"model": "nano:query", "input": "What moves the sea?", "dimensions": 128, "encoding_format": "base64"},
     )
 
     input: (
@@ -34,7 +39,7 @@ class EmbeddingsRequest(Body):
         | Annotated[list[StrictInt], Field(min_length=1)]
         | Annotated[list[list[StrictInt]], Field(min_length=1)]
     ) = Field(description="A text, or several. Token ids are refused unless the server allows them.")
-    model: str = Field(description="Alias, maybe with `:query` or `:document` at the end to choose the role.")
+    model: str = Field(description=f"{MODEL_NAMES} to choose the role.")
     dimensions: Dimensions = None
     encoding_format: Literal["float", "base64"] | None = Field(
         default="float",
@@ -56,25 +61,21 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that the model read, prompts and special tokens included."""
+    """Tokens that the model read, including prompts and special tokens."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingsAnswer(BaseModel):
-    """OpenAI's answer."""
+class EmbeddingsResponse(BaseModel):
+    """OpenAI's response."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "list",
-                    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
-                    "model": "nano",
-                    "usage": {"prompt_tokens": 6, "total_tokens": 6},
-                }
-            ]
+    model_config = example(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+            "model": "nano",
+            "usage": {"prompt_tokens": 6, "total_tokens": 6},
         }
     )
 
@@ -100,9 +101,9 @@ NANO: dict[str, Any] = {
 
 
 class ModelEntry(BaseModel):
-    """A model that is served; what only its files tell is null until it is downloaded."""
+    """A model that is served; what only its files say is null until they are downloaded."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [NANO]})
+    model_config = example(NANO)
 
     object: Literal["model"] = "model"
     id: str
@@ -118,67 +119,66 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """All models that are served."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [NANO]}]})
+    model_config = example({"object": "list", "data": [NANO]})
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
 
 
-NAME = "As in a request: an alias, or its name on the Hub, maybe with `:query` or `:document`."
+Name = Annotated[str, Path(description=f"{MODEL_NAMES}.", examples=["nano"])]
 
 
 def openai_routes(service: Service) -> APIRouter:
-    """Make the endpoints."""
+    """Return the endpoints."""
     router = APIRouter(tags=["OpenAI"])
+    models = service.models
 
-    @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=refusals())
+    @router.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=refusals())
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-        """Embed one text or several, as OpenAI's clients ask for it."""
+        """Embed one or several texts, as OpenAI's clients request it."""
         texts = _texts(body.input)
-        found = await service.embed(texts, body.model, body.role, body.options, param="input")
+        found = await service.embed(request, texts, body.model, body.role, body.options, param="input")
         tokens = int(found.tokens.sum())
-        service.note(request, body.model, len(texts), tokens)
-        return await answer(lambda: _body(body, found, tokens), found.vectors.size)
+
+        def content() -> dict[str, Any]:
+            rows = encode_vectors(found.vectors, body.encoding_format or "float")
+            return {
+                "object": "list",
+                "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+                "model": body.model,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+
+        return await json_response(content, found.vectors.size)
 
     @router.get("/v1/models", responses=refusals(401))
     @router.get("/models", responses=refusals(401))
     async def list_models() -> ModelList:
-        """List what is served."""
-        return ModelList(data=await _entries(service.models, list(service.models.specs)))
+        """List the models that are served."""
+        return ModelList(data=await _entries(models, list(models.specs)))
 
     @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
     @router.get("/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
-    async def retrieve_model(
-        name: Annotated[str, Path(description=NAME, examples=["nano"])], request: Request
-    ) -> ModelEntry | Response:
-        """Tell of one of them."""
+    async def retrieve_model(name: Name, request: Request) -> ModelEntry | Response:
+        """Describe one of these models."""
         if not name:
             return RedirectResponse(request.url.path.rstrip("/"))
         try:
-            known = service.models.find(name).name
+            known = models.find(name).name
         except UnknownModelError as error:
             raise ApiError.of(error) from error
-        return (await _entries(service.models, [known]))[0]
+        return (await _entries(models, [known]))[0]
 
     return router
 
 
 def _texts(given: Any) -> list[Any]:
-    if isinstance(given, str):
+    """Return the texts, or lists of token ids, of an input that may be a single one of them."""
+    if isinstance(given, str) or isinstance(given[0], int):
         return [given]
-    return [given] if isinstance(given[0], int) else list(given)
-
-
-def _body(body: EmbeddingsRequest, found: Embedded, tokens: int) -> dict[str, Any]:
-    rows = encoded(found.vectors, body.encoding_format or "float")
-    return {
-        "object": "list",
-        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
-        "model": body.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    return list(given)
 
 
 async def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:

@@ -34,6 +34,14 @@ Meant = Annotated[
 ]
 
 
+MODEL_NAMES = "Alias or name on the Hub of a served model, also with `:query` or `:document` at the end"
+
+
+def example(*bodies: dict[str, Any]) -> ConfigDict:
+    """Return the configuration of a schema with these examples."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
+
+
 class Body(BaseModel):
     """A request; a field that is not known is refused, since it was meant to do something."""
 
@@ -49,7 +57,7 @@ class Body(BaseModel):
 class State(BaseModel):
     """How the server is."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+    model_config = example({"status": "ok"})
 
     status: Literal["ok", "loading", "draining"]
 

@@ -1,16 +1,29 @@
-"""Bodies of the simpler endpoints."""
+"""The simpler endpoints: vectors as plain lists, and scores."""
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, StrictStr
 
-from mlx_qwen_embeddings.server.routes.schemas import Bits, Body, Cut, Dimensions, Instruction, Meant, Which, refusals
-from mlx_qwen_embeddings.server.service import Service, answer
+from mlx_qwen_embeddings.engine.call import Embedded
+from mlx_qwen_embeddings.prompts import Role
+from mlx_qwen_embeddings.server.routes.schemas import (
+    Bits,
+    Body,
+    Cut,
+    Dimensions,
+    Instruction,
+    Meant,
+    Which,
+    example,
+    refusals,
+)
+from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
-
-Width = Annotated[int, Field(description="Of the vector; bits are packed, eight of them to a number.")]
 
 
 class TextOptions(Body):
@@ -30,7 +43,7 @@ class TextOptions(Body):
 class EmbedRequest(TextOptions):
     """One text."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Tides follow the moon.", "model": "nano"}]})
+    model_config = example({"text": "Tides follow the moon.", "model": "nano"})
 
     text: StrictStr = Field(description="What to embed; it is taken as it is.")
 
@@ -38,66 +51,54 @@ class EmbedRequest(TextOptions):
 class EmbedBatchRequest(TextOptions):
     """Several texts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"texts": ["Tides follow the moon.", "The cat sleeps."], "model": "nano"}]}
-    )
+    model_config = example({"texts": ["Tides follow the moon.", "The cat sleeps."], "model": "nano"})
 
     texts: list[StrictStr] = Field(description="What to embed, each taken as it is; an empty list gives no vectors.")
 
 
-class EmbedAnswer(BaseModel):
-    """One vector, and how it came."""
+class _Embedded(BaseModel):
+    """What every response with vectors says."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"embedding": [0.6, 0.8], "dimensions": 2, "model": "nano", "seconds": 0.004, "cached": False}]
+    dimensions: int = Field(description="Dimensions of a vector; binary precisions pack eight of them into one number.")
+    model: str
+    seconds: float
+
+
+class EmbedResponse(_Embedded):
+    """One vector, and how it was made."""
+
+    model_config = example({"embedding": [0.6, 0.8], "dimensions": 2, "model": "nano", "seconds": 0.004, "cached": False})
+
+    embedding: list[float] = Field(description="Whole numbers for the int8, uint8 and binary precisions.")
+    cached: bool = Field(description="Whether the vector came from the cache.")
+
+
+class EmbedBatchResponse(_Embedded):
+    """Vectors in the order of the texts, and how they were made."""
+
+    model_config = example(
+        {
+            "embeddings": [[0.6, 0.8], [0.8, -0.6]],
+            "dimensions": 2,
+            "model": "nano",
+            "seconds": 0.004,
+            "cached": [False, True],
         }
     )
 
-    embedding: list[float] = Field(description="Whole numbers where the precision counts steps or packs bits.")
-    dimensions: Width
-    model: str
-    seconds: float
-    cached: bool = Field(description="Whether the cache had it.")
-
-
-class EmbedBatchAnswer(BaseModel):
-    """Vectors in the order of the texts, and how they came."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "embeddings": [[0.6, 0.8], [0.8, -0.6]],
-                    "dimensions": 2,
-                    "model": "nano",
-                    "seconds": 0.004,
-                    "cached": [False, True],
-                }
-            ]
-        }
-    )
-
-    embeddings: list[list[float]] = Field(description="Whole numbers where the precision counts steps or packs bits.")
-    dimensions: Width
-    model: str
-    seconds: float
-    cached: list[bool] = Field(description="Whether the cache had it, for each text.")
+    embeddings: list[list[float]] = Field(description="Whole numbers for the int8, uint8 and binary precisions.")
+    cached: list[bool] = Field(description="Whether each vector came from the cache.")
 
 
 class SimilarityRequest(Body):
-    """Texts against texts."""
+    """Texts to compare with texts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "texts_a": ["What moves the sea?"],
-                    "texts_b": ["Tides follow the moon.", "The cat sleeps."],
-                    "role_a": "query",
-                    "model": "nano",
-                }
-            ]
+    model_config = example(
+        {
+            "texts_a": ["What moves the sea?"],
+            "texts_b": ["Tides follow the moon.", "The cat sleeps."],
+            "role_a": "query",
+            "model": "nano",
         }
     )
 
@@ -114,12 +115,10 @@ class SimilarityRequest(Body):
     truncate: Cut = "end"
 
 
-class SimilarityAnswer(BaseModel):
-    """Scores, a row for each of the first texts."""
+class SimilarityResponse(BaseModel):
+    """Scores, one row for each of ``texts_a``."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"scores": [[0.52, 0.03]], "metric": "cosine", "model": "nano", "seconds": 0.006}]}
-    )
+    model_config = example({"scores": [[0.52, 0.03]], "metric": "cosine", "model": "nano", "seconds": 0.006})
 
     scores: list[list[float]]
     metric: Metric
@@ -128,52 +127,58 @@ class SimilarityAnswer(BaseModel):
 
 
 def simple_routes(service: Service) -> APIRouter:
-    """Make the endpoints."""
+    """Return the endpoints."""
     router = APIRouter(tags=["simple"])
 
-    @router.post("/embed", response_model=EmbedAnswer, responses=refusals())
+    async def respond(
+        request: Request, body: TextOptions, texts: list[str], param: str, content: Callable[[Embedded], dict[str, Any]]
+    ) -> Response:
+        """Embed texts, and respond with what ``content`` makes of the result."""
+        start = time.perf_counter()
+        found = await service.embed(request, texts, body.model, body.role, body.options, param=param)
+        dimensions = body.dimensions or service.dimensions(body.model)
+        facts = {"dimensions": dimensions, "model": service.name(body.model)}
+        return await json_response(lambda: content(found) | facts | _seconds(start), found.vectors.size)
+
+    @router.post("/embed", response_model=EmbedResponse, responses=refusals())
     async def embed(body: EmbedRequest, request: Request) -> Response:
         """Embed one text."""
-        start = time.perf_counter()
-        found = await service.embed([body.text], body.model, body.role, body.options, param="text")
-        vector = found.vectors[0]
-        service.note(request, body.model, 1, int(found.tokens.sum()))
-        facts = {**_facts(service, body), "cached": bool(found.cached[0])}
-        return await answer(lambda: {"embedding": vector.tolist(), **facts, **_seconds(start)}, vector.size)
 
-    @router.post("/embed_batch", response_model=EmbedBatchAnswer, responses=refusals())
+        def content(found: Embedded) -> dict[str, Any]:
+            return {"embedding": found.vectors[0].tolist(), "cached": bool(found.cached[0])}
+
+        return await respond(request, body, [body.text], "text", content)
+
+    @router.post("/embed_batch", response_model=EmbedBatchResponse, responses=refusals())
     async def embed_batch(body: EmbedBatchRequest, request: Request) -> Response:
         """Embed several texts."""
-        start = time.perf_counter()
-        found = await service.embed(body.texts, body.model, body.role, body.options, param="texts")
-        vectors = found.vectors
-        service.note(request, body.model, len(body.texts), int(found.tokens.sum()))
-        facts = {**_facts(service, body), "cached": found.cached.tolist()}
-        return await answer(lambda: {"embeddings": vectors.tolist(), **facts, **_seconds(start)}, vectors.size)
 
-    @router.post("/similarity", response_model=SimilarityAnswer, responses=refusals())
+        def content(found: Embedded) -> dict[str, Any]:
+            return {"embeddings": found.vectors.tolist(), "cached": found.cached.tolist()}
+
+        return await respond(request, body, body.texts, "texts", content)
+
+    @router.post("/similarity", response_model=SimilarityResponse, responses=refusals())
     async def similarity(body: SimilarityRequest, request: Request) -> Response:
         """Compare texts with texts."""
         start = time.perf_counter()
         texts_b = body.texts_a if body.texts_b is None else body.texts_b
-        a = await service.embed(body.texts_a, body.model, body.role_a, body.options, param="texts_a", role_param="role_a")
-        b = await service.embed(texts_b, body.model, body.role_b, body.options, param="texts_b", role_param="role_b")
-        tokens = int(a.tokens.sum() + b.tokens.sum())
-        service.note(request, body.model, len(body.texts_a) + len(texts_b), tokens)
+
+        async def embed(texts: list[str], role: Role | None, side: str) -> NDArray[np.float32]:
+            param, role_param = f"texts_{side}", f"role_{side}"
+            found = await service.embed(request, texts, body.model, role, body.options, param=param, role_param=role_param)
+            return found.vectors
+
+        a, b = await embed(body.texts_a, body.role_a, "a"), await embed(texts_b, body.role_b, "b")
         metric: Metric = body.metric or "cosine"
         facts = {"metric": metric, "model": service.name(body.model)}
 
-        def compared() -> dict[str, Any]:
-            scores = METRICS[metric](a.vectors, b.vectors)
-            return {"scores": scores.tolist(), **facts, **_seconds(start)}
+        def content() -> dict[str, Any]:
+            return {"scores": METRICS[metric](a, b).tolist()} | facts | _seconds(start)
 
-        return await answer(compared, len(a.vectors) * len(b.vectors) * 8)
+        return await json_response(content, len(a) * len(b) * 8)  # a score takes longer than a number that is only written
 
     return router
-
-
-def _facts(service: Service, body: TextOptions) -> dict[str, Any]:
-    return {"dimensions": body.dimensions or service.dimensions(body.model), "model": service.name(body.model)}
 
 
 def _seconds(start: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How the server is, for those who start, stop and watch it."""
+"""The endpoints for whoever starts, stops and monitors the server."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.routes.schemas import State, refusals
 
-NOT_NOW: dict[str, Any] = {
+NOT_READY: dict[str, Any] = {
     "model": State,
-    "description": "Not now.",
+    "description": "Not ready.",
     "content": {"application/json": {"example": {"status": "loading"}}},
 }
 PROMETHEUS: dict[str, Any] = {
@@ -25,29 +25,24 @@ PROMETHEUS: dict[str, Any] = {
 
 
 def state_routes(models: Models, traffic: Traffic, metrics: Metrics, keyed: Sequence[Depends]) -> APIRouter:
-    """Make the endpoints; ``keyed`` are the dependencies of those that want an API key."""
+    """Return the endpoints; those that need an API key get the dependencies in ``keyed``."""
     router = APIRouter(tags=["state"])
 
     @router.get("/health")
     async def health() -> State:
-        """Say that the server lives."""
+        """Answer as long as the process is alive."""
         return State(status="ok")
 
-    @router.get("/ready", response_model=State, responses={503: NOT_NOW})
+    @router.get("/ready", response_model=State, responses={503: NOT_READY})
     async def ready() -> Response:
-        """Say whether the models are loaded and requests are taken."""
+        """Answer 200 when the models are loaded and requests are accepted."""
         ok = models.ready and not traffic.draining
         state = State(status="draining" if traffic.draining else "ok" if ok else "loading")
         return JSONResponse(state.model_dump(), 200 if ok else 503)
 
-    @router.get(
-        "/metrics",
-        dependencies=keyed,
-        response_class=Response,
-        responses={200: PROMETHEUS, **refusals(401)},
-    )
+    @router.get("/metrics", dependencies=keyed, response_class=Response, responses={200: PROMETHEUS, **refusals(401)})
     async def show_metrics() -> Response:
-        """Give the counters for Prometheus."""
+        """Return the metrics for Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

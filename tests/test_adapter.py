@@ -136,6 +136,41 @@ def test_the_options_of_a_call_are_fields(adapter: Adapter) -> None:
 
 
 @both
+def test_every_option_of_a_call_is_handed_on(adapter: Adapter) -> None:
+    given: dict[str, Any] = {
+        "dimensions": 64,
+        "normalize": False,
+        "precision": "float16",
+        "pooling": "mean",
+        "max_length": 99,
+        "truncate": "error",
+        "chat_template": "{{ messages[0].content }} !",
+        "timeout": 60.0,
+        "show_progress": True,
+    }
+    assert set(given) == set(CallOptions.__annotations__) - {"instruction", "wait"}
+    embeddings = adapter("nano", query_instruction="Find it", document_instruction="Read it", **given)
+    assert embeddings._call_options("document") == given | {"instruction": "Read it"}
+    assert embeddings._call_options("query") == given | {"instruction": "Find it", "show_progress": False}
+
+
+@both
+async def test_texts_are_embedded_as_what_they_are(adapter: Adapter, prompted: str) -> None:
+    # Without an instruction: with one, queries and documents get the same prompt.
+    embeddings, engine = adapter(prompted), get_engine(prompted)
+    documents, queries = engine.embed_documents(TEXTS), engine.embed_queries(TEXTS)
+    assert np.abs(documents - queries).max() > 1e-3
+    np.testing.assert_array_equal(of_documents(embeddings)(TEXTS), documents)
+    np.testing.assert_array_equal(of_queries(embeddings)(TEXTS), queries)
+    if isinstance(embeddings, MLXQwenEmbeddings):
+        np.testing.assert_array_equal(await embeddings.aembed_documents(TEXTS), documents)
+        np.testing.assert_array_equal(await embeddings.aembed_query(TEXTS[0]), queries[0])
+    else:
+        np.testing.assert_array_equal(await embeddings.aget_text_embedding_batch(TEXTS), documents)
+        np.testing.assert_array_equal(await embeddings.aget_query_embedding(TEXTS[0]), queries[0])
+
+
+@both
 @pytest.mark.parametrize(
     "options",
     [

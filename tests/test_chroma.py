@@ -68,6 +68,15 @@ def test_documents_and_queries_get_their_own_prompts(client: ClientAPI) -> None:
     assert best(collection) == ANSWERS
 
 
+def test_texts_are_embedded_as_what_they_are(prompted: str) -> None:
+    # Without an instruction: with one, queries and documents get the same prompt.
+    function, engine = MLXQwenEmbeddingFunction(prompted), get_engine(prompted)
+    documents, queries = engine.embed_documents(PASSAGES), engine.embed_queries(PASSAGES)
+    assert np.abs(documents - queries).max() > 1e-3
+    np.testing.assert_array_equal(function(PASSAGES), documents)
+    np.testing.assert_array_equal(function.embed_query(PASSAGES), queries)
+
+
 def test_the_config_makes_the_same_function() -> None:
     function = MLXQwenEmbeddingFunction("nano", query_instruction=TASK, dimensions=96, timeout=60, device="cpu")
     config = json.loads(json.dumps(function.get_config()))

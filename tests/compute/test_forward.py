@@ -8,6 +8,7 @@ import pytest
 
 from mlx_qwen_embeddings.models import attention
 from mlx_qwen_embeddings.models.activations import exp_in_place, silu
+from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.options import Pooling
 from tests.support.checkpoints import Shape, random_weights, write_checkpoint
 from tests.support.forward import ROWS, hidden_states, pooled_vectors
@@ -38,6 +39,16 @@ def test_pooling_takes_the_real_tokens_alone(pooling: Pooling, tmp_path: Path) -
     vectors = pooled_vectors(write_checkpoint(tmp_path, weights, shape.config()), pooling)
     wanted = [pooled(qwen3(weights, shape.config(), row), pooling) for row in ROWS]
     np.testing.assert_allclose(vectors, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "wanted"),
+    [("first", [[1, 2], [5, 6]]), ("last", [[3, 5], [-1, 0]]), ("mean", [[2, 3.5], [3, 4]]), ("max", [[3, 5], [5, 6]])],
+)
+def test_pooling_by_hand(pooling: Pooling, wanted: list[list[float]]) -> None:
+    # At its own scale: unit vectors would not show by how much a mean was divided.
+    hidden = mx.array([[[1, 2], [3, 5], [9, 9]], [[5, 6], [5, 6], [-1, 0]]], dtype=mx.float32)
+    np.testing.assert_allclose(np.array(pool(hidden, mx.array([2, 3]), pooling)), wanted, atol=1e-6)
 
 
 def test_rope_base_is_read_from_the_configuration(tmp_path: Path) -> None:

@@ -52,6 +52,12 @@ def test_a_text_that_is_repeated_is_computed_once(fresh: EmbeddingEngine, vector
     assert stats.tokens == sum(fresh.count_tokens([TEXTS[place] for place in (0, 1, 3)]))
 
 
+def test_texts_that_differ_in_white_space_or_case_alone_are_not_repeats(fresh: EmbeddingEngine) -> None:
+    texts = ["a tide", " a tide", "a tide ", "a tide\n", "A tide"]
+    fresh.embed_documents(texts)
+    assert (fresh.stats().duplicates, fresh.stats().cache_misses) == (0, len(texts))
+
+
 @pytest.mark.parametrize(("options", "width"), [({}, FULL), ({"dimensions": 64}, 64), ({"normalize": False}, FULL)])
 def test_no_texts_give_no_vectors(options: dict[str, Any], width: int, engine: EmbeddingEngine) -> None:
     for embed in (engine.embed_documents, engine.embed_queries):

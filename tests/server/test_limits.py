@@ -193,6 +193,14 @@ def test_a_full_queue_is_429(encoder: Encoder) -> None:
         assert client.post("/v1/embeddings", json=ASK).status_code == 200
 
 
+def test_a_request_that_is_not_served_in_time_is_503(encoder: Encoder) -> None:
+    with serving(request_timeout=0.5) as client:
+        client.post("/v1/embeddings", json=ASK)  # loads the model, which the encoder would hold too
+        with encoder.held():
+            answer = client.post("/v1/embeddings", json=ASK)
+        assert (code(answer), answer.headers["retry-after"]) == ((503, "timeout", None), "1")
+
+
 def test_a_vector_with_nan_is_a_500_that_says_so(encoder: Encoder) -> None:
     with serving() as client:
         client.post("/v1/embeddings", json=ASK)

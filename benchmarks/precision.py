@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.record import RESULTS
 from benchmarks.small import minilm
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.precision import Precision, quantize, restore, unit_ranges, value_ranges
+from mlx_qwen_embeddings.options import Precision
+from mlx_qwen_embeddings.precision import quantize, restore, unit_ranges, value_ranges
 from mlx_qwen_embeddings.similarity import rescore, top_k, top_k_bits, truncate_dimensions
 from mlx_qwen_embeddings.tools.evaluate import RANKS, RetrievalSet, ndcg, read_retrieval
 

@@ -1,55 +1,57 @@
-"""What the adapters have in common: the fields that shape vectors, their checks, and the way to the shared engine."""
+"""What all adapters share: the fields that shape vectors, their checks, and the way to the shared engine."""
 
 import asyncio
 import hashlib
 import json
 import os
-from typing import Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
 
 from mlx_qwen_embeddings.cache.memory import KEY_VERSION
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.shared import get_engine
-from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, PoolingOption
-from mlx_qwen_embeddings.precision import Precision
+from mlx_qwen_embeddings.options import (
+    CallOptions,
+    EmbedOptions,
+    SharedArguments,
+    SharedOptions,
+    key_values,
+    pydantic_fields,
+)
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import Device, DType, EngineSettings, refuse_float16
-from mlx_qwen_embeddings.tokenization import Truncate
-
-_SHAPING = ("dimensions", "query_instruction", "document_instruction", "normalize", "pooling", "chat_template")
 
 NUMBERS_AT_ONCE = 50_000
-"""Making Python floats of these takes a few milliseconds, for which an event loop may stand still."""
+"""How many numbers become Python floats before the event loop gets its turn: a few milliseconds."""
 
 
-class AdapterFields(TypedDict, total=False):
+class AdapterFields(SharedArguments, total=False):
     """The fields of ``AdapterOptions`` as keyword arguments."""
 
-    dimensions: int | None
     query_instruction: str | None
     document_instruction: str | None
-    normalize: bool
-    precision: Precision
-    pooling: PoolingOption
-    max_length: int | None
-    truncate: Truncate
-    chat_template: bool | str | None
-    timeout: float | None
-    show_progress: bool
     revision: str | None
     dtype: DType | None
     device: Device | None
 
 
-class AdapterOptions(BaseModel):
-    """Fields and delegation; everything else belongs to the engine, which is looked up anew for every call.
+if TYPE_CHECKING:
 
-    So an adapter holds nothing but its fields: it pickles, copies and crosses a fork like any record.
+    class _Fields(BaseModel, SharedOptions):
+        """What type checkers see of the fields."""
+else:
+    _Fields = create_model("_Fields", **pydantic_fields(SharedArguments.__annotations__))
+
+
+class AdapterOptions(_Fields):
+    """Fields, and calls of the shared engine, which is looked up for each call.
+
+    An adapter holds nothing but its fields, so it can be pickled, copied and used after a fork.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
@@ -57,60 +59,31 @@ class AdapterOptions(BaseModel):
     name_field: ClassVar[str]
     """The field that holds the model's name."""
 
-    dimensions: int | None = Field(default=None, ge=1, strict=True)
-    """Keep this many leading dimensions, then normalise again (Matryoshka); None keeps all."""
-
     query_instruction: str | None = None
-    """The task in words, written in front of each query the way the model was trained; None takes the model's own prompt,
-    "" none."""
+    """The task in words, put before each query in the form the model was trained on. None takes the model's own prompt, ""
+    no prompt."""
 
     document_instruction: str | None = None
     """The same for documents. Qwen3-Embedding's own prompt for documents is empty."""
-
-    normalize: bool = True
-    """Whether vectors have unit length."""
-
-    precision: Precision = "float32"
-    """"float16" rounds, "int8" gives whole numbers from -128 to 127; both as floats, which is what stores take. The others,
-    which no cosine compares, are the engine's: ``embeddings.engine.embed_documents(texts, precision="ubinary")``."""
-
-    pooling: PoolingOption = "native"
-    """How token states become a vector; "native" is what the model was trained with."""
-
-    max_length: int | None = Field(default=None, ge=1, strict=True)
-    """Most tokens of a text, prompt and special tokens included; None is the model's default, see ``engine.max_length``."""
-
-    truncate: Truncate = "end"
-    """What happens to longer texts: "end" cuts them, counted and warned of once, "error" refuses them."""
-
-    chat_template: bool | str | None = None
-    """True renders each text as a user's turn with the model's own chat template, a string with that Jinja source; None or
-    False leaves texts as they are."""
-
-    timeout: float | None = Field(default=None, gt=0)
-    """Seconds after which a call gives up; None waits."""
-
-    show_progress: bool = False
-    """Whether to draw a progress bar over the documents of a call."""
 
     revision: str | None = None
     """Branch, tag or commit on the Hub; None is the main branch."""
 
     dtype: DType | None = None
-    """Compute type; None takes ``MLX_QWEN_DTYPE``, else "auto": float32 on CPU and bfloat16 on a GPU."""
+    """Compute type; None takes ``MLX_QWEN_DTYPE``, else "auto": float32 on a CPU and bfloat16 on a GPU."""
 
     device: Device | None = None
     """Where to compute; None takes ``MLX_QWEN_DEVICE``, else "auto": the GPU when MLX has one."""
 
     def __init__(self, **fields: Any) -> None:
-        """Settle which model is meant, then check all fields. Nothing is loaded.
+        """Find out which model is meant, then check all fields. Nothing is loaded.
 
         Args:
-            **fields: The fields; the model's name may come as ``model`` or as ``model_name``, None being the default.
+            **fields: The fields. The model's name may be given as ``model`` or as ``model_name``; None is the default.
 
         Raises:
-            UnknownModelError: When the name means nothing; the message gives close matches.
-            ValueError: When a field does not fit, or two names differ (``pydantic.ValidationError`` is one).
+            UnknownModelError: When no model has this name; the message suggests similar names.
+            ValueError: When a field is wrong, or two names differ (``pydantic.ValidationError`` is a ``ValueError``).
         """
         model, model_name = (_as_text(fields.pop(name, None)) for name in ("model", "model_name"))
         if model is not None and model_name is not None and model != model_name:
@@ -126,8 +99,8 @@ class AdapterOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        EngineSettings.from_env(**self._identity())
-        spec = resolve(self._identity()["model"])
+        EngineSettings.from_env(**self._engine_key())
+        spec = resolve(self._engine_key()["model"])
         for name, most in (("dimensions", spec.dimensions), ("max_length", spec.max_length)):
             value = getattr(self, name)
             if value is not None and most is not None and value > most:
@@ -145,29 +118,29 @@ class AdapterOptions(BaseModel):
 
     @property
     def engine(self) -> EmbeddingEngine:
-        """The engine that everything in this process shares for this model, revision, dtype and device."""
-        return get_engine(**self._identity())
+        """The engine that this process shares for this model, revision, dtype and device."""
+        return get_engine(**self._engine_key())
 
     @property
     def fingerprint(self) -> str:
         """Hash of the model's content and of every setting that shapes a vector, 16 hexadecimal digits.
 
-        Opens the model, which may download it. Use it to keep stored vectors apart, as the name of a cache or a collection.
+        Opens the model, which may download it. Use it as the name of a cache or a collection, to keep vectors of different
+        settings apart.
         """
         engine = self.engine
         backend = choose_backend(engine.settings.device, engine.settings.dtype)
+        roles: tuple[Role, ...] = ("query", "document")
         shape = [
             KEY_VERSION,
             engine.fingerprint,
             backend.device,
             backend.dtype,
-            self.max_length or engine.max_length,
-            *(getattr(self, name) for name in _SHAPING),
-            *([] if self.precision == "float32" else [self.precision]),
+            *({"max_length": engine.max_length} | self._key_values(role) for role in roles),
         ]
-        return hashlib.blake2b(json.dumps(shape).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=8).hexdigest()
 
-    def _identity(self) -> dict[str, Any]:
+    def _engine_key(self) -> dict[str, Any]:
         return {
             "model": getattr(self, self.name_field),
             "revision": self.revision,
@@ -175,35 +148,31 @@ class AdapterOptions(BaseModel):
             "device": self.device,
         }
 
+    def _key_values(self, role: Role) -> dict[str, Any]:
+        """Return the options that shape the vectors of a role and differ from their defaults."""
+        return key_values(EmbedOptions(**self._call_options(role)), "computed", "returned")
+
     def _call_options(self, role: Role) -> CallOptions:
-        return CallOptions(
-            instruction=self.query_instruction if role == "query" else self.document_instruction,
-            dimensions=self.dimensions,
-            normalize=self.normalize,
-            precision=self.precision,
-            pooling=self.pooling,
-            max_length=self.max_length,
-            truncate=self.truncate,
-            chat_template=self.chat_template,
-            timeout=self.timeout,
-            show_progress=self.show_progress and role == "document",
-        )
+        options: dict[str, Any] = {name: getattr(self, name) for name in SharedArguments.__annotations__}
+        options["instruction"] = self.query_instruction if role == "query" else self.document_instruction
+        options["show_progress"] = self.show_progress and role == "document"  # a query is over before its bar is drawn
+        return cast("CallOptions", options)
 
 
 def to_floats(vectors: NDArray[Any]) -> Any:
-    """Give nested lists of Python floats, whatever the precision."""
+    """Return nested lists of Python floats for vectors of any precision."""
     return vectors.astype(np.float32, copy=False).tolist()
 
 
 async def to_floats_in_turns(vectors: NDArray[Any]) -> list[list[float]]:
-    """Do as ``to_floats`` with rows of vectors, and let the event loop go on between any fifty thousand numbers."""
+    """Return what ``to_floats`` does for rows of vectors, but let the event loop run in between."""
     rows = max(1, NUMBERS_AT_ONCE // vectors.shape[1])
-    found: list[list[float]] = []
+    floats: list[list[float]] = []
     for start in range(0, len(vectors), rows):
         if start:
             await asyncio.sleep(0)
-        found += to_floats(vectors[start : start + rows])
-    return found
+        floats += to_floats(vectors[start : start + rows])
+    return floats
 
 
 def _as_text(model: object) -> object:
@@ -211,5 +180,5 @@ def _as_text(model: object) -> object:
 
 
 def default_model() -> str:
-    """Give the model that is used when none is named: ``MLX_QWEN_MODEL``, else "small"."""
+    """Return the model to use when none is named: ``MLX_QWEN_MODEL``, else "small"."""
     return EngineSettings.from_env().model

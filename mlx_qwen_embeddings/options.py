@@ -1,86 +1,179 @@
-"""What shapes one call: checked once, before anything is computed."""
+"""The options of an embedding call. Adapters, server, command line and every key of stored vectors follow this table.
 
-from dataclasses import dataclass
+To add an option, add a field to ``SharedOptions`` and its type to ``SharedArguments``. This module imports neither numpy
+nor pydantic, so that ``mlx-qwen --help`` is quick.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from mlx_qwen_embeddings.errors import InvalidTextError
-from mlx_qwen_embeddings.precision import PRECISIONS, Precision, check_precision
-from mlx_qwen_embeddings.tokenization import Truncate
 
 Pooling = Literal["last", "mean", "first", "max"]
 """How the token states of a text become its vector; "first" is the CLS token of BERT."""
 
-PoolingOption = Literal["native"] | Pooling
+PoolingOption = Literal["native", "last", "mean", "first", "max"]
+
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Truncate = Literal["end", "error"]
+
+Effect = Literal["computed", "returned", "refused", "run"]
+"""What an option changes, and so which keys it belongs to.
+
+- "computed": what the model computes. Part of every key.
+- "returned": what is made of that. Part of every key except the vector cache's, which holds what the model computed.
+- "refused": which texts are refused, but no vector. Part of the keys of finished work, such as a bulk job's manifest.
+- "run": how the call is run. Part of no key.
+"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedOptions:
-    """The keyword arguments that every embedding method takes.
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is known of an option.
 
     Attributes:
-        instruction: The task in words, written in front of each text the way the model was trained; None takes the
-            model's own prompt for the role, "" none.
-        dimensions: Keep this many leading dimensions, then normalise again (Matryoshka); None keeps all.
-        normalize: Whether vectors have unit length.
-        precision: "float32" or "float16"; "int8" or "uint8", steps of a range that the dimensions alone fix, so that all
-            calls can be compared; "binary" or "ubinary", one bit a component, eight to a byte.
-        pooling: How token states become a vector; "native" is what the model was trained with.
-        max_length: Most tokens of a text, prompt and special tokens included; None is the model's default, see
-            ``engine.max_length``. It can be raised up to ``engine.limit``.
-        truncate: "end" cuts longer texts, counted and warned of once; "error" refuses them.
-        chat_template: True renders each text as a user's turn with the model's own chat template, a string with that
-            Jinja source; None or False leaves texts as they are.
-        timeout: Seconds after which the call gives up; None waits.
-        wait: Whether to wait while the queue is full; False raises ``EngineBusyError``. A stream always waits.
-        show_progress: Whether to draw a progress bar.
+        name: Keyword argument of a call.
+        type: Annotation of its values.
+        default: Value when it is not given.
+        effect: See ``Effect``.
+        help: Its documentation.
+        minimum: Smallest whole number allowed; None for other types.
+        served: Whether requests to the server may set it.
     """
 
-    instruction: str | None = None
-    dimensions: int | None = None
-    normalize: bool = True
-    precision: Precision = "float32"
-    pooling: PoolingOption = "native"
-    max_length: int | None = None
-    truncate: Truncate = "end"
-    chat_template: bool | str | None = None
-    timeout: float | None = None
-    wait: bool = True
-    show_progress: bool = False
+    name: str
+    type: Any
+    default: Any
+    effect: Effect
+    help: str
+    minimum: int | None
+    served: bool
+
+
+def _about(effect: Effect, text: str, *, minimum: int | None = None, served: bool = True) -> dict[str, Any]:
+    return {"effect": effect, "help": text, "minimum": minimum, "served": served and effect != "run"}
+
+
+@dataclass(kw_only=True)
+class SharedOptions:
+    """The options that adapters have as fields of the same name."""
+
+    dimensions: int | None = field(
+        default=None,
+        metadata=_about(
+            "returned",
+            "Number of leading dimensions to keep (Matryoshka); vectors are normalised after the cut. By default all.",
+            minimum=1,
+        ),
+    )
+    normalize: bool = field(
+        default=True, metadata=_about("returned", "Whether vectors have unit length; int8 and uint8 need it.")
+    )
+    precision: Precision = field(
+        default="float32",
+        metadata=_about(
+            "returned",
+            "Type of the components. float16 rounds. int8 and uint8 count steps of a range that depends on the dimensions "
+            "alone, so all such vectors can be compared. binary and ubinary keep one bit a component, eight to a byte.",
+        ),
+    )
+    pooling: PoolingOption = field(
+        default="native",
+        metadata=_about(
+            "computed",
+            "How the token states of a text become its vector; native is what the model was trained with.",
+            served=False,
+        ),
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata=_about(
+            "computed",
+            "Most tokens of a text, including prompt and special tokens, up to the model's limit. By default the model's "
+            "own setting.",
+            minimum=1,
+            served=False,
+        ),
+    )
+    truncate: Truncate = field(
+        default="end",
+        metadata=_about(
+            "refused", "What happens to longer texts: end cuts them, and logs a warning once; error refuses them."
+        ),
+    )
+    chat_template: bool | str | None = field(
+        default=None,
+        metadata=_about(
+            "computed",
+            "Whether to render each text as a user's message with the model's own chat template. A string is the Jinja "
+            "source of another template.",
+            served=False,  # a template is a program
+        ),
+    )
+    timeout: float | None = field(
+        default=None, metadata=_about("run", "Seconds after which the call gives up. By default it waits.")
+    )
+    show_progress: bool = field(default=False, metadata=_about("run", "Whether to draw a progress bar."))
+
+
+@dataclass(kw_only=True)
+class EmbedOptions(SharedOptions):
+    """The keyword arguments of every embedding method."""
+
+    instruction: str | None = field(
+        default=None,
+        metadata=_about(
+            "computed",
+            "The task in words, put before each text in the form the model was trained on. By default the model's own "
+            "prompt for the role; an empty string for no prompt.",
+        ),
+    )
+    wait: bool = field(
+        default=True,
+        metadata=_about(
+            "run", "Whether to wait while the queue is full; False raises EngineBusyError instead. A stream always waits."
+        ),
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what no model could serve; what depends on the model is checked by the engine."""
-        check_choice("pooling", self.pooling, ("native", *get_args(Pooling)))
+        """Check what no model could serve. The engine checks what depends on the model."""
+        check_choice("pooling", self.pooling, get_args(PoolingOption))
         check_choice("truncate", self.truncate, get_args(Truncate))
         check_choice("precision", self.precision, PRECISIONS)
-        for name, value in (("dimensions", self.dimensions), ("max_length", self.max_length)):
-            if value is None:
-                continue
-            object.__setattr__(
-                self, name, whole_number(name, value, ", or None")
-            )  # numpy's integers are no JSON, and end up in cache keys
-        for name in ("normalize", "wait", "show_progress"):
-            if not isinstance(getattr(self, name), bool):
-                message = f"{name} must be True or False, got {getattr(self, name)!r}"
+        for option in OPTIONS.values():
+            value = getattr(self, option.name)
+            if option.minimum is not None and value is not None:
+                # numpy's integers are not JSON, and keys are made of these.
+                setattr(self, option.name, whole_number(option.name, value, ", or None"))
+            elif option.type is bool and not isinstance(value, bool):
+                message = f"{option.name} must be True or False, got {value!r}"
                 raise TypeError(message)
-        check_precision(self.precision, normalize=self.normalize)
+        if self.precision in {"int8", "uint8"} and not self.normalize:
+            message = (
+                f"precision {self.precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
+            )
+            raise ValueError(message)
         if self.instruction is not None and not isinstance(self.instruction, str):
             message = f"instruction must be a string or None, got {self.instruction!r}"
             raise TypeError(message)
         if self.chat_template is not None and not isinstance(self.chat_template, (bool, str)):
             message = f"chat_template must be a string, True, False or None, got {self.chat_template!r}"
             raise TypeError(message)
-        for name, words in (("instruction", self.instruction), ("chat_template", self.chat_template)):
-            _check_unicode(name, words)
+        for name, text in (("instruction", self.instruction), ("chat_template", self.chat_template)):
+            if isinstance(text, str):
+                check_unicode(text, name)
         if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
             message = f"timeout must be seconds above 0, or None, got {self.timeout!r}"
             raise ValueError(message)
 
 
-class CallOptions(TypedDict, total=False):
-    """The fields of ``EmbedOptions`` as keyword arguments."""
+class SharedArguments(TypedDict, total=False):
+    """``SharedOptions`` as keyword arguments."""
 
-    instruction: str | None
     dimensions: int | None
     normalize: bool
     precision: Precision
@@ -89,20 +182,70 @@ class CallOptions(TypedDict, total=False):
     truncate: Truncate
     chat_template: bool | str | None
     timeout: float | None
-    wait: bool
     show_progress: bool
 
 
-def _check_unicode(name: str, words: object) -> None:
+class CallOptions(SharedArguments, total=False):
+    """``EmbedOptions`` as keyword arguments."""
+
+    instruction: str | None
+    wait: bool
+
+
+OPTIONS = {made.name: Option(made.name, made.type, made.default, **made.metadata) for made in fields(EmbedOptions)}
+"""Every option by its name."""
+
+EmbedOptions.__doc__ = f"{EmbedOptions.__doc__}\n\nAttributes:\n" + "\n".join(
+    f"    {option.name}: {option.help}" for option in OPTIONS.values()
+)
+
+
+def key_values(options: EmbedOptions, *effects: Effect) -> dict[str, Any]:
+    """Return the options that belong to a key: those with one of these effects and another value than their default.
+
+    A default is left out so that an option that is new in a later version changes no key that was made before.
+    """
+    given = {name: getattr(options, name) for name, option in OPTIONS.items() if option.effect in effects}
+    return {name: value for name, value in given.items() if value != OPTIONS[name].default}
+
+
+def pydantic_fields(names: Iterable[str], *, null: bool = False) -> dict[str, Any]:
+    """Return options as fields for ``pydantic.create_model``.
+
+    Args:
+        names: The options to include.
+        null: Whether None is allowed for each, as in JSON requests, where it means the default.
+    """
+    from pydantic import Field  # noqa: PLC0415 - see the top of this module
+
+    made: dict[str, Any] = {}
+    for option in (OPTIONS[name] for name in names):
+        # Strict: else True, "64" and 64.0 would be whole numbers.
+        limits: dict[str, Any] = {} if option.minimum is None else {"ge": option.minimum, "strict": True}
+        kind = option.type | None if null else option.type
+        made[option.name] = kind, Field(default=option.default, description=option.help, **limits)
+    return made
+
+
+def check_unicode(text: str, place: str) -> None:
+    """Raise ``InvalidTextError`` for a lone surrogate, which has no UTF-8 form and which no tokenizer can take.
+
+    Args:
+        text: The text.
+        place: What it is, for the message: "instruction", "texts[3]".
+    """
     try:
-        _ = words.encode() if isinstance(words, str) else b""
+        text.encode()
     except UnicodeEncodeError as error:
-        message = f"{name} holds a lone surrogate at character {error.start}, which is not text: leave it out"
+        message = (
+            f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which is not "
+            "text: clean it with text.encode('utf-8', 'replace').decode()"
+        )
         raise InvalidTextError(message) from error
 
 
 def whole_number(name: str, value: object, others: str = "") -> int:
-    """Give a number from 1 as Python's own, or refuse it with a ``ValueError`` that says what else may be."""
+    """Return a number from 1 as Python's own ``int``; raise a ``ValueError`` that names ``others`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         message = f"{name} must be a whole number from 1{others}, got {value!r}"
         raise ValueError(message)
@@ -110,7 +253,7 @@ def whole_number(name: str, value: object, others: str = "") -> int:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the choices, with a ``ValueError`` that names them."""
+    """Raise a ``ValueError`` that names the choices when the value is not one of them."""
     if value not in choices:
         message = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
         raise ValueError(message)

@@ -6,13 +6,12 @@ The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so e
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Precision: TypeAlias = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from mlx_qwen_embeddings.options import PRECISIONS, Precision
 
 _STEPS = 255
 _SPREAD = 6.0
@@ -98,13 +97,6 @@ def unit_ranges(dimensions: int) -> NDArray[np.float32]:
     step = min(1.0, _SPREAD / float(np.sqrt(dimensions))) / 127
     # quantize() rounds down: half a step below -128 makes that rounding to the nearest.
     return np.array([[-128.5 * step] * dimensions, [126.5 * step] * dimensions], dtype=np.float32)
-
-
-def check_precision(precision: Precision, *, normalize: bool) -> None:
-    """Refuse, with a ``ValueError``, vectors that ``unit_ranges`` do not fit."""
-    if precision in {"int8", "uint8"} and not normalize:
-        message = f"precision {precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
-        raise ValueError(message)
 
 
 def save_ranges(path: str | Path, ranges: ArrayLike) -> None:

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, ModelLoadError
+from mlx_qwen_embeddings.options import Truncate, check_unicode
 
-Truncate = Literal["end", "error"]
 Ids = NDArray[np.int32]
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def check_texts(texts: object, *, start: int = 0) -> list[str]:
             message = f"texts[{position}] must be a string, got {_describe(text)}"
             raise TypeError(message)
         if not text.isascii():
-            _check_unicode(text, position)
+            check_unicode(text, f"texts[{position}]")
     return checked
 
 
@@ -163,17 +163,6 @@ def check_iterable(texts: object) -> Iterable[Any]:
         message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
         raise TypeError(message)
     return texts
-
-
-def _check_unicode(text: str, position: int) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        message = (
-            f"texts[{position}] holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which "
-            "is not text: clean it with text.encode('utf-8', 'replace').decode()"
-        )
-        raise InvalidTextError(message) from error
 
 
 def _describe(value: Any) -> str:

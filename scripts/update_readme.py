@@ -7,7 +7,6 @@ import ast
 import inspect
 import itertools
 import json
-import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from mlx_qwen_embeddings import settings
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.serve import serve
-from mlx_qwen_embeddings.options import EmbedOptions
+from mlx_qwen_embeddings.options import OPTIONS
 from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
 from mlx_qwen_embeddings.server import settings as server
 
@@ -53,11 +52,8 @@ def model_row(spec: ModelSpec) -> list[str]:
 
 
 def options() -> str:
-    """Give the table of a call's options, from the docstring that documents them."""
-    documented = inspect.getdoc(EmbedOptions) or ""
-    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", documented.split("Attributes:")[1], re.MULTILINE)
-    signature = inspect.signature(EmbedOptions).parameters
-    rows = [(f"`{name}`", f"`{signature[name].default!r}`".replace("'", '"'), one_line(text)) for name, text in found]
+    """Return the table of a call's options."""
+    rows = [(f"`{option.name}`", f"`{option.default!r}`".replace("'", '"'), option.help) for option in OPTIONS.values()]
     return table(("option", "default", "meaning"), rows)
 
 

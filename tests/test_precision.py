@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlx_qwen_embeddings.options import PRECISIONS
 from mlx_qwen_embeddings.precision import (
-    PRECISIONS,
     load_ranges,
     quantize,
     restore,

@@ -12,8 +12,8 @@ from mlx_qwen_embeddings.bulk.parts import Parts, remove
 from mlx_qwen_embeddings.bulk.sources import Source
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError
-from mlx_qwen_embeddings.options import EmbedOptions
-from mlx_qwen_embeddings.precision import Precision, quantize, unit_ranges
+from mlx_qwen_embeddings.options import EmbedOptions, Precision
+from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen_embeddings._files import file_digest
+from mlx_qwen_embeddings.options import check_unicode
 
 LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell; Python's own bound is 131,072, and a text may be longer."""
@@ -60,16 +61,8 @@ class Source(ABC):
             message = f"{self.name}, row {number}: column {self.column!r} is {kind}, not a text: leave the row out"
             raise ValueError(message)  # noqa: TRY004 - it is the file that is wrong, not the call
         if not text.isascii():
-            _check_unicode(text, f"{self.name}, row {number}")
+            check_unicode(text, f"{self.name}, row {number}")
         return text
-
-
-def _check_unicode(text: str, place: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        message = f"{place}: character {error.start} is a lone surrogate, which is not text: leave it out"
-        raise ValueError(message) from error
 
 
 class MemorySource(Source):

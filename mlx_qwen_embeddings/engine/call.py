@@ -15,11 +15,11 @@ from mlx_qwen_embeddings.cache.memory import CacheKeys, VectorCache
 from mlx_qwen_embeddings.engine.model import Opened
 from mlx_qwen_embeddings.engine.queue import Request
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError, ModelLoadError, NonFiniteEmbeddingError
-from mlx_qwen_embeddings.options import EmbedOptions, Pooling, check_choice
+from mlx_qwen_embeddings.options import EmbedOptions, Pooling, Truncate, check_choice
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role, chat_renderer, prompt_for
 from mlx_qwen_embeddings.stats import StatsCounter
-from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, TokenIds, Truncate, check_length, keys_for_ids
+from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, TokenIds, check_length, keys_for_ids
 
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 2**22
 """Size of a window: large enough to sort texts by length, small enough that its tokens take little memory."""

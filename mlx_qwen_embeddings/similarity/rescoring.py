@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlx_qwen_embeddings.precision import Precision, restore
+from mlx_qwen_embeddings.options import Precision
+from mlx_qwen_embeddings.precision import restore
 from mlx_qwen_embeddings.similarity.compare import METRICS, Found, Metric, check_count, lowest
 
 _TILE = 2**22

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
-from mlx_qwen_embeddings.precision import PRECISIONS, Precision, quantize, unit_ranges
+from mlx_qwen_embeddings.options import PRECISIONS, Precision
+from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from tests.support.four_passages import PASSAGES, QUESTIONS
 
 QUERY = next(iter(QUESTIONS))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sentence_transformers.quantization import quantize_embeddings
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.precision import Precision, load_ranges, quantize, save_ranges, unit_ranges, value_ranges
+from mlx_qwen_embeddings.options import Precision
+from mlx_qwen_embeddings.precision import load_ranges, quantize, save_ranges, unit_ranges, value_ranges
 from tests.parity.prose import sentences
 
 CALIBRATION, NUMBER = 400, 150

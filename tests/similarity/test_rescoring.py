@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.precision import Precision, quantize, unit_ranges, value_ranges
+from mlx_qwen_embeddings.options import Precision
+from mlx_qwen_embeddings.precision import quantize, unit_ranges, value_ranges
 from mlx_qwen_embeddings.similarity import rescore, rescoring, top_k, top_k_bits
 
 RNG = np.random.default_rng(11)

@@ -4,11 +4,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlx_qwen_embeddings.options import CallOptions
-from mlx_qwen_embeddings.precision import Precision
+from mlx_qwen_embeddings.options import CallOptions, Precision, Truncate
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, LOADING_SECONDS, ApiError
-from mlx_qwen_embeddings.tokenization import Truncate
 
 Dimensions = Annotated[int | None, Field(ge=1, le=65536, strict=True, description="Keep this many leading dimensions.")]
 Instruction = Annotated[

@@ -1,4 +1,4 @@
-"""The command line ``mlx-qwen``: one module a command, each of which imports what it needs when it runs."""
+"""The command line ``mlx-qwen``. Each command imports what it needs when it runs, so that ``--help`` is fast."""
 
 import sys
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from mlx_qwen_embeddings.errors import MissingExtraError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 when all went well, 1 on a failure, 2 on wrong usage.
+    """Run a command and exit: with 0 on success, 1 on failure, and 2 on wrong usage.
 
     Args:
-        arguments: What follows the program's name; None takes the process's own.
+        arguments: What follows the program's name; None takes the process's own arguments.
     """
     try:
         require("typer", "cli", "The command line")
     except MissingExtraError as error:
         sys.exit(f"mlx-qwen: {error}")
-    from mlx_qwen_embeddings.cli.app import app  # noqa: PLC0415 - it needs typer, which is an extra
+    from mlx_qwen_embeddings.cli.app import app
 
     app(arguments, prog_name="mlx-qwen")

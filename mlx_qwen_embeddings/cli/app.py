@@ -1,4 +1,4 @@
-"""All commands in one application, and what their errors look like."""
+"""The application that holds all commands, and how their errors are shown."""
 
 import sys
 from importlib import metadata
@@ -7,41 +7,36 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlx_qwen_embeddings.cli.bench import bench
 from mlx_qwen_embeddings.cli.bulk import bulk
 from mlx_qwen_embeddings.cli.cache import cache
 from mlx_qwen_embeddings.cli.compare import compare
-from mlx_qwen_embeddings.cli.convert import convert
-from mlx_qwen_embeddings.cli.doctor import doctor
 from mlx_qwen_embeddings.cli.embed import embed
-from mlx_qwen_embeddings.cli.evaluate import evaluate
-from mlx_qwen_embeddings.cli.index import index
 from mlx_qwen_embeddings.cli.models import models
-from mlx_qwen_embeddings.cli.search import search
+from mlx_qwen_embeddings.cli.search import index, search
 from mlx_qwen_embeddings.cli.serve import serve
-from mlx_qwen_embeddings.cli.verify import verify
+from mlx_qwen_embeddings.cli.tools import bench, convert, doctor, evaluate, verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 
-CLICKS_OWN: tuple[type[BaseException], ...] = (
-    BrokenPipeError,  # who reads has had enough, which is no error; click ends quietly
+HANDLED_BY_CLICK: tuple[type[BaseException], ...] = (
+    BrokenPipeError,  # the reader of a pipe has read enough, which is not an error
     typer.Exit,
     typer.Abort,
-    typer.BadParameter.__mro__[2],  # ClickException: of click, or of the copy that newer versions of typer carry
+    typer.BadParameter.__mro__[2],  # ClickException: click's own, or the copy that newer versions of typer carry
 )
-"""What click turns into words and an exit status by itself."""
+"""Exceptions that click itself turns into a message and an exit status."""
 
 EXPECTED = (MLXQwenEmbeddingsError, OSError, ValueError)
-"""Errors whose message says it all."""
+"""Errors whose message is enough without the name of their type."""
 
 
 class Commands(TyperGroup):
-    """Commands whose errors are one line, not a traceback."""
+    """Commands whose errors are one line instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except CLICKS_OWN:
+        except HANDLED_BY_CLICK:
             raise
         except Exception as error:
             if ctx.params["debug"]:
@@ -51,17 +46,17 @@ class Commands(TyperGroup):
 
 
 def _one_line(error: Exception) -> str:
-    if "pydantic" in sys.modules:  # --help does without it
-        from pydantic import ValidationError  # noqa: PLC0415 - as said above
+    if "pydantic" in sys.modules:
+        from pydantic import ValidationError
 
-        from mlx_qwen_embeddings.settings import in_one_line  # noqa: PLC0415 - as said above
+        from mlx_qwen_embeddings.settings import in_one_line
 
-        if isinstance(error, ValidationError):  # its text spreads over many lines
+        if isinstance(error, ValidationError):
             return in_one_line(error)
-    words, kind = " ".join(str(error).split()), type(error).__name__
+    message, kind = " ".join(str(error).split()), type(error).__name__
     if isinstance(error, EXPECTED):
-        return words or kind
-    return f"{kind}: {words} (mlx-qwen --debug ... shows where)" if words else f"{kind} (mlx-qwen --debug ... shows where)"
+        return message or kind
+    return f"{f'{kind}: {message}' if message else kind} (mlx-qwen --debug ... shows where)"
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -84,16 +79,7 @@ def options(
     """Local text embeddings with Qwen3-Embedding on MLX."""
 
 
-app.command()(embed)
-app.command()(bulk)
-app.command()(compare)
-app.command()(index)
-app.command()(search)
-app.command()(verify)
-app.command()(evaluate)
-app.command()(convert)
-app.command()(doctor)
-app.command()(bench)
-app.command()(serve)
+for command in (embed, bulk, compare, index, search, verify, evaluate, convert, doctor, bench, serve):
+    app.command()(command)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

@@ -1,4 +1,4 @@
-"""Options that several commands have, and the ends of those that can be resumed."""
+"""What several commands share: options, tables, and how a run that can be resumed ends."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,9 +7,51 @@ from typing import Annotated, Literal
 
 import typer
 
+# Repeated here because the modules that define them import numpy and pydantic, which would slow --help down.
+Role = Literal["document", "query"]
+Pooling = Literal["native", "last", "mean", "first", "max"]
+Truncate = Literal["end", "error"]
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+NamedModel = Annotated[str, typer.Argument(help="Alias, Hub name or local folder.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Alias, Hub name or local folder; default: MLX_QWEN_MODEL, then small."),
+]
+IndexedModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Alias, Hub name or folder; default: the database's, then MLX_QWEN_MODEL, then small."
+    ),
+]
+ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; default: the Hugging Face cache.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+RoleOption = Annotated[Role, typer.Option(help="What the texts are; queries get the model's query prompt.")]
+InstructionOption = Annotated[
+    str | None, typer.Option(help="Task description put before each text; '' for none; default: the model's own.")
+]
+DimensionsOption = Annotated[int | None, typer.Option(help="Keep only this many leading dimensions.", min=1)]
+NormalizeOption = Annotated[bool, typer.Option(help="Scale vectors to unit length.")]
+PoolingOption = Annotated[Pooling, typer.Option(help="How token states become a vector.")]
+MaxLengthOption = Annotated[
+    int | None, typer.Option(help="Maximum number of tokens in a text; default: the model's own.", min=1)
+]
+TruncateOption = Annotated[Truncate, typer.Option(help="Cut longer texts at the end, or refuse them.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Type of the vectors' components.")]
+VectorColumnOption = Annotated[str, typer.Option(help="Name of the vector column in the output.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has done.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Lay out rows in columns, of which the first ``left`` hold words and the others numbers."""
+    """Return rows as aligned columns.
+
+    Args:
+        rows: Cells, as many in each row.
+        left: Number of leading columns that hold words; the others hold numbers and are right-aligned.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -20,40 +62,22 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     )
 
 
-# Written out, since the modules that define them import numpy and pydantic, which --help need not pay for.
-Role = Literal["document", "query"]
-Pooling = Literal["native", "last", "mean", "first", "max"]
-Truncate = Literal["end", "error"]
-Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Alias, Hub name or local folder; else MLX_QWEN_MODEL, else small."),
-]
-IndexedModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Alias, Hub name or folder; else the database's, else MLX_QWEN_MODEL, else small."),
-]
-ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; else the Hugging Face cache.")]
-RoleOption = Annotated[Role, typer.Option(help="What the texts are: a query gets the model's prompt for queries.")]
-InstructionOption = Annotated[
-    str | None, typer.Option(help="The task in words, written before each text; '' for none; else the model's own.")
-]
-DimensionsOption = Annotated[int | None, typer.Option(help="Keep so many leading dimensions.", min=1)]
-MaxLengthOption = Annotated[int | None, typer.Option(help="Most tokens of a text; else the model's default.", min=1)]
-
-
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
-    """Tell whoever stops a run with Ctrl-C how it goes on."""
+    """Exit on Ctrl-C with a message that says how to resume."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"mlx-qwen: stopped; the same command goes on with {output}", err=True)
+        typer.echo(f"mlx-qwen: stopped; run the same command again to continue {output}", err=True)
         raise typer.Exit(130) from None
 
 
 def from_earlier(rows: int) -> str:
-    """Say how much of the work an earlier run had done."""
+    """Return a clause that says how many rows an earlier run had finished; "" for none."""
     return f", {rows:,} of them from an earlier run" if rows else ""
+
+
+def shortened(text: str, characters: int) -> str:
+    """Return a text in one line, cut to this many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters else f"{line[: characters - 1]}…"

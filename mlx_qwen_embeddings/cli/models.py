@@ -1,14 +1,21 @@
-"""``mlx-qwen models``: which there are, what they take, and which of them are here."""
+"""``mlx-qwen models``: list, describe, download and remove models."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mlx_qwen_embeddings._files import human_size
-from mlx_qwen_embeddings.cli.common import ModelDirOption, aligned
+from mlx_qwen_embeddings.cli.common import (
+    JsonOption,
+    ModelDirOption,
+    NamedModel,
+    RevisionOption,
+    YesOption,
+    aligned,
+)
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.checkpoint.downloads import Download
@@ -16,25 +23,21 @@ if TYPE_CHECKING:
 
 _SIZES = ("download", "on_disk", "memory_cpu", "memory_gpu")
 
-Name = Annotated[str, typer.Argument(help="Alias, Hub name or local folder.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
-
 models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, download and remove models.")
 
 
 @models.command("list")
-def list_(*, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
-    """List the models that have a name, and what they take on disk and in memory."""
-    from mlx_qwen_embeddings.checkpoint.downloads import downloads  # noqa: PLC0415 - huggingface_hub, which --help need not pay
-    from mlx_qwen_embeddings.registry import list_models  # noqa: PLC0415 - as above
+def list_(*, model_dir: ModelDirOption = None, as_json: JsonOption = False) -> None:
+    """List the models that have an alias, with their sizes on disk and in memory."""
+    from mlx_qwen_embeddings.checkpoint.downloads import downloads
+    from mlx_qwen_embeddings.registry import list_models
 
-    here = downloads(model_dir)
-    facts = [_facts(spec, here.get(spec.source.partition(":")[0])) for spec in list_models()]
+    found = downloads(model_dir)
+    facts = [_facts(spec, found.get(_repository(spec))) for spec in list_models()]
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    head = ["name", "weights", "dimensions", "tokens", "download", "here", "memory, CPU", "GPU"]
+    head = ["name", "weights", "dimensions", "tokens", "download", "on disk", "memory, CPU", "GPU"]
     typer.echo(aligned([head, *map(_row, facts)], left=2))
 
 
@@ -45,18 +48,18 @@ def _row(facts: dict[str, Any]) -> list[str]:
 
 
 @models.command()
-def info(name: Name, *, model_dir: ModelDirOption = None, as_json: AsJson = False) -> None:
-    """Say what is known of a model; what only its files tell, once it is downloaded."""
-    from mlx_qwen_embeddings.checkpoint.downloads import downloads  # noqa: PLC0415 - as above
-    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+def info(name: NamedModel, *, model_dir: ModelDirOption = None, as_json: JsonOption = False) -> None:
+    """Show what is known about a model; some of it only once the model is downloaded."""
+    from mlx_qwen_embeddings.checkpoint.downloads import downloads
+    from mlx_qwen_embeddings.registry import resolve
 
     spec = resolve(name)
-    found = downloads(model_dir).get(spec.source.partition(":")[0])
+    found = downloads(model_dir).get(_repository(spec))
     facts = _facts(spec, found) | (_from_files(spec, model_dir) if spec.local or found else {})
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
-        return
-    typer.echo(aligned([[name.replace("_", " "), _words(name, value)] for name, value in facts.items()], left=2))
+    else:
+        typer.echo(aligned([[name.replace("_", " "), _words(name, value)] for name, value in facts.items()], left=2))
 
 
 def _words(name: str, value: Any) -> str:
@@ -68,39 +71,41 @@ def _words(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return "none" if value in {None, ""} else str(value)
+    return str(value or "none")
 
 
 @models.command()
-def download(name: Name, *, revision: Revision = None, model_dir: ModelDirOption = None) -> None:
-    """Download a model, if it is not here, and say where it lies."""
-    from mlx_qwen_embeddings.checkpoint.hub import open_folder  # noqa: PLC0415 - as above
-    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+def download(name: NamedModel, *, revision: RevisionOption = None, model_dir: ModelDirOption = None) -> None:
+    """Download a model unless it is on disk, and print its folder."""
+    from mlx_qwen_embeddings.checkpoint.hub import open_folder
+    from mlx_qwen_embeddings.registry import resolve
 
     typer.echo(open_folder(resolve(name), revision=revision, cache_dir=model_dir).path)
 
 
 @models.command()
-def remove(
-    name: Name, *, model_dir: ModelDirOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
-) -> None:
-    """Delete a downloaded model, all revisions of it."""
-    from mlx_qwen_embeddings.checkpoint import downloads  # noqa: PLC0415 - as above
-    from mlx_qwen_embeddings.registry import resolve  # noqa: PLC0415 - as above
+def remove(name: NamedModel, *, model_dir: ModelDirOption = None, yes: YesOption = False) -> None:
+    """Delete all revisions of a downloaded model."""
+    from mlx_qwen_embeddings.checkpoint import downloads
+    from mlx_qwen_embeddings.registry import resolve
 
     spec = resolve(name)
     if spec.local:
-        message = f"{spec.source} is a folder of yours, or in the package, not a download: delete it yourself"
+        message = f"{spec.source} is a folder of yours, or part of the package, not a download: delete it yourself"
         raise ValueError(message)
-    source = spec.source.partition(":")[0]
+    source = _repository(spec)
     found = downloads.downloads(model_dir).get(source)
     if found and not yes:
         typer.confirm(f"Delete {source} ({human_size(found.size)}) in {found.path}?", abort=True)
-    typer.echo(f"removed {source}: {human_size(downloads.remove(source, model_dir))} are free again")
+    typer.echo(f"removed {source}: {human_size(downloads.remove(source, model_dir))} freed")
+
+
+def _repository(spec: "ModelSpec") -> str:
+    return spec.source.partition(":")[0]  # what follows names one of several GGUF files
 
 
 def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
-    from mlx_qwen_embeddings.checkpoint.downloads import memory_estimate, stored_bytes  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.downloads import memory_estimate, stored_bytes
 
     return {
         "name": spec.name,
@@ -118,13 +123,13 @@ def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
 
 
 def _from_files(spec: "ModelSpec", model_dir: Path | None) -> dict[str, Any]:
-    from mlx_qwen_embeddings.checkpoint.hub import open_folder  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.checkpoint.hub import open_folder
 
     files = replace(open_folder(spec, offline=True, cache_dir=model_dir), known_prompts=spec.prompts)
     return {
         "dimensions": files.dimensions,
         "max_length": files.limit,
-        "cut_at": files.max_length,
+        "default_max_length": files.max_length,
         "type": files.config["model_type"],
         "pooling": files.pooling,
         "query_prompt": files.prompts["query"],

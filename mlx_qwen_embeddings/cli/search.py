@@ -1,6 +1,7 @@
-"""``mlx-qwen search``."""
+"""``mlx-qwen index`` and ``mlx-qwen search``."""
 
 import json
+import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -8,32 +9,81 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import IndexedModelOption, ModelDirOption
-from mlx_qwen_embeddings.cli.index import DatabaseOption
+from mlx_qwen_embeddings.cli.common import (
+    DimensionsOption,
+    IndexedModelOption,
+    ModelDirOption,
+    RevisionOption,
+)
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.search import Hit
 
 SHOWN_LINES = 8
-"""Of a passage."""
+"""Maximum number of lines shown of a passage."""
+
+DatabaseOption = Annotated[Path, typer.Option("--db", help="Folder of the database.", show_default=False)]
+
+
+def index(
+    path: Annotated[
+        Path, typer.Argument(help="A folder of code, Markdown, text and PDF files, or a single file.", show_default=False)
+    ],
+    *,
+    database: DatabaseOption,
+    model: IndexedModelOption = None,
+    model_dir: ModelDirOption = None,
+    revision: RevisionOption = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Task description put before each question; default: the model's own.")
+    ] = None,
+    dimensions: DimensionsOption = None,
+    pattern: Annotated[
+        str | None, typer.Option("--glob", help="Which files of the folder; default: all text, code and PDF files.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of files.", min=1)] = None,
+    chunk_tokens: Annotated[int, typer.Option(help="Maximum number of tokens in a passage.", min=8)] = 256,
+    overlap: Annotated[int, typer.Option(help="Maximum number of tokens that neighbouring passages share.", min=0)] = 32,
+) -> None:
+    """Index a folder for search. Run again, it embeds only what changed."""
+    _require("mlx-qwen index", "lancedb", "langchain_core", "langchain_text_splitters", "pypdf")
+    from mlx_qwen_embeddings.search import embeddings_for, index_folder
+
+    embeddings = embeddings_for(
+        database,
+        model=model,
+        revision=revision,
+        dimensions=dimensions,
+        instruction=instruction,
+        cache_dir=model_dir,
+        show_progress=sys.stderr.isatty(),
+    )
+    report = index_folder(
+        path, database, embeddings=embeddings, pattern=pattern, limit=limit, chunk_tokens=chunk_tokens, overlap=overlap
+    )
+    for reason in report.skipped:
+        typer.echo(f"mlx-qwen: left out: {reason}", err=True)
+    typer.echo(
+        f"{report.files:,} files, {report.changed:,} new or changed, {report.removed:,} removed; "
+        f"{report.embedded:,} passages embedded, {report.passages:,} in {database}"
+    )
 
 
 def search(
-    question: Annotated[str, typer.Argument(help="In words.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)],
     *,
     database: DatabaseOption,
-    count: Annotated[int, typer.Option("-k", help="At most so many passages.", min=1)] = 5,
+    count: Annotated[int, typer.Option("-k", help="Maximum number of passages.", min=1)] = 5,
     model: IndexedModelOption = None,
     model_dir: ModelDirOption = None,
-    instruction: Annotated[str | None, typer.Option(help="Only to make sure that it is the database's.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Fail unless the database was indexed with this instruction.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print whole passages as JSON.")] = False,
 ) -> None:
-    """Find passages of an indexed folder by their meaning."""
-    from mlx_qwen_embeddings._extras import require  # noqa: PLC0415 - as the line below
-
-    for package in ("lancedb", "langchain_core"):
-        require(package, "search", "mlx-qwen search")
-    from mlx_qwen_embeddings.search import search_folder  # noqa: PLC0415 - the database takes seconds to import
+    """Search an indexed folder by meaning."""
+    _require("mlx-qwen search", "lancedb", "langchain_core")
+    from mlx_qwen_embeddings.search import search_folder
 
     hits = search_folder(question, database, count=count, model=model, instruction=instruction, cache_dir=model_dir)
     if as_json:
@@ -42,14 +92,21 @@ def search(
         typer.echo("\n\n".join(map(_shown, hits)) or "nothing is indexed yet")
 
 
+def _require(purpose: str, *packages: str) -> None:
+    from mlx_qwen_embeddings._extras import require
+
+    for package in packages:
+        require(package, "search", purpose)
+
+
 def _shown(hit: "Hit") -> str:
     lines = f"{hit.start_line}-{hit.end_line}" if hit.end_line > hit.start_line else f"{hit.start_line}"
-    place = f"{_short(hit.file)}{f', page {hit.page}, line ' if hit.page else ':'}{lines}"
+    place = f"{_relative(hit.file)}{f', page {hit.page}, line ' if hit.page else ':'}{lines}"
     passage = textwrap.dedent(" " * hit.indent + hit.text.expandtabs(4)).splitlines()
     more = ["…"] if len(passage) > SHOWN_LINES else []
     return f"{hit.score:.3f}  {place}\n" + textwrap.indent("\n".join([*passage[:SHOWN_LINES], *more]), "    ")
 
 
-def _short(file: str) -> str:
+def _relative(file: str) -> str:
     here = Path.cwd()
     return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

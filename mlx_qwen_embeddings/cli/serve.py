@@ -52,7 +52,7 @@ def serve(
     flags = {name: value for name, value in locals().items() if name not in {"config", "model_dir"}}
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         require(package, "server", "The server")
-    from mlx_qwen_embeddings.server.run import serve as run  # noqa: PLC0415 - it needs an extra
-    from mlx_qwen_embeddings.server.settings import ServerSettings  # noqa: PLC0415 - as above
+    from mlx_qwen_embeddings.server.run import serve as run
+    from mlx_qwen_embeddings.server.settings import ServerSettings
 
     run(*ServerSettings.load(config, cache_dir=model_dir, **flags))

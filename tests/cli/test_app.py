@@ -16,7 +16,7 @@ from mlx_qwen_embeddings import cli
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.tools.verify import verification
+from mlx_qwen_embeddings.tools import verify as verification
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -60,11 +60,11 @@ def test_verify_on_a_terminal_prints_the_same_in_a_frame(monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "200")
     from io import StringIO
 
-    from mlx_qwen_embeddings.cli import verify as module
+    from mlx_qwen_embeddings.cli import tools as module
     from mlx_qwen_embeddings.tools.verify.verification import verify
 
     monkeypatch.setattr(sys, "stdout", screen := StringIO())
-    module._print_table(verify(str(mean_pooled)))
+    module._print_checks(verify(str(mean_pooled)))
     assert "4 of 16 checks failed" in screen.getvalue()
     assert screen.getvalue().count("✗") == 4
     assert "1_Pooling/config.json" in screen.getvalue()
@@ -221,10 +221,10 @@ def test_doctor_says_what_computes_where(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_doctor_prints_a_line_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_qwen_embeddings.cli import doctor
+    from mlx_qwen_embeddings.cli import tools
 
-    monkeypatch.setattr(doctor, "_computing", lambda: {"device": "cpu", "BLAS": "/lib/libmkl_rt.so"})
-    monkeypatch.setattr(doctor, "_storage", lambda: {"persistent cache": None})
+    monkeypatch.setattr(tools, "_computing", lambda: {"device": "cpu", "BLAS": "/lib/libmkl_rt.so"})
+    monkeypatch.setattr(tools, "_storage", lambda: {"persistent cache": None})
     status, out, err = run("doctor")
     lines = out.splitlines()
     assert (status, err) == (0, "")

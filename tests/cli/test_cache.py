@@ -81,15 +81,15 @@ def test_info_of_an_empty_cache(tmp_path: Path) -> None:
     with closing(make(path)) as cache:
         cache.get_many([b"x"])
     status, out, _ = run("info", path)
-    assert (status, out.splitlines()[1], len(out.splitlines())) == (0, "vectors    0", 4)
+    assert (status, out.splitlines()[1], len(out.splitlines())) == (0, "vectors  0", 4)
 
 
 def test_clear_asks_and_drops_everything(path: Path) -> None:
     status, out, _ = run("clear", path, answer="n\n")
-    assert (status, out) == (1, f"Drop everything in {path}? [y/N]: n\n")
+    assert (status, out) == (1, f"Delete everything in {path}? [y/N]: n\n")
     assert kept(path) == list(range(30))
     before = path.stat().st_size
-    assert run("clear", path, "--yes") == (0, f"dropped 30 vectors; {path} is empty\n", "")
+    assert run("clear", path, "--yes") == (0, f"deleted 30 vectors; {path} is empty\n", "")
     assert kept(path) == []
     assert path.stat().st_size < before
 
@@ -108,7 +108,11 @@ def test_clear_deletes_a_cache_that_is_broken(path: Path) -> None:
     status, _, err = run("info", path)
     assert (status, err.count("\n")) == (1, 1)
     assert f"run mlx-qwen cache clear '{path}'" in err
-    assert run("clear", path, "--yes") == (0, f"{path} was broken (database disk image is malformed) and is deleted\n", "")
+    assert run("clear", path, "--yes") == (
+        0,
+        f"{path} was broken (database disk image is malformed) and has been deleted\n",
+        "",
+    )
     assert list(path.parent.iterdir()) == []
 
 
@@ -123,19 +127,19 @@ def test_clear_leaves_alone_what_is_no_cache(path: Path) -> None:
 def test_prune_drops_what_was_not_used_for_long(path: Path) -> None:
     days = (1_700_000_000 - SEPTEMBER) / 86_400
     _, out, _ = run("prune", path, "--unused-days", 1e5)
-    assert out.startswith("dropped 0 vectors; 30 vectors left, ")
+    assert out.startswith("deleted 0 vectors; 30 vectors left, ")
     with closing(make(path)) as cache:
         cache.get_many([row(7)[0]])  # used today
     status, out, err = run("prune", path, "--unused-days", days / 2)
     assert (status, err) == (0, "")
-    assert out == f"dropped 29 vectors; 1 vector left, {path.stat().st_size / 1000:.1f} kB on disk\n"
+    assert out == f"deleted 29 vectors; 1 vector left, {path.stat().st_size / 1000:.1f} kB on disk\n"
     assert kept(path) == [7]
 
 
 def test_prune_drops_what_is_old_however_much_it_is_used(path: Path) -> None:
     with closing(make(path)) as cache:
         cache.put_many([row(3)])
-    assert run("prune", path, "--older-days", 365)[1].startswith("dropped 29 vectors; 1 vector left")
+    assert run("prune", path, "--older-days", 365)[1].startswith("deleted 29 vectors; 1 vector left")
     assert kept(path) == [3]
 
 

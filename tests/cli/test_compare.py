@@ -70,7 +70,7 @@ def test_a_terminal_shows_it_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_distances_are_near() -> None:
-    near = module._nearness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
+    near = module._closeness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
     np.testing.assert_allclose(near, [[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]])
 
 

@@ -215,7 +215,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(job, "compute", interrupted)
     target = tmp_path / "out.npy"
-    assert run("a", "-o", target) == (130, "", f"mlx-qwen: stopped; the same command goes on with {target}\n")
+    assert run("a", "-o", target) == (130, "", f"mlx-qwen: stopped; run the same command again to continue {target}\n")
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:

@@ -38,7 +38,18 @@ def test_the_list(cache: Path) -> None:
     status, out, err = run("list", "--model-dir", cache)
     lines = out.splitlines()
     assert (status, err, len(lines)) == (0, "", 1 + len(list_models()))
-    assert lines[0].split() == ["name", "weights", "dimensions", "tokens", "download", "here", "memory,", "CPU", "GPU"]
+    assert lines[0].split() == [
+        "name",
+        "weights",
+        "dimensions",
+        "tokens",
+        "download",
+        "on",
+        "disk",
+        "memory,",
+        "CPU",
+        "GPU",
+    ]
     known = ["4-bit", "DWQ", "1,024", "32,768", "335.2", "MB", *SIZE.split(), "2.4", "GB", "335.2", "MB"]
     assert lines[1].split() == ["small", *known]
     assert lines[2].split()[:7] == ["small-mxfp8", "mxfp8", "1,024", "32,768", "613.9", "MB", "2.4"]  # not here
@@ -75,7 +86,7 @@ def test_what_the_files_tell(cache: Path) -> None:
     facts = json.loads(out)
     assert (status, facts["dimensions"], facts["pooling"], facts["type"]) == (0, 384, "last", "qwen3")
     assert facts["folder"] == str(cache / f"models--{REPOSITORY.replace('/', '--')}")
-    assert run("info", "nano")[1].splitlines()[-1] == "chat template    no"
+    assert run("info", "nano")[1].splitlines()[-1] == "chat template       no"
 
 
 def test_download_says_where_it_lies(cache: Path) -> None:
@@ -93,7 +104,7 @@ def test_remove_asks_and_deletes(cache: Path) -> None:
     assert folder.exists()
     assert run("remove", "small", "--model-dir", cache, "--yes") == (
         0,
-        f"removed {REPOSITORY}: {SIZE} are free again\n",
+        f"removed {REPOSITORY}: {SIZE} freed\n",
         "",
     )
     assert not folder.exists()

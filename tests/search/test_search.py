@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_found_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = folder.parent / "db"
-    done = f"5 files, 4 new or changed, 0 gone; 5 passages embedded, 5 in {database}\n"
+    done = f"5 files, 4 new or changed, 0 removed; 5 passages embedded, 5 in {database}\n"
     assert index(folder) == (0, done, "")
     best = search("What can I cook for dinner?", folder)[0]
     assert (best["file"], best["start_line"], best["end_line"]) == (str(folder / "cooking.md"), 1, 3)
@@ -121,11 +121,11 @@ def test_a_piece_of_code_is_shown_as_it_is_indented(folder: Path) -> None:
 def test_only_what_changed_is_embedded_again(folder: Path) -> None:
     database = folder.parent / "db"
     assert "5 passages embedded" in index(folder)[1]
-    assert index(folder)[1] == f"5 files, 0 new or changed, 0 gone; 0 passages embedded, 5 in {database}\n"
+    assert index(folder)[1] == f"5 files, 0 new or changed, 0 removed; 0 passages embedded, 5 in {database}\n"
     (folder / "more" / "bird's.md").unlink()
     (folder / "copy.md").write_text(COOKING, "utf-8")
     (folder / "tool.py").write_text(CODE.replace("password", "secret"), "utf-8")
-    assert index(folder)[1] == f"5 files, 2 new or changed, 1 gone; 2 passages embedded, 5 in {database}\n"
+    assert index(folder)[1] == f"5 files, 2 new or changed, 1 removed; 2 passages embedded, 5 in {database}\n"
     assert "bird" not in str(search("Where do swallows go?", folder))
     assert "read_secret" in search("read a secret", folder)[0]["text"]
 
@@ -137,7 +137,7 @@ def test_passages_of_a_long_file_keep_their_vectors(folder: Path) -> None:
     before = {hit["text"] for hit in search("function", folder, "-k", 100) if hit["file"].endswith("long.py")}
     assert len(before) > 3
     (folder / "long.py").write_text("\n\n".join([*parts[:-1], "def last():\n    return None\n"]), "utf-8")
-    assert "1 new or changed, 0 gone; 1 passages embedded" in index(folder, "--chunk-tokens", 30, "--overlap", 0)[1]
+    assert "1 new or changed, 0 removed; 1 passages embedded" in index(folder, "--chunk-tokens", 30, "--overlap", 0)[1]
 
 
 def test_lines_are_those_of_the_file(folder: Path) -> None:
@@ -168,7 +168,7 @@ def test_passages_of_one_long_line_are_filled(folder: Path, text: str) -> None:
 def test_a_pattern_and_a_limit(folder: Path) -> None:
     assert index(folder, "--glob", "*.md")[1].startswith("2 files, 2 new")
     # In the order of names: cooking.md, empty.txt, lease.pdf.
-    assert index(folder, "--limit", 3)[1].startswith("3 files, 1 new or changed, 0 gone; 2 passages")
+    assert index(folder, "--limit", 3)[1].startswith("3 files, 1 new or changed, 0 removed; 2 passages")
     assert index(folder / "tool.py")[1].startswith("1 files, 1 new")
 
 
@@ -189,7 +189,7 @@ def test_an_encrypted_pdf_is_left_out_and_said(folder: Path) -> None:
     (folder / "aes.pdf").write_bytes(pdf("secret", more=f"/Encrypt << {aes} {cipher} >>"))
     (folder / "vendor.pdf").write_bytes(pdf("secret", more="/Encrypt << /Filter /Vendor /V 1 >>"))
     status, out, err = index(folder)
-    assert (status, out.split(";")[0]) == (0, "7 files, 4 new or changed, 0 gone")
+    assert (status, out.split(";")[0]) == (0, "7 files, 4 new or changed, 0 removed")
     said = [line.removeprefix("mlx-qwen: left out: ").split(": ") for line in err.splitlines()]
     assert [place for place, _ in said] == [f"{folder / name} cannot be read as PDF" for name in ("aes.pdf", "vendor.pdf")]
     assert all(reason for _, reason in said)
@@ -210,7 +210,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_a_file_that_cannot_be_opened_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unreadable(monkeypatch, "cooking.md")
     status, out, err = index(folder)
-    assert (status, out.split(";")[0]) == (0, "5 files, 3 new or changed, 0 gone")
+    assert (status, out.split(";")[0]) == (0, "5 files, 3 new or changed, 0 removed")
     assert err == f"mlx-qwen: left out: {folder / 'cooking.md'} cannot be read: Input/output error\n"
 
 
@@ -227,10 +227,10 @@ def test_a_file_that_may_not_even_be_looked_at_is_left_out_and_said(folder: Path
     unreadable(monkeypatch, "bird's.md")
     assert place in files.find(folder, None, None)
     status, out, err = index(folder)
-    assert (status, out.split(";")[0]) == (0, "5 files, 0 new or changed, 0 gone")
+    assert (status, out.split(";")[0]) == (0, "5 files, 0 new or changed, 0 removed")
     assert err == f"mlx-qwen: left out: {place} cannot be read: Input/output error\n"
     shutil.rmtree(folder / "more")
-    assert "0 gone" in index(folder)[1]  # it had left the database before
+    assert "0 removed" in index(folder)[1]  # it had left the database before
 
 
 @pytest.mark.parametrize("how", ["no text", "no file"])
@@ -245,11 +245,11 @@ def test_of_a_file_that_cannot_be_read_any_more_nothing_stale_is_found(
         unreadable(monkeypatch, "cooking.md")
     status, out, err = index(folder)
     assert (status, err.count("\n")) == (0, 1)
-    assert out == f"5 files, 0 new or changed, 0 gone; 0 passages embedded, 4 in {folder.parent / 'db'}\n"
+    assert out == f"5 files, 0 new or changed, 0 removed; 0 passages embedded, 4 in {folder.parent / 'db'}\n"
     assert "Brown the beef" not in str(search("What can I cook?", folder, "-k", 9))
     monkeypatch.undo()
     (folder / "cooking.md").write_text(COOKING, "utf-8")
-    assert "1 new or changed, 0 gone; 1 passages embedded" in index(folder)[1]
+    assert "1 new or changed, 0 removed; 1 passages embedded" in index(folder)[1]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_what_is_not_named_is_as_the_database_has_it(folder: Path, alone: Path, 
     monkeypatch.setenv("MLX_QWEN_MODEL", "medium")
     status, out, err = run("index", folder, "--db", database)
     assert (status, err) == (0, "")
-    assert out.startswith("6 files, 1 new or changed, 0 gone; 1 passages embedded")
+    assert out.startswith("6 files, 1 new or changed, 0 removed; 1 passages embedded")
     embeddings = embeddings_for(database, show_progress=True)
     assert (embeddings.model, embeddings.dimensions, embeddings.query_instruction) == ("nano", 64, "Find it")
     assert embeddings_for(folder.parent / "new").model == "medium"

@@ -73,12 +73,12 @@ def test_the_table() -> None:
         0,
         """nano, cpu, float32: loaded in 0.2 s
 
-texts a call  texts/s  tokens/s
-1               100.0     2,000
-8               400.0     8,000
+texts per call  texts/s  tokens/s
+1                 100.0     2,000
+8                 400.0     8,000
 
-clients at once  queries/s  p50 ms  p95 ms   p99 ms
-1                    500.0     1.5     2.5  1,234.5
+clients  queries/s  p50 ms  p95 ms   p99 ms
+1            500.0     1.5     2.5  1,234.5
 
 from the cache: 46 times as fast
 """,

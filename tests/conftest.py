@@ -14,6 +14,13 @@ from mlx_qwen_embeddings.registry import NANO_FOLDER
 # MLX binds its BLAS when it is first imported: before the test modules do so, the fast one has to be there.
 choose_backend()
 
+# How long an example takes is no test: on a busy machine Hypothesis would report it as a failure.
+if find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("project", deadline=None)
+    settings.load_profile("project")
+
 # The reference implementations are installed by `make parity` alone, Ray by `make test-ray`, the heavy stores by
 # `make test-stores`.
 NEEDS = {"cluster": "ray", "jupyter": "jupyter_client", "parity": "torch", "stores": "langchain_qdrant"}

@@ -1,4 +1,4 @@
-"""One loaded model: the only object that holds MLX arrays. Every call comes from the thread that made it."""
+"""Run one loaded model. Only this object holds MLX arrays, and only the thread that made it may call it."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute.batching import cut, length_order, pad, pieces, shared_prefix
-from mlx_qwen_embeddings.compute.loading import CausalModel, KeysValues, load_model
+from mlx_qwen_embeddings.compute.loading import CausalModel, load_model
 from mlx_qwen_embeddings.compute.memory import check_memory, piece_bytes
 from mlx_qwen_embeddings.compute.mlx.backend import Backend, claim_thread, computing, free_buffers, return_memory
 from mlx_qwen_embeddings.compute.mlx.lanes import Lanes
+from mlx_qwen_embeddings.models.attention import KeysValues
 from mlx_qwen_embeddings.models.linear import STEP
 from mlx_qwen_embeddings.models.pooling import pool
 from mlx_qwen_embeddings.options import Pooling
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
     from mlx import nn
 
 KEPT_PROMPT_BYTES = 128 * 2**20
-"""Bound on the keys and values of prompts that are kept: a token has 0.2 MB for the 0.6B in float32, a prompt some 20."""
+"""Most bytes of keys and values to keep for prompts. In the 0.6B a token takes 0.2 MB in float32; a prompt has about 20."""
 
 SHORTEST_SHARED = 4
-"""Fewest tokens worth taking from a kept prompt."""
+"""Fewest shared tokens that are worth reusing a kept prompt for."""
 
 SMALLEST_PIECE, LARGEST_PIECE = 192, 512
-"""Tokens that run through all layers together on the CPU: fewer read the weights too often, more leave its caches."""
+"""Tokens that run through all layers together on the CPU. Fewer read the weights too often, more do not fit its caches."""
 
 BATCH_TOKENS = {"cpu": 2048, "gpu": 16_384}
-"""Most tokens of a batch: on the CPU four pieces, which is as fast as more and lets others in sooner."""
+"""Most tokens of a batch. On the CPU that is four pieces: more is no faster, and makes other callers wait longer."""
 
 
 class Encoder:
-    """Token ids in, pooled vectors out."""
+    """Turn token ids into pooled vectors."""
 
     def __init__(self, files: ModelFiles, backend: Backend, *, lanes: int | None = None, plain: bool = False) -> None:
         """Load the model.
@@ -46,11 +47,11 @@ class Encoder:
         Args:
             files: The model's folder.
             backend: Where to compute.
-            lanes: Most streams side by side; None takes what suits the machine.
-            plain: Whether to leave out every shortcut: all tokens through all layers, for comparison.
+            lanes: Number of streams side by side; None takes what suits the machine.
+            plain: Run all tokens through all layers, without any shortcut, for comparison.
 
         Raises:
-            ModelLoadError: When the folder does not hold a model that fits its configuration.
+            ModelLoadError: If the folder does not hold a model that fits its configuration.
         """
         self.backend = backend
         self._config = files.config
@@ -66,18 +67,18 @@ class Encoder:
         self._prompts: OrderedDict[bytes, list[KeysValues]] = OrderedDict()
 
     def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
-        """Run one batch, in pieces of like length.
+        """Run one batch, in pieces of similar length.
 
         Args:
             rows: Token ids of each text, at least one each.
             pooling: How hidden states become a vector.
-            prompt: Ids that the rows may start with, wholly or in part; what they share is computed once and kept.
+            prompt: Ids that the rows may start with. Their common start is computed once and kept.
 
         Returns:
-            Vectors before normalisation, at full length; shape (texts, d).
+            Vectors before normalisation, with all dimensions; shape (texts, d).
 
         Raises:
-            MemoryError: When they do not fit into memory together.
+            MemoryError: If the batch does not fit into memory.
         """
         with computing(self.backend):
             return self._encode(rows, pooling, prompt)
@@ -91,7 +92,7 @@ class Encoder:
         parts = [order[piece] for piece in self._cut([lengths[place] for place in order])]
         self.padding = sum(self._padded(part, lengths) for part in parts) - sum(lengths)
         self._check_memory([(len(part), self._padded(part, lengths) // len(part)) for part in parts], shared)
-        parts.sort(key=lambda part: self._padded(part, lengths), reverse=True)  # the last to begin is the shortest
+        parts.sort(key=lambda part: self._padded(part, lengths), reverse=True)  # the shortest starts last
         jobs = [partial(self._run, [rows[place][shared:] for place in part], pooling, prefix, shared) for part in parts]
         results = self._lanes.run(jobs)
         vectors = np.empty((len(rows), results[0].shape[1]), dtype=np.float32)
@@ -101,13 +102,13 @@ class Encoder:
 
     def _check_memory(self, shapes: Sequence[tuple[int, int]], shared: int) -> None:
         if self.backend.device == "gpu":
-            return  # there an allocation that fails raises
+            return  # MLX raises there if an allocation fails
         needed = [piece_bytes(self._config, rows, length, shared) for rows, length in shapes]
         tokens = sum(rows * length for rows, length in shapes)
         check_memory(needed, self._lanes.number, int(mx.get_cache_memory()), tokens)
 
     def _step(self, rows: int) -> int:
-        # BERT has no embeddings for places beyond its limit, so there padding stays within the longest text.
+        # BERT has no embeddings for positions beyond its limit, so it must not be padded past the longest text.
         return STEP if rows == 1 and self._causal is not None and self.backend.device == "cpu" else 1
 
     def _padded(self, part: NDArray[np.int64], lengths: Sequence[int]) -> int:
@@ -132,23 +133,23 @@ class Encoder:
         return np.array(vectors, dtype=np.float32)
 
     def _prefix(self, model: CausalModel, rows: Sequence[Ids], prompt: Ids | None) -> tuple[int, list[KeysValues] | None]:
-        # By ids, not by text: the end of a prompt and the first word can merge into one token.
+        # Compare ids, not text: the end of a prompt and the first word can merge into one token.
         shared = shared_prefix(rows, prompt) if prompt is not None else 0
         if prompt is None or shared < SHORTEST_SHARED:
             return 0, None
         key = prompt.tobytes()
-        made = self._prompts.get(key)
-        if made is None:
+        kept = self._prompts.get(key)
+        if kept is None:
             self._check_memory([(1, len(prompt))], 0)
-            made = model.prefill(mx.array(prompt)[None])
-            mx.eval(made)  # before it is kept: what failed here would fail for all that share it, on several lanes at once
-            if _bytes(made) <= KEPT_PROMPT_BYTES:
-                self._prompts[key] = made
+            kept = model.prefill(mx.array(prompt)[None])
+            mx.eval(kept)  # before it is stored, so that a failure cannot reach others who share it
+            if _bytes(kept) <= KEPT_PROMPT_BYTES:
+                self._prompts[key] = kept
             while sum(map(_bytes, self._prompts.values())) > KEPT_PROMPT_BYTES:
                 self._prompts.popitem(last=False)
         else:
             self._prompts.move_to_end(key)
-        return shared, made
+        return shared, kept
 
     def release(self) -> None:
         """Free the model."""
@@ -159,17 +160,17 @@ class Encoder:
 
     @property
     def nbytes(self) -> int:
-        """Size of the weights in memory."""
+        """Bytes of the weights in memory."""
         return self._nbytes
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child can go on with the arrays: on the CPU it can, a GPU context is lost."""
+        """Whether a forked child can use the arrays: on the CPU it can, a GPU context is lost."""
         return self.backend.device == "cpu"
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Bytes of live arrays of this process, now and at most."""
+        """Bytes of this process's live arrays: now, and at their peak."""
         return int(mx.get_active_memory()), int(mx.get_peak_memory())
 
 

@@ -1,4 +1,4 @@
-"""Folder to evaluated model: configuration, build, sanitise, dequantise, load strictly, evaluate."""
+"""Load a model folder: build the model, rename and unpack its weights, check that they fit, evaluate them."""
 
 import importlib
 import logging
@@ -17,48 +17,45 @@ from mlx_qwen_embeddings.compute.mlx.backend import Backend, free_buffers
 from mlx_qwen_embeddings.compute.quantization import Packing, packings, quantize_modules, unpack, unpacked_bytes
 from mlx_qwen_embeddings.compute.weights import read_weights
 from mlx_qwen_embeddings.errors import ModelLoadError
+from mlx_qwen_embeddings.models.attention import KeysValues
 
 MEMORY_SHARE = 0.8
-"""Part of the free memory that unpacked weights may take: the rest is for the batches, and for other programs."""
+"""Share of the free memory that unpacked weights may take. The rest is for batches and for other programs."""
 
 logger = logging.getLogger(__name__)
 
 
 class EncoderModel(Protocol):
-    """What every architecture offers."""
+    """A model of any architecture."""
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
-        """Padded ids (B, L) and lengths (B,) to hidden states (B, L, D)."""
+        """Turn padded ids (B, L) and lengths (B,) into hidden states (B, L, D)."""
         ...
-
-
-KeysValues = tuple[mx.array, mx.array]
 
 
 @runtime_checkable
 class CausalModel(EncoderModel, Protocol):
-    """What a model offers whose tokens see only those before them; see ``models/qwen3.py``."""
+    """A model in which a token sees only those before it; see ``models/qwen3.py``."""
 
     def last_hidden(self, ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None = None) -> mx.array:
-        """Padded ids (B, L) behind a prefix to the last real token's hidden state (B, D)."""
+        """Turn padded ids (B, L) that follow a prefix into the hidden state of each last real token (B, D)."""
         ...
 
     def prefill(self, ids: mx.array) -> list[KeysValues]:
-        """Ids (1, P) to what later tokens need of them, layer by layer."""
+        """Turn the ids of a prefix (1, P) into its keys and values in each layer."""
         ...
 
 
 def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
-    """Build and load the model that a folder holds. The calling thread owns its arrays from then on.
+    """Build and load the model in a folder. The calling thread owns its arrays from then on.
 
-    On the CPU quantised weights are unpacked, if they fit into memory so: there MLX multiplies packed ones 20 to 90 times
-    slower.
+    On the CPU quantised weights are unpacked if memory allows, because MLX multiplies packed ones 20 to 90 times slower.
 
     Raises:
-        ModelLoadError: When anything does not fit; the message names it and the folder.
+        ModelLoadError: If anything does not fit; the message names it and the folder.
     """
     dtype = mx.float32 if backend.dtype == "float32" else mx.bfloat16
-    with naming(files), _explaining():
+    with load_errors(files):
         model, weights, layers = build(files)
         if backend.device == "cpu" and _fits_unpacked(files, weights, layers, dtype):
             weights = unpack(weights, layers, dtype)
@@ -72,10 +69,10 @@ def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:
 
 
 def build(files: ModelFiles) -> tuple[nn.Module, dict[str, mx.array], dict[str, Packing]]:
-    """Give a folder's model without its weights; the weights as stored, under the model's names; and how they are packed.
+    """Return a folder's model without weights, the stored weights by the model's names, and how layers are packed.
 
     Raises:
-        ModelLoadError: When the configuration or the form of the weights is not served.
+        ModelLoadError: If the configuration or the format of the weights is not supported.
     """
     family = importlib.import_module(files.family.module)
     weights: dict[str, mx.array] = family.sanitize(read_weights(files))
@@ -85,36 +82,25 @@ def build(files: ModelFiles) -> tuple[nn.Module, dict[str, mx.array], dict[str, 
 
 
 def fill(model: nn.Module, weights: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
-    """Give a model its weights, floating-point ones as ``dtype``; nothing is evaluated.
+    """Put weights into a model, floating-point ones as ``dtype``. Nothing is evaluated.
 
     Raises:
-        ModelLoadError: When names or shapes are not exactly the model's.
+        ModelLoadError: If names or shapes are not exactly the model's.
     """
     _check_complete(model, weights)
     model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
 
 
 @contextmanager
-def naming(files: ModelFiles) -> Iterator[None]:
-    """Put the folder, or the GGUF file, in front of a message that does not name it."""
+def load_errors(files: ModelFiles) -> Iterator[None]:
+    """Turn MLX's errors, such as a failed allocation, into a ``ModelLoadError``, and name the folder in every message."""
     try:
         yield
-    except ModelLoadError as error:
-        if str(error).startswith(str(files.path)):
+    except (ModelLoadError, RuntimeError) as error:
+        if isinstance(error, ModelLoadError) and str(error).startswith(str(files.path)):
             raise
-        message = f"{files.gguf or files.path}: {error}"
-        raise ModelLoadError(message) from error
-
-
-@contextmanager
-def _explaining() -> Iterator[None]:
-    """Make of what MLX raises, such as for memory that it cannot have, an error of loading."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = (
-            f"MLX cannot load it ({error}): if it is too large for this machine, free some memory, or take a smaller one"
-        )
+        mlx = f"MLX cannot load it ({error}): if it is too large for this machine, free some memory, or take a smaller one"
+        message = f"{files.gguf or files.path}: {error if isinstance(error, ModelLoadError) else mlx}"
         raise ModelLoadError(message) from error
 
 
@@ -139,7 +125,7 @@ def _fits_unpacked(
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
-    # Packed weights and the scales of the microscaling formats are integers and stay so.
+    # Packed weights and the scales of the microscaling formats are integers and stay integers.
     return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
@@ -154,9 +140,9 @@ def _check_complete(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
             if name in weights and weights[name].shape != array.shape
         ],
     }
-    said = [f"{what} {_some(names)}" for what, names in problems.items() if names]
-    if said:
-        message = f"the weights do not fit config.json: they {'; they '.join(said)}: take both from one download"
+    found = [f"{what} {_some(names)}" for what, names in problems.items() if names]
+    if found:
+        message = f"the weights do not fit config.json: they {'; they '.join(found)}: take both from one download"
         raise ModelLoadError(message)
 
 

@@ -1,6 +1,6 @@
-"""What a piece of a batch takes in memory on the CPU, estimated before it is run.
+"""Estimate what a piece of a batch takes in memory on the CPU before it runs, and ask the system how much there is.
 
-A process that the system kills for want of memory cannot catch anything.
+Running out of memory raises nothing that could be caught: the system kills the process.
 """
 
 import os
@@ -19,13 +19,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Give the bytes that can be had without swapping, as far as the system tells.
+    """Return the bytes that can be allocated without swapping, or None if the system does not say.
 
-    Linux counts what it could free at once (``MemAvailable``), and a container's own limit where that is lower; other
-    systems tell only how much there is in all.
-
-    Returns:
-        None when the system tells nothing.
+    On Linux this counts what the kernel could free at once (``MemAvailable``), and a container's limit if that is lower.
+    Other systems only report how much memory the machine has.
     """
     known = [amount for amount in (_free(), _left_in_container()) if amount is not None]
     return min(known) if known else None
@@ -50,7 +47,7 @@ def _left_in_container() -> int | None:
 
 
 def _reclaimable() -> int:
-    # Counted as used, but freed as soon as somebody needs it: above all the files that were read, such as the weights.
+    # This counts as used but is freed on demand: mostly the cache of files that were read, such as the weights.
     stat = _CGROUP / "memory.stat"
     if not stat.is_file():
         return 0
@@ -59,7 +56,7 @@ def _reclaimable() -> int:
 
 
 def resident_memory() -> int:
-    """Give the memory of this process in bytes: what it has now on Linux, the most that it had elsewhere."""
+    """Return this process's memory in bytes: the current value on Linux, the peak elsewhere."""
     if _STATM.is_file():
         return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -67,27 +64,27 @@ def resident_memory() -> int:
 
 
 HIDDEN_ROWS, INNER_ROWS, HEAD_ROWS = 6, 3, 3
-"""Arrays of a layer that live at once: as wide as the hidden states, as the feed-forward, as all heads. With the scores
-below they give 1.1 to 2.1 of what MLX holds at its peak, on nano, on the 0.6B's shape at a quarter of its width, and where
-one head reads up to 32,768 tokens."""
+"""How many arrays of one layer live at once: of the width of the hidden states, of the feed-forward, of all heads. With the
+scores below, the estimate is 1.1 to 2.1 times MLX's peak on nano, on the 0.6B's shape at a quarter of its width, and with
+one head reading up to 32,768 tokens."""
 
 SCORES = 2
-"""Arrays as large as the scores of a block of attention that live at once."""
+"""How many arrays the size of an attention block's scores live at once."""
 
 WORTH_ASKING = 2**28
-"""Below so many bytes the system is not asked how much is free."""
+"""For fewer bytes than this the system is not asked how much is free."""
 
 SHARE = 0.9
-"""Part of the free memory that a batch may take."""
+"""Share of the free memory that a batch may take."""
 
 
 def piece_bytes(config: Mapping[str, Any], rows: int, length: int, before: int = 0) -> int:
-    """Estimate the most bytes of arrays beside the weights while a piece runs in float32.
+    """Estimate the peak bytes of arrays, without the weights, while a piece runs in float32.
 
     Args:
         config: The model's ``config.json``.
-        rows: Texts of the piece.
-        length: Tokens of each, padding counted.
+        rows: Texts in the piece.
+        length: Tokens of each text, including padding.
         before: Tokens of a kept prompt.
     """
     heads, hidden, inner = (int(config[name]) for name in ("num_attention_heads", "hidden_size", "intermediate_size"))
@@ -98,16 +95,16 @@ def piece_bytes(config: Mapping[str, Any], rows: int, length: int, before: int =
 
 
 def check_memory(needed: Sequence[int], lanes: int, reusable: int, tokens: int) -> None:
-    """Refuse a batch that memory does not hold.
+    """Refuse a batch that does not fit into memory.
 
     Args:
-        needed: Bytes of each of its pieces.
-        lanes: How many of them run at once.
-        reusable: Bytes that were allocated before and are free again.
-        tokens: Of the whole batch, for the message.
+        needed: Bytes of each piece.
+        lanes: How many pieces run at once.
+        reusable: Bytes that MLX has freed and can use again.
+        tokens: Tokens of the whole batch, for the message.
 
     Raises:
-        MemoryError: When it would not fit; the message says what it needs and what there is.
+        MemoryError: If it does not fit; the message says what it needs and what is free.
     """
     together = sum(sorted(needed)[-lanes:])
     if together < WORTH_ASKING:

@@ -1,7 +1,7 @@
-"""MLX-quantised checkpoints: which layers are packed and how, and their plain form."""
+"""Read MLX-quantised checkpoints: find which layers are packed and how, and unpack them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,8 +18,8 @@ class Packing:
     """How the weights of one layer are packed.
 
     Attributes:
-        group_size: Weights that share a scale; None is the mode's own.
-        bits: Bits a weight; None is the mode's own.
+        group_size: Weights that share a scale; None is the mode's default.
+        bits: Bits per weight; None is the mode's default.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
     """
 
@@ -29,14 +29,13 @@ class Packing:
 
 
 def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict[str, Packing]:
-    """Give the packing of every quantised layer by its name, prefix stripped as in ``sanitize``.
+    """Return the packing of every quantised layer by its name, without the prefix that ``sanitize`` strips.
 
-    A layer is quantised when the checkpoint has scales for it; ``quantization`` in the configuration says how, for all
-    layers and, under a layer's name, for one. Such an entry stands alone, as in mlx-lm, where a mode that it leaves out
-    is "affine" whatever the others have.
+    A layer is quantised if the checkpoint has scales for it. ``quantization`` in the configuration says how, for all layers
+    or under a single layer's name. A layer's own entry inherits nothing: without a mode it is "affine", as in mlx-lm.
 
     Raises:
-        ModelLoadError: When the configuration does not say how the layers are packed, or the checkpoint has another format.
+        ModelLoadError: If the configuration does not say how the layers are packed, or the checkpoint has another format.
     """
     said = config.get("quantization") or config.get("quantization_config") or {}
     _refuse_other_formats(said.get("quant_method"), weights)
@@ -71,7 +70,7 @@ _MODE_BITS = {"mxfp4": 4, "mxfp8": 8, "nvfp4": 4}
 
 
 def unpacked_bytes(weights: Mapping[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> int:
-    """Estimate the memory of the plain form of all weights, before anything is read."""
+    """Estimate the bytes of all weights once unpacked, before anything is read."""
     elements = 0
     for name, array in weights.items():
         layer, _, part = name.rpartition(".")
@@ -85,23 +84,21 @@ def unpacked_bytes(weights: Mapping[str, mx.array], layers: Mapping[str, Packing
 
 
 def unpack(weights: dict[str, mx.array], layers: Mapping[str, Packing], dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Replace every packed weight by its plain form; the arrays are evaluated one by one to keep the peak low.
+    """Replace packed weights by plain ones, and evaluate them one by one to keep the peak low.
 
     Raises:
-        ModelLoadError: When a layer is not packed as the configuration says.
+        ModelLoadError: If a layer is not packed as the configuration says.
     """
     plain = dict(weights)
     for layer, packing in layers.items():
         packed, scales, biases = (plain.pop(f"{layer}.{part}", None) for part in ("weight", "scales", "biases"))
         if packed is None or scales is None:
-            continue  # the weight is then missing, which the loader says of every layer at once
+            continue  # the weight is then missing, which the loader reports for all layers at once
         if biases is not None:
-            # MLX computes in the type of the scales, and half precision would round every weight.
+            # MLX computes in the type of the scales, so half precision would round every weight.
             scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
         try:
-            weight = mx.dequantize(
-                packed, scales, biases, group_size=packing.group_size, bits=packing.bits, mode=packing.mode, dtype=dtype
-            )
+            weight = mx.dequantize(packed, scales, biases, **asdict(packing), dtype=dtype)
         except ValueError as error:
             raise _misfit(f"layer {layer}", error) from error
         mx.eval(weight)
@@ -115,17 +112,14 @@ def _misfit(what: str, error: ValueError) -> ModelLoadError:
 
 
 def quantize_modules(model: nn.Module, layers: Mapping[str, Packing]) -> None:
-    """Give the named layers of a fresh model the shape of packed weights, so that they can be loaded into it.
+    """Replace the named layers of a fresh model by quantised ones, so that packed weights can be loaded into them.
 
     Raises:
-        ModelLoadError: When MLX cannot pack a layer as the configuration says.
+        ModelLoadError: If MLX cannot pack a layer as the configuration says.
     """
 
     def packing_of(name: str, _module: nn.Module) -> bool | dict[str, Any]:
-        packing = layers.get(name)
-        if packing is None:
-            return False
-        return {"group_size": packing.group_size, "bits": packing.bits, "mode": packing.mode}
+        return asdict(layers[name]) if name in layers else False
 
     try:
         nn.quantize(model, class_predicate=packing_of)

@@ -1,4 +1,4 @@
-"""Which files hold a model's weights, and their arrays by name. Safetensors and GGUF only: a pickle can run code."""
+"""Find the files that hold a model's weights and read them: safetensors and GGUF only, since a pickle can run code."""
 
 from pathlib import Path
 from typing import cast
@@ -21,14 +21,12 @@ _TYPES |= {"I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64}
 
 
 def weight_paths(files: ModelFiles) -> list[Path]:
-    """Find the safetensors files: those that the index names, else all in the folder.
+    """Return the safetensors files that the index names, or all in the folder if there is no index.
 
     Raises:
-        ModelLoadError: When one is missing, lies outside the folder, or only a pickle is there.
+        ModelLoadError: If one is missing or lies outside the folder, or there is only a pickle.
     """
     shards = _shards(files)
-    for shard in shards:
-        _check_inside(files.path, shard)
     missing = [shard for shard in shards if not (files.path / shard).is_file()]
     if missing:
         message = f"{files.path} lacks {', '.join(missing)}, which {INDEX} names: download the model again"
@@ -47,16 +45,15 @@ def _shards(files: ModelFiles) -> list[str]:
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         message = f"{files.path / INDEX} does not say which file holds which weight: download the model again"
         raise ModelLoadError(message)
-    return sorted(set(named.values()))
-
-
-def _check_inside(folder: Path, shard: str) -> None:
-    path = Path(shard)
-    if path.is_absolute() or ".." in path.parts:
+    shards = sorted(set(named.values()))
+    outside = next((shard for shard in shards if Path(shard).is_absolute() or ".." in Path(shard).parts), None)
+    if outside is not None:
         message = (
-            f"{folder / INDEX} names {shard!r}, which lies outside the model's folder: refused; download the model again"
+            f"{files.path / INDEX} names {outside!r}, which lies outside the model's folder: refused; download the model "
+            "again"
         )
         raise ModelLoadError(message)
+    return shards
 
 
 def _no_weights(folder: Path) -> str:
@@ -70,26 +67,32 @@ def _no_weights(folder: Path) -> str:
 
 
 def read_weights(files: ModelFiles) -> dict[str, mx.array]:
-    """Read all arrays, lazily: MLX maps them when they are first used.
+    """Read all arrays lazily: MLX reads their data when they are first used.
 
     Raises:
-        ModelLoadError: When a file is missing, cut short or not what its header says.
+        ModelLoadError: If a file is missing, truncated or not what its header says.
     """
     if files.gguf:
         return read_gguf(files.gguf)
     weights: dict[str, mx.array] = {}
     for path in weight_paths(files):
         check_safetensors(path)
-        try:
-            weights.update(_read_here(path) if parent_computed() else cast("dict[str, mx.array]", mx.load(str(path))))
-        except (RuntimeError, ValueError) as error:
-            message = f"{path} cannot be read ({error}): download it again"
-            raise ModelLoadError(message) from error
+        weights.update(_load(path))
     return weights
 
 
+def _load(path: Path) -> dict[str, mx.array]:
+    try:
+        if path.suffix == ".safetensors" and parent_computed():
+            return _read_here(path)
+        return cast("dict[str, mx.array]", mx.load(str(path)))
+    except (RuntimeError, ValueError) as error:
+        message = f"{path} cannot be read ({error}): download it again"
+        raise ModelLoadError(message) from error
+
+
 def _read_here(path: Path) -> dict[str, mx.array]:
-    """Read a checked safetensors file in the calling thread, as ``mx.load`` does with threads of its own."""
+    """Read a checked safetensors file in the calling thread. ``mx.load`` uses threads, which hang in a forked child."""
     header, data_bytes = read_header(path)
     start = path.stat().st_size - data_bytes
     arrays = {}
@@ -106,15 +109,10 @@ def _read_here(path: Path) -> dict[str, mx.array]:
 
 
 def read_gguf(path: Path) -> dict[str, mx.array]:
-    """Read all arrays by the checkpoint's names. MLX repacks Q4_0, Q4_1 and Q8_0 into its own form, in groups of 32.
+    """Read all arrays by the checkpoint's names. MLX repacks Q4_0, Q4_1 and Q8_0 into its own format, in groups of 32.
 
     Raises:
-        ModelLoadError: When the file is not what its header says.
+        ModelLoadError: If the file is not what its header says.
     """
     read_gguf_header(path)
-    try:
-        arrays = cast("dict[str, mx.array]", mx.load(str(path)))
-    except (RuntimeError, ValueError) as error:
-        message = f"{path} cannot be read ({error}): download it again"
-        raise ModelLoadError(message) from error
-    return {checkpoint_name(name): value for name, value in arrays.items()}
+    return {checkpoint_name(name): value for name, value in _load(path).items()}

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.models.activations import by_hand, settled, softmax_in_place
 
+KeysValues = tuple[mx.array, mx.array]
+"""Keys and values of one layer, each of shape (B, K, L, d)."""
+
 SCORE_BYTES = 64 * 2**20
 """Most bytes of one block of scores on the CPU, which writes them out; a few such arrays live at once."""
 

@@ -12,7 +12,7 @@ from mlx import nn
 
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import settled, silu
-from mlx_qwen_embeddings.models.attention import causal_attention
+from mlx_qwen_embeddings.models.attention import KeysValues, causal_attention
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")
@@ -68,10 +68,6 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             "model's config.json"
         )
         raise ModelLoadError(message)
-
-
-KeysValues = tuple[mx.array, mx.array]
-"""Keys and values of one layer, each of shape (B, K, L, d)."""
 
 
 class Attention(nn.Module):

@@ -194,7 +194,7 @@ def file(original: Path) -> Path:
 
 class TestTokenizer:
     @given(text=st.text(max_size=60) | st.text("aé́ \n\t'SsLl12_<|>endoftxhik", max_size=60))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_it_gives_the_original_ids_and_the_end_token(self, original: Path, file: Path, text: str) -> None:
         rebuilt = ModelFiles(file.parent, gguf=file).tokenizer()
         expected = Tokenizer.from_file(str(original)).encode(text).ids

@@ -108,7 +108,7 @@ def test_a_missing_file_is_refused(path: Path) -> None:
         check_safetensors(path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32))
 def test_a_header_with_flipped_bytes_is_passed_whole_or_refused(path: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -154,7 +154,6 @@ def test_euclidean_of_one_last_bit_is_that_bit() -> None:
     np.testing.assert_array_equal(np.diag(euclidean([a, b], [a, b])), 0.0)
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, (3, 4), elements=st.floats(-1e6, 1e6, width=32)),
     hnp.arrays(np.float32, (2, 4), elements=st.floats(-1e6, 1e6, width=32)),
@@ -215,7 +214,7 @@ def test_top_k_equals_a_full_sort(metric: Metric, k: int) -> None:
     np.testing.assert_array_equal(scores, np.take_along_axis(METRICS[metric](queries, documents), indices, axis=1))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     documents=hnp.arrays(np.int8, st.tuples(st.integers(1, 40), st.just(3)), elements=st.integers(-1, 1)),
     copies=st.integers(1, 30),

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.compute.loading import build, fill, naming
+from mlx_qwen_embeddings.compute.loading import build, fill, load_errors
 from mlx_qwen_embeddings.compute.mlx.backend import Backend, claim_thread, computing, free_buffers
 from mlx_qwen_embeddings.compute.quantization import unpack
 from mlx_qwen_embeddings.tools.convert.choice import DTYPES, Choice, ConversionError
@@ -61,7 +61,7 @@ def write_model(files: ModelFiles, target: Path, choice: Choice | None, dtype: s
         mlx_lm = require("mlx_lm.utils", "convert", "Converting a model")
         with computing(backend):
             claim_thread(backend)
-            with naming(files):
+            with load_errors(files):
                 model, weights, layers = build(files)
                 dtype = dtype or ("float32" if layers and _is_full(files.config) else _usual_dtype(weights))
                 fill(model, unpack(weights, layers, mx.float32), getattr(mx, dtype))

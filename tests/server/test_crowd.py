@@ -1,4 +1,4 @@
-"""A server with a crowd of clients, each asking in a loop, that is told to stop, or killed: what was answered was right."""
+"""A server with a crowd of clients, each asking in a loop, is told to stop or killed: every response was right."""
 
 import itertools
 import json
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.heavy
 
 CLIENTS, ANSWERS = 8, 40
 LONG = [f"number {number} " * 100 for number in range(1000)]
-"""Work for far longer than the server is given in these tests."""
+"""Texts that take far longer to embed than the server has in these tests."""
 
 
 class Crowd:
-    """Clients that ask until they are not answered with 200."""
+    """Clients that keep asking until a response is not 200."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.answers: list[tuple[list[str], list[list[float]]]] = []
@@ -60,7 +60,7 @@ class Crowd:
     def join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENCE)
-            assert not thread.is_alive(), "a client still waits"
+            assert not thread.is_alive(), "a client is still waiting"
 
     def check(self) -> None:
         texts = [text for asked, _ in self.answers for text in asked]
@@ -74,7 +74,7 @@ def statuses(server: ServerProcess) -> list[int]:
     return [line["status"] for line in lines if line["event"] == "request" and line["path"] == "/v1/embeddings"]
 
 
-def test_told_to_stop_it_answers_what_it_accepted_and_rightly() -> None:
+def test_told_to_stop_it_answers_all_accepted_requests_correctly() -> None:
     with serving() as server:
         crowd = Crowd(server)
         crowd.wait_for(ANSWERS)
@@ -83,13 +83,13 @@ def test_told_to_stop_it_answers_what_it_accepted_and_rightly() -> None:
         crowd.join()
     assert set(statuses(server)) <= {200, 503}
     assert statuses(server).count(200) == len(crowd.answers) >= ANSWERS
-    # One whose next request came when all was drained finds nobody.
+    # A client whose next request came after the draining finds nobody listening.
     assert all(end == 503 or isinstance(end, httpx.TransportError) for end in crowd.ends)
     assert len(crowd.ends) == CLIENTS
     crowd.check()
 
 
-def test_killed_again_and_again_it_never_answered_wrongly_and_nobody_waits() -> None:
+def test_killed_repeatedly_it_never_answers_wrongly_and_no_client_waits() -> None:
     port = "0"
     for _ in range(2):
         with serving("--port", port) as server:
@@ -106,7 +106,7 @@ def test_killed_again_and_again_it_never_answered_wrongly_and_nobody_waits() -> 
 
 @contextmanager
 def long_request(server: ServerProcess) -> Iterator[list[int | Exception]]:
-    """Hold a request in hand; the list gets its end when the block is left."""
+    """Keep a request in progress; its end is in the list after the block."""
     ends: list[int | Exception] = []
 
     def ask() -> None:
@@ -119,19 +119,19 @@ def long_request(server: ServerProcess) -> Iterator[list[int | Exception]]:
     asking = threading.Thread(target=ask)
     asking.start()
     with server.client() as other:
-        while not in_hand(other):
-            assert asking.is_alive(), "it was answered before anybody could look"
+        while not in_progress(other):
+            assert asking.is_alive(), "the request ended before it was seen in progress"
     yield ends
     asking.join(PATIENCE)
     assert not asking.is_alive()
 
 
-def in_hand(client: httpx.Client) -> float:
+def in_progress(client: httpx.Client) -> float:
     families = text_string_to_metric_families(client.get("/metrics").text)
     return next(family.samples[0].value for family in families if family.name == "mlx_qwen_requests_in_hand")
 
 
-def test_what_is_not_done_in_time_is_given_up() -> None:
+def test_requests_that_are_not_finished_in_time_are_abandoned() -> None:
     with serving("--drain-seconds", "0.1") as server, long_request(server) as ends:
         server.process.terminate()
         line = server.line(lambda line: line["event"] == "draining timed out")

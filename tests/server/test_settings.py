@@ -1,8 +1,6 @@
-"""Settings of the server: who wins, what is refused, which models are served."""
+"""The server's settings: which source wins, and what is refused."""
 
-import asyncio
 import inspect
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,10 +9,7 @@ from typer.testing import CliRunner
 from mlx_qwen_embeddings import EngineSettings
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.cli.serve import serve
-from mlx_qwen_embeddings.errors import UnknownModelError
-from mlx_qwen_embeddings.server import models as served
 from mlx_qwen_embeddings.server import run
-from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
 EMPTY: dict[str, str] = {}
@@ -108,58 +103,6 @@ def test_a_file_without_keys_never_opens_the_server(tmp_path: Path) -> None:
         ServerSettings(api_keys_file=path).keys()
     with pytest.raises(FileNotFoundError):
         ServerSettings(api_keys_file=tmp_path / "absent").keys()
-
-
-def test_every_alias_is_served_unless_some_are_named(tmp_path: Path) -> None:
-    models = Models(ServerSettings(), EngineSettings())
-    assert (models.default, models.warm) == ("small", ("small",))
-    assert {"small", "large-bf16", "nano", "e5-base"} <= set(models.specs)
-    for name in ("0.6B", "Qwen/Qwen3-Embedding-0.6B", "small:query", "SMALL"):
-        assert models.find(name).name in {"small", "small-bf16"}
-    for name in ("some/other", str(tmp_path), ".", "nano:passage", ":query", ""):
-        with pytest.raises(UnknownModelError, match="is not served here"):
-            models.find(name)
-
-
-def test_the_first_of_the_named_is_the_default() -> None:
-    models = Models(ServerSettings(models="nano,owner/name"), EngineSettings())
-    assert (models.default, models.warm, list(models.specs)) == ("nano", ("nano",), ["nano", "owner/name"])
-    assert (models.find("owner/name:document").role, models.find("nano").role) == ("document", None)
-
-
-def test_a_model_that_is_warmed_has_to_be_served() -> None:
-    with pytest.raises(UnknownModelError, match="'small' is not served here: nano are"):
-        Models(ServerSettings(models="nano", warm="small"), EngineSettings())
-    with pytest.raises(UnknownModelError, match="Did you mean 'nano'"):
-        Models(ServerSettings(models="nanoo"), EngineSettings())
-
-
-def test_a_model_that_never_comes_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, never = threading.Event(), threading.Event()
-    waited_for = []
-
-    class Stuck:
-        loaded = False
-
-        def warmup(self) -> None:
-            begun.set()
-            waited_for.append(never.wait(60))
-
-        def close(self) -> None:
-            pass
-
-    async def run() -> bool:
-        models = Models(ServerSettings(models="nano"), EngineSettings())
-        warming = asyncio.create_task(models.warm_up())
-        await asyncio.to_thread(begun.wait, 20)
-        warming.cancel()
-        await models.close()
-        return models.ready
-
-    monkeypatch.setattr(served, "get_engine", lambda *_, **__: Stuck())
-    assert not asyncio.run(run())
-    assert waited_for == []
-    never.set()
 
 
 def test_flags_of_serve_reach_server_and_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

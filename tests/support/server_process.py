@@ -1,4 +1,4 @@
-"""A real server in a process of its own, on a free port of this machine."""
+"""A real server in its own process, on a free port of this machine."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 
 PATIENCE = 60.0
-"""Seconds after which something that never happens fails a test, instead of holding it up."""
+"""Seconds after which something that never happens fails a test instead of blocking it."""
 
 Line = dict[str, Any]
 
 
 class ServerProcess:
-    """What a test sees of it: its address, its log, its end."""
+    """A server with the model nano: its address, its log, its exit."""
 
     def __init__(self, *arguments: str, **variables: str) -> None:
-        """Start it with ``nano``."""
+        """Start it and wait until it listens."""
         command = [sys.executable, "-m", "mlx_qwen_embeddings", "serve", "--port", "0", "--model", "nano", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_QWEN_")}
         environment |= {"HF_HUB_OFFLINE": "1"} | variables
@@ -34,7 +34,7 @@ class ServerProcess:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        with self.process.stderr as log:  # closed at the end: else whoever collects it is warned
+        with self.process.stderr as log:  # left open, it would cause a ResourceWarning
             for line in log:
                 with self._more:
                     self.raw.append(line)
@@ -43,7 +43,7 @@ class ServerProcess:
             self._more.notify_all()
 
     def line(self, wanted: Callable[[Line], bool]) -> Line:
-        """Wait for a line of the log."""
+        """Wait for a line of the log, and return it."""
 
         def found() -> Line | None:
             lines = [json.loads(line) for line in self.raw if line.startswith("{")]
@@ -51,14 +51,14 @@ class ServerProcess:
 
         with self._more:
             line = self._more.wait_for(lambda: found() or not self._reader.is_alive(), PATIENCE)
-        assert isinstance(line, dict), f"the server never said that: {''.join(self.raw)}"
+        assert isinstance(line, dict), f"the server never logged that: {''.join(self.raw)}"
         return line
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
 
     def wait(self) -> int:
-        """Give the status that it ends with."""
+        """Wait until the process ends, and return its exit status."""
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
@@ -66,7 +66,7 @@ class ServerProcess:
 
 @contextmanager
 def serving(*arguments: str, **variables: str) -> Iterator[ServerProcess]:
-    """Run a server for as long as the block lasts, with ``nano`` loaded."""
+    """Run a server, with nano loaded, until the block ends."""
     server = ServerProcess(*arguments, **variables)
     try:
         server.line(lambda line: line["event"] == "loaded")

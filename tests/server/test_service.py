@@ -1,4 +1,4 @@
-"""Answers as bytes: a number that JSON has none for is an error, however many there are."""
+"""Responses as bytes: a number that JSON cannot express is an error, however many numbers there are."""
 
 import json
 from typing import Any
@@ -20,21 +20,21 @@ async def test_a_number_that_is_not_finite_is_a_500(bad: float, numbers: int) ->
     assert (caught.value.status, caught.value.code) == (500, "non_finite_embedding")
 
 
-@pytest.mark.parametrize("form", ["base64", "float"])
+@pytest.mark.parametrize("encoding_format", ["base64", "float"])
 @pytest.mark.parametrize("bad", BAD)
-async def test_so_it_is_in_either_form_of_vectors(bad: float, form: str) -> None:
+async def test_a_vector_that_is_not_finite_is_a_500_in_either_format(bad: float, encoding_format: str) -> None:
     vectors = np.array([[1, 0], [0, bad]], dtype=np.float32)
     with pytest.raises(ApiError) as caught:
-        await json_response(lambda: {"data": encode_vectors(vectors, form)}, 1)
+        await json_response(lambda: {"data": encode_vectors(vectors, encoding_format)}, 1)
     assert caught.value.status == 500
 
 
-async def test_words_that_look_like_it_are_words() -> None:
+async def test_the_words_nan_and_infinity_are_allowed_in_strings() -> None:
     content: dict[str, Any] = {"model": "NaN:Infinity", "embedding": [0.1, -1, 1e-30], "name": None}
     response = await json_response(lambda: content, 1)
     assert json.loads(bytes(response.body)) == content
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
-def test_base64_takes_all_kinds_of_numbers(kind: type[np.generic]) -> None:
+def test_base64_takes_all_types_of_numbers(kind: type[np.generic]) -> None:
     assert len(encode_vectors(np.ones((2, 3), dtype=kind), "base64")) == 2

@@ -1,144 +1,155 @@
-"""Model name to local folder: the Hugging Face cache, offline use, revisions, progress."""
+"""Find the folder of a model: on this machine, or on the Hugging Face Hub, from where it is downloaded once."""
 
 import logging
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.checkpoint.integrity import is_known_whole, refuse_corrupted, remember_whole
+from mlx_qwen_embeddings.checkpoint.integrity import is_complete, mark_complete, refuse_corrupted
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.registry import ModelSpec
 
-_SMALL = ["*.json", "*.jinja", "1_Pooling/*.json"]
-PATTERNS = ["*.safetensors", *_SMALL]
-"""What is downloaded: never a pickle, never code."""
+_SMALL_FILES = ("*.json", "*.jinja", "1_Pooling/*.json")
+"""Beside the weights, all that is downloaded: never a pickle, never code."""
 
 ATTEMPTS = 3
-"""How often a broken download is begun: huggingface_hub goes on after a connection that ended, not after a reset one."""
+"""How often a download is started: huggingface_hub resumes after a closed connection, but not after one that was reset."""
 
 _ANSWER_SECONDS = 10.0
 _HTTP_LIBRARIES = {"httpx", "httpx2", "requests"}  # what huggingface_hub 1, 2 and 0 are built on
 
+_REMEDY = "Connect and try again, copy the model's folder here and give its path, or start with the embedded model: 'nano'."
+
 logger = logging.getLogger(__name__)
 
 
-class _Wanted(NamedTuple):
-    """A repository, and what to take of it; ``tag`` as in ``gguf.choice.matching``, None where no GGUF is wanted."""
+class _Request(NamedTuple):
+    """What to take from the Hub.
 
-    source: str
+    Attributes:
+        repository: "owner/name".
+        tag: End of the name of the GGUF file to take, see ``_matching``; None takes safetensors.
+        patterns: Shell patterns of the files to take.
+        revision: Branch, tag or commit; None is the main branch.
+        cache_dir: Where downloads are kept; None is the Hugging Face cache.
+    """
+
+    repository: str
     tag: str | None
     patterns: list[str]
+    revision: str | None
+    cache_dir: Path | None
 
 
 def open_folder(
     spec: ModelSpec, *, revision: str | None = None, offline: bool = False, cache_dir: Path | None = None
 ) -> ModelFiles:
-    """Give the model's folder, downloaded with a progress bar if need be.
+    """Return the model's folder, after downloading what is missing, with a progress bar.
 
-    What is in the cache is used without asking the Hub. Of a repository whose name ends in GGUF one file is taken, which
-    ``:Q8_0`` after the name picks when there are several. Large files are compared with their sha256 when they are first
-    opened.
+    What is in the cache is used without asking the Hub. Of a repository whose name ends in GGUF one file is taken; when
+    there are several, ``:Q8_0`` after the name picks one. Large files are compared with their sha256 once.
 
     Args:
-        spec: What to open.
+        spec: The model.
         revision: Branch, tag or commit; None is the main branch.
         offline: Whether to use only what is on disk.
-        cache_dir: Where downloads lie; None is the Hugging Face cache.
+        cache_dir: Where downloads are kept; None is the Hugging Face cache.
 
     Raises:
-        ModelLoadError: When it cannot be had, or was corrupted; the message says what failed, where was looked, and what
-            to do.
+        ModelLoadError: When the model cannot be found or downloaded, or is corrupted. The message says what failed, where
+            it was looked for, and what to do.
     """
     if spec.local:
         return _local(Path(spec.source), revision)
-    wanted = _wanted(spec)
-    folder = _cached(wanted, revision, cache_dir)
-    if folder is None or not is_known_whole(folder, wanted.patterns):
-        folder = _completed(wanted, revision, cache_dir, folder, offline=offline)
-    refuse_corrupted(folder, wanted.patterns)
-    return _files(folder, wanted)
+    request = _request(spec, revision, cache_dir)
+    folder = _cached(request)
+    if folder is None or not is_complete(folder, request.patterns):
+        folder = _completed(request, folder, offline=offline)
+    refuse_corrupted(folder, request.patterns)
+    return _files(folder, request)
 
 
 def find_folder(spec: ModelSpec, *, revision: str | None = None, cache_dir: Path | None = None) -> ModelFiles | None:
-    """Give the model's folder as it is on disk, to read what its small files say.
+    """Return the model's folder as it is on disk, to read its small files.
 
-    Nothing is downloaded, completed or compared, and the Hub is not asked: ``open_folder`` does so before weights are read.
+    Nothing is downloaded or checked, and the Hub is not asked: ``open_folder`` does so before weights are read.
 
     Args:
-        spec: What to look for.
+        spec: The model.
         revision: Branch, tag or commit; None is the main branch.
-        cache_dir: Where downloads lie; None is the Hugging Face cache.
+        cache_dir: Where downloads are kept; None is the Hugging Face cache.
 
     Returns:
-        None when it has yet to be downloaded.
+        None when the model has not been downloaded yet.
 
     Raises:
-        ModelLoadError: When the folder of the user's own is none, or the name means nothing to the Hub.
+        ModelLoadError: When a local folder does not exist, or the Hub cannot have such a name.
     """
     if spec.local:
         return _local(Path(spec.source), revision)
-    wanted = _wanted(spec)
-    folder = _cached(wanted, revision, cache_dir)
-    return _files(folder, wanted) if folder else None
+    request = _request(spec, revision, cache_dir)
+    folder = _cached(request)
+    return _files(folder, request) if folder else None
 
 
-def _files(folder: Path, wanted: _Wanted) -> ModelFiles:
-    gguf = None if wanted.tag is None else folder / _choose(_names(folder), wanted)
-    return ModelFiles(folder, revision=folder.name, gguf=gguf)
+def cache_state(cache_dir: Path | None, *, offline: bool) -> tuple[Path, bool]:
+    """Return the folder of downloaded models, and whether only what is there is used."""
+    from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
 
-
-def _wanted(spec: ModelSpec) -> _Wanted:
-    source, _, tag = spec.source.partition(":")
-    if tag or source.lower().endswith("gguf"):
-        return _Wanted(source, tag, [*_SMALL, pattern(tag)])
-    return _Wanted(source, None, PATTERNS)
-
-
-def _choose(names: list[str], wanted: _Wanted) -> str:
-    remedy = f"{wanted.source}:Q8_0 takes the one whose name ends so"
-    return choose(names, wanted.tag or "", wanted.source, remedy)
-
-
-def _names(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
+    return Path(cache_dir or constants.HF_HUB_CACHE), bool(offline or constants.HF_HUB_OFFLINE)
 
 
 def _local(path: Path, revision: str | None) -> ModelFiles:
     if revision is not None:
-        message = f"revision={revision!r} makes no sense for the local folder {path}: leave it out"
-        raise ModelLoadError(message)
-    gguf = local_file(path)
-    if gguf is not None:
-        return ModelFiles(gguf.parent, gguf=gguf)
+        raise ModelLoadError(f"revision={revision!r} makes no sense for the local folder {path}: leave it out")
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return ModelFiles(path.parent, gguf=path)
     if not path.is_dir():
-        message = f"{path} is neither a folder nor a .gguf file: give the folder that holds config.json"
-        raise ModelLoadError(message)
-    return ModelFiles(path)
+        raise ModelLoadError(f"{path} is neither a folder nor a .gguf file: give the folder that holds config.json")
+    names = sorted(file.name for file in path.glob("*.gguf"))
+    if not names or any(path.glob("*.safetensors")):
+        return ModelFiles(path)
+    return ModelFiles(path, gguf=path / _choose(names, "", str(path), f"give its path, {path}/{names[0]}"))
 
 
-def _cached(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Path | None:
+def _request(spec: ModelSpec, revision: str | None, cache_dir: Path | None) -> _Request:
+    repository, _, tag = spec.source.partition(":")
+    if tag or repository.lower().endswith("gguf"):
+        return _Request(repository, tag, [*_SMALL_FILES, _pattern(tag)], revision, cache_dir)
+    return _Request(repository, None, ["*.safetensors", *_SMALL_FILES], revision, cache_dir)
+
+
+def _files(folder: Path, request: _Request) -> ModelFiles:
+    gguf = None if request.tag is None else folder / _choose_requested(_gguf_names(folder), request)
+    return ModelFiles(folder, revision=folder.name, gguf=gguf)
+
+
+def _snapshot(request: _Request, **options: Any) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - 50 ms that a local model need not pay
+
+    repository, _, patterns, revision, cache_dir = request
+    return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=patterns, **options))
+
+
+def _cached(request: _Request) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415 - as above
 
     try:
-        folder = snapshot_download(
-            wanted.source, revision=revision, cache_dir=cache_dir, allow_patterns=wanted.patterns, local_files_only=True
-        )
+        folder = _snapshot(request, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        message = f"{wanted.source!r} is no Hub name: {error}"
-        raise ModelLoadError(message) from error
-    return Path(folder) if _can_load(Path(folder), wanted) else None
+        raise ModelLoadError(f"{request.repository!r} is no Hub name: {error}") from error
+    return folder if _can_load(folder, request) else None
 
 
-def _can_load(folder: Path, wanted: _Wanted) -> bool:
-    if wanted.tag is not None:
-        return bool(matching(_names(folder), wanted.tag))
-    # A snapshot may have been begun by another program that wanted its configuration only.
+def _can_load(folder: Path, request: _Request) -> bool:
+    if request.tag is not None:
+        return bool(_matching(_gguf_names(folder), request.tag))
+    # Another program may have downloaded the configuration only.
     if not (folder / "config.json").exists() or not (folder / "tokenizer.json").exists():
         return False
     index = ModelFiles(folder).json("model.safetensors.index.json")
@@ -146,161 +157,122 @@ def _can_load(folder: Path, wanted: _Wanted) -> bool:
     return all((folder / shard).exists() for shard in shards) if shards else any(folder.glob("*.safetensors"))
 
 
-def _completed(wanted: _Wanted, revision: str | None, cache_dir: Path | None, found: Path | None, *, offline: bool) -> Path:
+def _completed(request: _Request, found: Path | None, *, offline: bool) -> Path:
     try:
-        folder = _download(wanted, revision, cache_dir, offline=offline)
+        folder = _download(request, offline=offline)
     except ModelLoadError as error:
         if found is None:
             raise
         logger.warning(
-            "%s was put into the cache by another program, maybe in part, and could not be completed: it is used as it is. "
-            "Files that name the pooling or the prompts may be missing. (%s)",
+            "%s was downloaded by another program, perhaps in part, and could not be completed: it is used as it is. Files "
+            "that name the pooling or the prompts may be missing. (%s)",
             found,
             error,
         )
         return found
-    remember_whole(folder, wanted.patterns)
+    mark_complete(folder, request.patterns)
     return folder
 
 
-def _download(wanted: _Wanted, revision: str | None, cache_dir: Path | None, *, offline: bool) -> Path:
-    from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # noqa: PLC0415 - as above
+def _download(request: _Request, *, offline: bool) -> Path:
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # noqa: PLC0415 - 50 ms that a local model need not pay
 
-    looked = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{wanted.source.replace('/', '--')}"
-    lacking = f"{wanted.source} is not (wholly) in the cache (looked in {looked})"
-    if offline or constants.HF_HUB_OFFLINE:
-        message = f"{lacking} and offline mode is on. {_REMEDY}"
-        raise ModelLoadError(message)
+    cache, offline = cache_state(request.cache_dir, offline=offline)
+    folder = cache / f"models--{request.repository.replace('/', '--')}"
+    missing = f"{request.repository} is not completely in the cache (looked in {folder})"
+    if offline:
+        raise ModelLoadError(f"{missing} and offline mode is on. {_REMEDY}")
     try:
-        return _fetch(wanted, revision, cache_dir)
+        return _fetch(request)
     except HfHubHTTPError as error:
-        raise ModelLoadError(_refusal(wanted, revision, error)) from error
+        raise ModelLoadError(_refusal(request, error)) from error
     except (OSError, RuntimeError, HTTPError) as error:
-        message = f"{lacking} and could not be downloaded: {_short(error)}. {_REMEDY}"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(f"{missing} and could not be downloaded: {_first_line(error)}. {_REMEDY}") from error
 
 
-def _fetch(wanted: _Wanted, revision: str | None, cache_dir: Path | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - 50 ms that a local model need not pay
+def _fetch(request: _Request) -> Path:
+    from huggingface_hub import HfApi  # noqa: PLC0415 - 50 ms that a local model need not pay
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 - as above
 
-    # Read now: huggingface_hub looks at HF_ENDPOINT when it is imported, which another package may have done long ago.
+    # Read here: huggingface_hub reads HF_ENDPOINT once, when it is imported, which another package may have done earlier.
     endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
-    # Asked first, since snapshot_download hides most refusals behind "not found on the local disk".
-    info = HfApi(endpoint=endpoint).model_info(wanted.source, revision=revision, timeout=_ANSWER_SECONDS)
+    # Asked first, because snapshot_download turns most refusals into "not found on the local disk".
+    info = HfApi(endpoint=endpoint).model_info(request.repository, revision=request.revision, timeout=_ANSWER_SECONDS)
     names = [file.rfilename for file in info.siblings or ()]
-    if wanted.tag is not None:
-        _choose(names, wanted)
+    if request.tag is not None:
+        _choose_requested(names, request)
     elif names and not any(name.endswith(".safetensors") for name in names):
-        raise ModelLoadError(_not_read(names, wanted.source))
+        raise ModelLoadError(_no_safetensors(names, request.repository))
     attempt = 1
     while True:
         try:
-            folder = snapshot_download(
-                wanted.source, revision=revision, cache_dir=cache_dir, allow_patterns=wanted.patterns, endpoint=endpoint
-            )
-            return Path(folder)
+            return _snapshot(request, endpoint=endpoint)
         except (OSError, HTTPError) as error:
-            # A refusal is huggingface_hub's own error, a full disk Python's: neither goes away by trying again.
+            # The Hub's refusals are huggingface_hub's own errors, a full disk is Python's: trying again helps neither.
             if type(error).__module__.split(".")[0] not in _HTTP_LIBRARIES or attempt == ATTEMPTS:
                 raise
-            logger.warning("downloading %s broke off (%s): trying again", wanted.source, _short(error))
+            logger.warning("the download of %s was interrupted (%s): trying again", request.repository, _first_line(error))
             attempt += 1
 
 
-def _not_read(names: list[str], source: str) -> str:
-    if matching(names, ""):
-        return f"{source} has its weights as GGUF only: name one of its files, as {source}:Q8_0 does"
+def _no_safetensors(names: list[str], repository: str) -> str:
+    if _matching(names, ""):
+        return f"{repository} has its weights as GGUF only: name one of its files, as {repository}:Q8_0 does"
     pickle = next((name for name in sorted(names) if name.endswith((".bin", ".pt", ".pth"))), None)
     if pickle is None:
-        return f"{source} has no *.safetensors, and no other weights that are read: check the name"
+        return f"{repository} has no *.safetensors, and no other weights that are read: check the name"
     return (
-        f"{source} has its weights as a pickle only ({pickle}), which can run code and is never read: take a revision or a "
-        f"copy of it with *.safetensors, or convert it with transformers: AutoModel.from_pretrained({source!r})"
+        f"{repository} has its weights as a pickle only ({pickle}), which can run code and is never read: take a revision "
+        f"or copy with *.safetensors, or convert it with transformers: AutoModel.from_pretrained({repository!r})"
         ".save_pretrained(new_folder, safe_serialization=True), put its tokenizer.json there too, and give that folder"
     )
 
 
-_REMEDY = "Connect and try again, copy the model's folder here and give its path, or start with the embedded model: 'nano'."
-
-
-def _refusal(wanted: _Wanted, revision: str | None, error: Exception) -> str:
+def _refusal(request: _Request, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     reasons: dict[int | None, str] = {
         401: "it does not exist, or is private: check the name, or log in with `hf auth login`",
         403: "access is not granted: accept the model's terms on its page and log in with `hf auth login`",
-        404: f"there is no such model, or no revision {revision or 'main'!r} of it: check both",
+        404: f"there is no such model, or no revision {request.revision or 'main'!r} of it: check both",
         429: "too many requests: wait a few minutes, or log in with `hf auth login` for a higher limit",
     }
-    reason = reasons.get(status, f"{_short(error)}. {_REMEDY}")
-    return f"the Hub refused {wanted.source} (status {status}): {reason}"
+    reason = reasons.get(status, f"{_first_line(error)}. {_REMEDY}")
+    return f"the Hub refused {request.repository} (status {status}): {reason}"
 
 
-def _short(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def cache_state(cache_dir: Path | None, *, offline: bool) -> tuple[Path, bool]:
-    """Give the folder of downloaded models, and whether only what is there is used."""
-    from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
-
-    return Path(cache_dir or constants.HF_HUB_CACHE), bool(offline or constants.HF_HUB_OFFLINE)
+def _gguf_names(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
 
 
-SUFFIX = ".gguf"
-
-
-def matching(names: Iterable[str], tag: str) -> list[str]:
-    """Give the GGUF files whose name ends in ``tag``, as llama.cpp and Ollama write it: "Q8_0", "f16"; "" takes all."""
+def _matching(names: Iterable[str], tag: str) -> list[str]:
+    """Return the GGUF files whose name ends in ``tag``, as llama.cpp and Ollama write it: "Q8_0", "f16"; "" takes all."""
     wanted = re.compile(rf".*[-._/]{re.escape(tag)}\.gguf" if tag else r".*\.gguf", re.IGNORECASE)
     return sorted(name for name in names if wanted.fullmatch(name) and "mmproj" not in name)
 
 
-def pattern(tag: str) -> str:
-    """Give the shell pattern for ``matching``: of a file in a folder, or with more of a name in front of the tag."""
+def _pattern(tag: str) -> str:
+    """Return the shell pattern of the files that ``_matching`` finds."""
     letters = (f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in tag)
     return f"*[-._/]{''.join(letters)}.gguf" if tag else "*.gguf"
 
 
-def choose(names: Iterable[str], tag: str, where: str, remedy: str) -> str:
-    """Give the one file that is meant.
+def _choose_requested(names: list[str], request: _Request) -> str:
+    remedy = f"{request.repository}:Q8_0 takes the one whose name ends in Q8_0"
+    return _choose(names, request.tag or "", request.repository, remedy)
 
-    Args:
-        names: All files of the folder.
-        tag: See ``matching``.
-        where: The folder, for the message.
-        remedy: How to say which one, for the message; "{}" stands for an example.
 
-    Raises:
-        ModelLoadError: When it is none, or more than one; the message lists them.
-    """
-    all_names = list(names)
-    found = matching(all_names, tag)
+def _choose(names: list[str], tag: str, where: str, remedy: str) -> str:
+    """Return the one GGUF file that matches; raise ``ModelLoadError``, which lists them, when there are none or several."""
+    found = _matching(names, tag)
     if len(found) == 1:
         return found[0]
-    there = found or matching(all_names, "")
-    if not there:
-        message = f"{where} has no .gguf file"
-        raise ModelLoadError(message)
+    listed = found or _matching(names, "")
+    if not listed:
+        raise ModelLoadError(f"{where} has no .gguf file")
     problem = f"has {len(found)} GGUF files" if found else f"has no GGUF file {tag!r}"
-    message = f"{where} {problem}: {', '.join(there)}. Say which one: {remedy.format(there[0])}"
-    raise ModelLoadError(message)
-
-
-def local_file(path: Path) -> Path | None:
-    """Give the GGUF file that a path means: the file itself, or the only one of a folder that has no safetensors.
-
-    Returns:
-        None when the path means something else.
-
-    Raises:
-        ModelLoadError: When a folder has several; the message lists them.
-    """
-    if path.is_file():
-        return path if path.suffix.lower() == SUFFIX else None
-    names = [file.name for file in path.glob("*.gguf")]
-    if not names or any(path.glob("*.safetensors")):
-        return None
-    return path / choose(names, "", str(path), f"give its path, {path}/{{}}")
+    raise ModelLoadError(f"{where} {problem}: {', '.join(listed)}. Say which one: {remedy}")

@@ -63,7 +63,7 @@ def test_a_begun_snapshot_is_not_taken_for_a_model(tmp_path: Path) -> None:
     (snapshot / "config.json").write_text("{}")
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
-    with pytest.raises(ModelLoadError, match=r"not \(wholly\) in the cache"):
+    with pytest.raises(ModelLoadError, match=r"not completely in the cache"):
         EmbeddingEngine("a/b", offline=True, cache_dir=tmp_path).warmup()
 
 

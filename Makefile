@@ -45,7 +45,7 @@ help:
 	@echo "make lint format typecheck build clean"
 
 demo: $(VENV)/.demo
-	@$(BIN)/python -m mlx_qwen_embeddings.demo
+	@$(BIN)/python examples/demo.py
 
 MODEL ?= nano
 serve: $(VENV)/.serve

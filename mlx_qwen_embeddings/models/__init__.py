@@ -1,4 +1,4 @@
-"""The architectures that this package runs; importing this table imports no MLX."""
+"""The architectures, one per module, and the layers they share. Importing this table does not import MLX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from mlx_qwen_embeddings.prompts import QWEN3_PROMPT, QWEN3_TEMPLATE
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What holds for every model of an architecture, where its own files do not say otherwise.
+    """The defaults of an architecture, for models whose own files do not say otherwise.
 
     Attributes:
         module: Dotted name of the module with ``Args``, ``Model`` and ``sanitize``.
-        pooling: Pooling when ``1_Pooling/config.json`` is absent.
-        prompts: Prompts by role when ``config_sentence_transformers.json`` is absent.
-        template: How an instruction is written in front of a text, with ``{instruction}`` in it.
-        needs_end_token: Whether the vector is read off a closing token that must be there.
+        pooling: Pooling if there is no ``1_Pooling/config.json``.
+        prompts: Prompts by role if there is no ``config_sentence_transformers.json``.
+        template: What to put in front of a text for an instruction; contains ``{instruction}``.
+        needs_end_token: Whether the vector is read from an end token, which must then be there.
     """
 
     module: str
@@ -34,7 +34,7 @@ FAMILIES: dict[str, Family] = {
         template=QWEN3_TEMPLATE,
         needs_end_token=True,
     ),
-    # sentence-transformers takes the mean too where a checkpoint names no pooling.
+    # sentence-transformers also takes the mean if a checkpoint names no pooling.
     "bert": Family(module="mlx_qwen_embeddings.models.bert", pooling="mean"),
 }
-"""By ``model_type`` of ``config.json``."""
+"""Families by ``model_type`` in ``config.json``."""

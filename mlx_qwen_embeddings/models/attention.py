@@ -1,4 +1,4 @@
-"""Attention whose scores never need more than a bounded piece of memory."""
+"""Attention whose scores take a bounded amount of memory."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,29 +13,29 @@ KeysValues = tuple[mx.array, mx.array]
 """Keys and values of one layer, each of shape (B, K, L, d)."""
 
 SCORE_BYTES = 64 * 2**20
-"""Most bytes of one block of scores on the CPU, which writes them out; a few such arrays live at once."""
+"""Most bytes of one block of scores on the CPU, where they are stored. A few such arrays live at once."""
 
 FUSED_SCORE_BYTES = 256 * 2**20
-"""The same elsewhere: some of MLX's fused kernels write them out too."""
+"""Most bytes of one block of scores elsewhere: some of MLX's fused kernels store them too."""
 
 CAUSAL_ROWS = 128
-"""Queries of a block on the CPU: half of the scores of a long text are never computed, since its keys end with it."""
+"""Queries in a block on the CPU. A block needs only the keys up to its end, which saves half of a long text's scores."""
 
 HIDDEN = -1e30
-"""Added to scores that must not count; finite, so that a row with nothing else gives no NaN."""
+"""Added to scores that must not count. It is finite, so that a row of nothing else gives no NaN."""
 
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> mx.array:
-    """Attend from every position to itself and those before it; keys that outnumber the queries come first.
+    """Attend from every position to itself and those before it. The P additional keys stand before all queries.
 
-    Long inputs are taken in blocks of queries, each against the keys up to its end. The result is the same; only the
-    memory for the scores is bounded.
+    Long inputs are computed in blocks of queries, each against the keys up to its end. This bounds the memory for the
+    scores and does not change the result.
 
     Args:
         q: Queries, shape (B, H, L, d).
-        k: Keys, shape (B, K, P + L, d), K a divisor of H.
+        k: Keys, shape (B, K, P + L, d), with K a divisor of H.
         v: Values, shape (B, K, P + L, d).
-        scale: Factor on the scores.
+        scale: Factor for the scores.
 
     Returns:
         Shape (B, H, L, d).
@@ -47,26 +47,26 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float) -> 
         attend, rows = _causal_by_hand, max(1, min(CAUSAL_ROWS, SCORE_BYTES // (4 * batch * heads * k.shape[2])))
 
     def block(start: int, end: int) -> mx.array:
-        # The keys end where the block does, so its last query sees all of them.
+        # The keys end where the block ends, so its last query sees all of them.
         return attend(q[:, :, start:end], k[:, :, : before + end], v[:, :, : before + end], scale)
 
     return _in_blocks(block, length, rows)
 
 
 def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *, scale: float) -> mx.array:
-    """Attend from every position to all real ones of its text.
+    """Attend from every position to all real positions of its text.
 
-    Long inputs are taken in blocks of queries, as in ``causal_attention``.
+    Long inputs are computed in blocks of queries, as in ``causal_attention``.
 
     Args:
         q: Queries, shape (B, H, L, d).
         k: Keys, shape (B, H, L, d).
         v: Values, shape (B, H, L, d).
         lengths: Real tokens of each text, padded on the right; shape (B,).
-        scale: Factor on the scores.
+        scale: Factor for the scores.
 
     Returns:
-        Shape (B, H, L, d). Positions of padding attend to the real ones too, so none is NaN.
+        Shape (B, H, L, d). Padding attends to the real positions too, so that nothing is NaN.
     """
     batch, heads, length, _ = q.shape
     real = (mx.arange(length) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
@@ -77,7 +77,7 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array, *
 
 
 def _in_blocks(block: Callable[[int, int], mx.array], length: int, rows: int) -> mx.array:
-    """Attend from so many rows at a time, the scores of one block alone in memory."""
+    """Attend from ``rows`` queries at a time, with only one block's scores in memory."""
     if rows >= length:
         return block(0, length)
     blocks = [settled(block(start, min(start + rows, length))) for start in range(0, length, rows)]
@@ -91,7 +91,7 @@ def _fused_causal(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.arr
 def _causal_by_hand(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
     batch, heads, rows, width = q.shape
     keys, groups = k.shape[2], heads // k.shape[1]
-    # The query heads of a key head stand one below the other, so keys and values are not repeated.
+    # Stack the query heads that share a key head, instead of repeating keys and values.
     stacked = (q * scale).reshape(batch, k.shape[1], groups * rows, width)
     weights = (stacked @ k.swapaxes(-1, -2)).reshape(batch, k.shape[1], groups, rows, keys)
     sums = softmax_in_place(weights, _later(rows))
@@ -99,7 +99,7 @@ def _causal_by_hand(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.a
     return out.reshape(batch, heads, rows, width) / sums.reshape(batch, heads, rows, 1)
 
 
-@lru_cache(maxsize=CAUSAL_ROWS)  # asked in every layer
+@lru_cache(maxsize=CAUSAL_ROWS)  # needed in every layer
 def _later(rows: int) -> NDArray[np.float32]:
     return np.triu(np.full((rows, rows), HIDDEN, np.float32), k=1)
 
@@ -109,7 +109,7 @@ def _fused(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) 
 
 
 def _by_hand(q: mx.array, k: mx.array, v: mx.array, real: mx.array, scale: float) -> mx.array:
-    # A sum with a mask costs a thirtieth of a choice by it. Finite, so that a row without a real token gives no NaN.
+    # Adding a mask takes a thirtieth of the time of choosing by it.
     weights = (q * scale) @ k.swapaxes(-1, -2) + mx.where(real, 0.0, HIDDEN)
     sums = softmax_in_place(weights)
     return (weights @ v) / sums

@@ -1,6 +1,6 @@
 """BERT as an encoder, arXiv:1810.04805, without pooler and heads: all-MiniLM, BGE, E5, mxbai-embed, Snowflake Arctic.
 
-Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden, H heads, d head.
+Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden size, H heads, d size of a head.
 """
 
 import re
@@ -17,14 +17,14 @@ from mlx_qwen_embeddings.models.attention import padded_attention
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
-"""Known extras of checkpoints: the heads of pretraining, the pooler, and a buffer that old exports saved."""
+"""Tensors to ignore: the heads used in pretraining, the pooler, and a buffer that old exports saved."""
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_tanh}
 
 
 @dataclass(frozen=True, slots=True)
 class Args:
-    """The part of ``config.json`` that shapes the model."""
+    """The values of ``config.json`` that define the model."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -41,7 +41,7 @@ class Args:
         """Read a parsed ``config.json``.
 
         Raises:
-            ModelLoadError: When a value is missing, or asks for a variant that this encoder does not compute.
+            ModelLoadError: If a value is missing, or asks for a variant that this encoder does not compute.
         """
         values: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
         missing = [name for name, value in values.items() if value is None]
@@ -70,7 +70,7 @@ def _refuse_variants(config: Mapping[str, Any], args: Args) -> None:
 
 
 class Embeddings(nn.Module):
-    """Sum of the embeddings of word, place and token type; the type is always 0, that of a single text."""
+    """The sum of word, position and token type embeddings. The type is always 0, that of a single text."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -80,8 +80,8 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
 
     def __call__(self, ids: mx.array) -> mx.array:
-        places = self.position_embeddings(mx.arange(ids.shape[1])) + self.token_type_embeddings(mx.array([0]))
-        summed: mx.array = self.LayerNorm(self.word_embeddings(ids) + places)
+        positions = self.position_embeddings(mx.arange(ids.shape[1])) + self.token_type_embeddings(mx.array([0]))
+        summed: mx.array = self.LayerNorm(self.word_embeddings(ids) + positions)
         return summed
 
 
@@ -105,7 +105,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """Projection, residual and norm: how both halves of a layer end."""
+    """Projection, residual and norm, which end both halves of a layer."""
 
     def __init__(self, inputs: int, args: Args) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Output(nn.Module):
 
 
 class Attention(nn.Module):
-    """The first half of a layer."""
+    """The first half of a layer: attention with its output projection."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """Widening and activation."""
+    """The first projection of the feed-forward, with its activation."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """One post-normalised transformer block."""
+    """One transformer block with post-normalisation."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-    """Token ids to hidden states."""
+    """A BERT encoder: token ids in, hidden states out."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Model(nn.Module):
         self.encoder = Encoder(args)
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
-        """Give the hidden states of the last layer; those of padding mean nothing, but are finite.
+        """Return the hidden states of the last layer. Those of padding are meaningless but finite.
 
         Args:
             ids: Token ids padded on the right; shape (B, L).
@@ -190,12 +190,12 @@ class Model(nn.Module):
 
 
 def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Bring the names of checkpoints to this module's: no ``bert.`` prefix, no heads, norms in today's names."""
+    """Rename a checkpoint's tensors to this module's names: no ``bert.`` prefix, no heads, current names of norms."""
     named = {_name(name): value for name, value in weights.items()}
     return {name: value for name, value in named.items() if not IGNORED.fullmatch(name)}
 
 
 def _name(name: str) -> str:
-    # The first checkpoints, bert-base-uncased among them, come from TensorFlow, which says gamma and beta.
+    # The first checkpoints, such as bert-base-uncased, come from TensorFlow, which says gamma and beta.
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

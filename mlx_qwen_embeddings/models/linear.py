@@ -1,4 +1,4 @@
-"""A linear layer that multiplies in the order that is fast for a few tokens on the CPU."""
+"""A linear layer that is fast for few tokens on the CPU."""
 
 import mlx.core as mx
 from mlx import nn
@@ -6,21 +6,21 @@ from mlx import nn
 from mlx_qwen_embeddings.models.activations import by_hand
 
 FEW_TOKENS = 256
-"""Up to so many, a large weight stands first. MKL packs its second matrix anew for every product, and shares the first one
-out among its threads: with 16 tokens 11 GB of weights a second against 6, with 64 tokens 138 GFLOP/s against 105, with 512
-alike (two Zen 4 cores)."""
+"""Up to this many tokens, a large weight is the first factor. MKL repacks the second matrix for every product, and divides
+the first among its threads: with 16 tokens it reads 11 GB of weights a second instead of 6, with 64 tokens it computes 138
+GFLOP/s instead of 105, with 512 there is no difference (two Zen 4 cores)."""
 
 LARGE_WEIGHT = 2**22
-"""Bytes from which on that pays. Smaller ones are packed within the processor's caches: 32 short texts on all-MiniLM took
-112 ms in the plain order against 136."""
+"""Bytes from which this pays off. Smaller weights are repacked within the processor's caches: 32 short texts on all-MiniLM
+took 112 ms in the usual order, and 136 with the weight first."""
 
 STEP = 16
-"""As many tokens as MKL computes at a time: it takes longer for 12 than for 16, so the encoder pads a text that is run by
-itself to a multiple; and so many by themselves are faster with any weight first."""
+"""Tokens that MKL computes at a time. It takes longer for 12 than for 16, so the encoder pads a text that runs alone to a
+multiple of this. Exactly this many tokens are faster with the weight first, whatever its size."""
 
 
 class Linear(nn.Linear):
-    """``x @ weight.T + bias``, like its parent."""
+    """Compute ``x @ weight.T + bias``, as the parent class does."""
 
     def __call__(self, x: mx.array) -> mx.array:
         tokens = x.size // x.shape[-1]

@@ -1,4 +1,4 @@
-"""Hidden states to one vector a text."""
+"""Reduce hidden states to one vector per text."""
 
 import mlx.core as mx
 
@@ -8,7 +8,7 @@ from mlx_qwen_embeddings.options import Pooling
 def pool(hidden: mx.array, lengths: mx.array, pooling: Pooling) -> mx.array:
     """Reduce the tokens of each text to one vector.
 
-    Real tokens are told by length, never by comparing ids with the padding id: the end token may be the padding token.
+    Padding is found by length, never by comparing ids with the padding id, because the end token may have the same id.
 
     Args:
         hidden: Shape (B, L, D), padded on the right.

@@ -1,6 +1,7 @@
 """Qwen3 as an encoder: the decoder-only transformer of arXiv:2505.09388, without its language-model head.
 
-Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden, H query heads, K key/value heads, d head.
+Attributes are named as in the checkpoint. Shapes: B texts, L tokens, D hidden size, H query heads, K key/value heads, d
+size of a head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from mlx_qwen_embeddings.models.attention import KeysValues, causal_attention
 from mlx_qwen_embeddings.models.linear import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")
-"""Known extras of checkpoints: the head of the language model, and a buffer that old exports saved."""
+"""Tensors to ignore: the head of the language model, and a buffer that old exports saved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Args:
-    """The part of ``config.json`` that shapes the model."""
+    """The values of ``config.json`` that define the model."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -39,12 +40,11 @@ class Args:
         """Read a parsed ``config.json``.
 
         Raises:
-            ModelLoadError: When a value is missing, or asks for a variant that this encoder does not compute.
+            ModelLoadError: If a value is missing, or asks for a variant that this encoder does not compute.
         """
         _refuse_variants(config)
         values: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
-        # Transformers 5 nests the base of the rotary embedding.
-        values["rope_theta"] = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
+        values["rope_theta"] = _rope(config).get("rope_theta") or config.get("rope_theta")
         values["attention_bias"] = bool(config.get("attention_bias"))
         missing = [name for name, value in values.items() if value is None]
         if missing:
@@ -53,9 +53,13 @@ class Args:
         return cls(**values)
 
 
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    # transformers 5 nests the base of the rotary embedding here, and a nested value wins over one beside it.
+    return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
 def _refuse_variants(config: Mapping[str, Any]) -> None:
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    kind = _rope(config).get("rope_type") or _rope(config).get("type") or "default"
     if kind != "default":
         message = f"config.json asks for rope scaling {kind!r}, which is not supported: take the scaling out of it"
         raise ModelLoadError(message)
@@ -86,13 +90,13 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(self.head_dim, eps=args.rms_norm_eps)
 
     def __call__(self, x: mx.array, prefix: KeysValues | None = None) -> mx.array:
-        """Attend from every token to itself, those before it and the prefix; (B, L, D) to the same."""
+        """Attend from every token to itself, those before it and the prefix. Takes and returns (B, L, D)."""
         k, v = self.keys_values(x, prefix)
         q = self._queries(x, k.shape[2] - x.shape[1])
         return self._merge(causal_attention(q, k, v, scale=self.head_dim**-0.5))
 
     def last(self, x: mx.array, lengths: mx.array, prefix: KeysValues | None = None) -> mx.array:
-        """Attend from the last real token of each row only; (B, L, D) to (B, 1, D)."""
+        """Attend only from the last real token of each row. Takes (B, L, D), returns (B, 1, D)."""
         k, v = self.keys_values(x, prefix)
         before = k.shape[2] - x.shape[1]
         q = self._queries(last_rows(x, lengths), lengths - 1 + before)
@@ -100,7 +104,7 @@ class Attention(nn.Module):
         return self._merge(mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=seen))
 
     def keys_values(self, x: mx.array, prefix: KeysValues | None = None) -> KeysValues:
-        """Give keys and values of a prefix and the tokens behind it, each (B, K, P + L, d)."""
+        """Return keys and values of a prefix and the tokens after it, each of shape (B, K, P + L, d)."""
         before = 0 if prefix is None else prefix[0].shape[2]
         k = self._rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)), before)
         v = self._split(self.v_proj(x), self.kv_heads)
@@ -127,7 +131,7 @@ class Attention(nn.Module):
 
 
 def last_rows(x: mx.array, lengths: mx.array) -> mx.array:
-    """Pick the last real token of each row; (B, L, D) to (B, 1, D)."""
+    """Pick the last real token of each row. Takes (B, L, D), returns (B, 1, D)."""
     return x[mx.arange(x.shape[0]), lengths - 1][:, None]
 
 
@@ -145,7 +149,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-normalised transformer block."""
+    """One transformer block with pre-normalisation."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -158,11 +162,11 @@ class Layer(nn.Module):
         return self._feed(x + self.self_attn(self.input_layernorm(x), prefix))
 
     def last(self, x: mx.array, lengths: mx.array, prefix: KeysValues | None = None) -> mx.array:
-        """Do the same for the last real token of each row only; (B, L, D) to (B, 1, D)."""
+        """Compute only the last real token of each row. Takes (B, L, D), returns (B, 1, D)."""
         return self._feed(last_rows(x, lengths) + self.self_attn.last(self.input_layernorm(x), lengths, prefix))
 
     def keys_values(self, x: mx.array) -> KeysValues:
-        """Give what later tokens need of these ones."""
+        """Return the keys and values that later tokens attend to."""
         return self.self_attn.keys_values(self.input_layernorm(x))
 
     def _feed(self, x: mx.array) -> mx.array:
@@ -170,7 +174,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Token ids to hidden states."""
+    """A Qwen3 encoder: token ids in, hidden states out."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
@@ -178,12 +182,12 @@ class Model(nn.Module):
         self.layers = [Layer(args) for _ in range(args.num_hidden_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
-    def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:  # noqa: ARG002 - causal: padding on the right is never seen
-        """Give the hidden states after the last norm: the plain path, which the others are held against.
+    def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:  # noqa: ARG002 - causal, so no token sees the padding on its right
+        """Return the hidden states after the last norm: the plain path, against which the others are tested.
 
         Args:
             ids: Token ids padded on the right; shape (B, L).
-            lengths: Real tokens of each row; shape (B,). Not needed here.
+            lengths: Real tokens of each row; shape (B,). Not used here.
 
         Returns:
             Shape (B, L, D).
@@ -195,14 +199,14 @@ class Model(nn.Module):
         return hidden
 
     def last_hidden(self, ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None = None) -> mx.array:
-        """Give the hidden state of each row's last real token.
+        """Return the hidden state of each row's last real token.
 
-        The last layer computes keys and values of all tokens, and everything else for one token a row.
+        The last layer computes keys and values of all tokens, and everything else only for the last token of each row.
 
         Args:
-            ids: Token ids behind the prefix, padded on the right; shape (B, L).
-            lengths: Real tokens of each row, the prefix not counted; shape (B,).
-            prefix: From ``prefill``, of tokens that stand before every row; None where there are none.
+            ids: Token ids after the prefix, padded on the right; shape (B, L).
+            lengths: Real tokens of each row, without the prefix; shape (B,).
+            prefix: What ``prefill`` returned for the tokens before every row; None if there are none.
 
         Returns:
             Shape (B, D).
@@ -215,7 +219,7 @@ class Model(nn.Module):
         return hidden[:, 0]
 
     def prefill(self, ids: mx.array) -> list[KeysValues]:
-        """Give the keys and values of each layer for tokens that many texts start with; ``ids`` has shape (1, P)."""
+        """Return each layer's keys and values for a prefix that many texts share; ``ids`` has shape (1, P)."""
         x, cached = self.embed_tokens(ids), []
         for layer in self.layers:
             cached.append(layer.keys_values(x))
@@ -224,6 +228,6 @@ class Model(nn.Module):
 
 
 def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Bring the names of official and mlx-community checkpoints to this module's: no ``model.`` prefix, no head."""
+    """Rename the tensors of official and mlx-community checkpoints to this module's names: no ``model.``, no head."""
     stripped = {name.removeprefix("model."): value for name, value in weights.items()}
     return {name: value for name, value in stripped.items() if not name.startswith(IGNORED[0]) and IGNORED[1] not in name}

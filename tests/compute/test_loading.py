@@ -42,6 +42,11 @@ def nested_rope(folder: Path, weights: Weights) -> Path:
     return write_checkpoint(folder, weights, SHAPE.config(rope_theta=None, rope_parameters=rope))
 
 
+def nested_rope_and_another(folder: Path, weights: Weights) -> Path:
+    # transformers takes the nested value.
+    return write_checkpoint(folder, weights, SHAPE.config(rope_theta=500.0, rope_parameters={"rope_theta": 10_000.0}))
+
+
 def null_scaling(folder: Path, weights: Weights) -> Path:
     write_checkpoint(folder, weights, SHAPE.config())
     (folder / "config.json").write_text(json.dumps(SHAPE.config() | {"rope_scaling": None, "quantization": None}))
@@ -79,6 +84,7 @@ FORMS: dict[str, Writer] = {
     "links": linked_as_in_the_hub_cache,
     "head and inv_freq": with_known_extras,
     "nested rope_parameters": nested_rope,
+    "nested rope_parameters and another rope_theta": nested_rope_and_another,
     "null rope_scaling": null_scaling,
 }
 

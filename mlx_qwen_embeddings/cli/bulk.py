@@ -2,31 +2,27 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
 from mlx_qwen_embeddings.cli.common import (
-    DimensionsOption,
-    InstructionOption,
-    MaxLengthOption,
     ModelDirOption,
     ModelOption,
-    NormalizeOption,
-    PoolingOption,
-    PrecisionOption,
     RestartOption,
     RoleOption,
-    TruncateOption,
     VectorColumnOption,
     from_earlier,
     resumable,
+    with_options,
 )
+from mlx_qwen_embeddings.options import CallOptions
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.bulk.whole_corpus import Runner
 
 
+@with_options()
 def bulk(
     source: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them.")],
     folder: Annotated[Path, typer.Argument(help="Folder for the output: a new one, or that of an earlier run.")],
@@ -53,32 +49,20 @@ def bulk(
     model: ModelOption = None,
     model_dir: ModelDirOption = None,
     role: RoleOption = "document",
-    instruction: InstructionOption = None,
-    dimensions: DimensionsOption = None,
-    normalize: NormalizeOption = True,
-    pooling: PoolingOption = "native",
-    max_length: MaxLengthOption = None,
-    truncate: TruncateOption = "end",
-    precision: PrecisionOption = "float32",
+    **options: Unpack[CallOptions],
 ) -> None:
     """Embed Parquet files, here or on a Ray cluster. To continue a stopped run, repeat the command."""
-    options: Any = {
+    job: dict[str, Any] = {
         "role": role,
         "column": column,
         "vector_column": vector_column,
         "part_rows": part_rows,
         "restart": restart,
-        "instruction": instruction,
-        "dimensions": dimensions,
-        "normalize": normalize,
-        "pooling": pooling,
-        "max_length": max_length,
-        "truncate": truncate,
-        "precision": precision,
+        **options,
     }
     placement = {"concurrency": concurrency, "num_cpus": num_cpus, "num_gpus": num_gpus}
     if ray is not None:
-        _run(source, folder, {**options, "runner": _cluster(ray, model, model_dir, placement)})
+        _run(source, folder, {**job, "runner": _cluster(ray, model, model_dir, placement)})
         return
     if any(value is not None for value in placement.values()):
         message = "--concurrency, --num-cpus and --num-gpus are for a cluster: give --ray, too"
@@ -86,7 +70,7 @@ def bulk(
     from mlx_qwen_embeddings.engine import EmbeddingEngine
 
     with EmbeddingEngine(model, cache_dir=model_dir) as engine:
-        _run(source, folder, {**options, "model": engine})
+        _run(source, folder, {**job, "model": engine})
 
 
 def _cluster(address: str, model: str | None, model_dir: Path | None, placement: dict[str, Any]) -> "Runner":
@@ -96,11 +80,11 @@ def _cluster(address: str, model: str | None, model_dir: Path | None, placement:
     return RayRunner(address, model=model, placement=Placement(**placement), settings=settings)
 
 
-def _run(source: Path, folder: Path, options: dict[str, Any]) -> None:
+def _run(source: Path, folder: Path, job: dict[str, Any]) -> None:
     from mlx_qwen_embeddings.bulk import embed_parquet
 
     with resumable(folder):
-        report = embed_parquet(source, folder, show_progress=sys.stderr.isatty(), **options)
+        report = embed_parquet(source, folder, show_progress=sys.stderr.isatty(), **job)
     parts = f"{report.parts:,} part{'' if report.parts == 1 else 's'}"
     earlier = from_earlier(report.resumed)
     typer.echo(f"{folder}: {report.rows:,} vectors of {report.dimensions:,} dimensions in {parts}{earlier}")

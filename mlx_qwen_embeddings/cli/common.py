@@ -1,18 +1,19 @@
 """What several commands share: options, tables, and how a run that can be resumed ends."""
 
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-# Repeated here because the modules that define them import numpy and pydantic, which would slow --help down.
-Role = Literal["document", "query"]
-Pooling = Literal["native", "last", "mean", "first", "max"]
-Truncate = Literal["end", "error"]
-Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+from mlx_qwen_embeddings.options import OPTIONS, Option
+from mlx_qwen_embeddings.prompts import Role
+
 Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
+"""Repeated here because ``similarity`` imports numpy, which would slow ``--help`` down."""
 
 NamedModel = Annotated[str, typer.Argument(help="Alias, Hub name or local folder.")]
 ModelOption = Annotated[
@@ -28,21 +29,44 @@ IndexedModelOption = Annotated[
 ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; default: the Hugging Face cache.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 RoleOption = Annotated[Role, typer.Option(help="What the texts are; queries get the model's query prompt.")]
-InstructionOption = Annotated[
-    str | None, typer.Option(help="Task description put before each text; '' for none; default: the model's own.")
-]
-DimensionsOption = Annotated[int | None, typer.Option(help="Keep only this many leading dimensions.", min=1)]
-NormalizeOption = Annotated[bool, typer.Option(help="Scale vectors to unit length.")]
-PoolingOption = Annotated[Pooling, typer.Option(help="How token states become a vector.")]
-MaxLengthOption = Annotated[
-    int | None, typer.Option(help="Maximum number of tokens in a text; default: the model's own.", min=1)
-]
-TruncateOption = Annotated[Truncate, typer.Option(help="Cut longer texts at the end, or refuse them.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Type of the vectors' components.")]
 VectorColumnOption = Annotated[str, typer.Option(help="Name of the vector column in the output.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has done.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+
+def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's ``**options`` by a flag for each option that changes vectors or refuses texts.
+
+    The command is called with the options that differ from their defaults.
+
+    Args:
+        without: Names of options that get no flag.
+    """
+    chosen = [option for option in OPTIONS.values() if option.effect != "run" and option.name not in without]
+    flags = {option.name: _flag(option) for option in chosen}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            command(**{name: value for name, value in given.items() if name not in flags or value != flags[name].default})
+
+        run.__signature__ = signature.replace(parameters=[*own, *flags.values()])  # type: ignore[attr-defined]
+        run.__annotations__ = {flag.name: flag.annotation for flag in (*own, *flags.values())}
+        return run
+
+    return decorate
+
+
+def _flag(option: Option) -> inspect.Parameter:
+    kind, default, text = option.type, option.default, option.help
+    if bool in get_args(kind):  # chat_template: a template's source is too long for a flag
+        kind, default, text = bool, False, f"{text.partition('. ')[0]}."
+    annotation = Annotated[kind, typer.Option(help=text, min=option.minimum)]  # type: ignore[valid-type] # made here
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:

@@ -2,26 +2,26 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 
 from mlx_qwen_embeddings.cli.common import (
-    DimensionsOption,
-    InstructionOption,
     JsonOption,
-    MaxLengthOption,
     Metric,
     ModelDirOption,
     ModelOption,
     RoleOption,
     aligned,
     shortened,
+    with_options,
 )
+from mlx_qwen_embeddings.options import CallOptions
 
 SHOWN_CHARACTERS = 40
 
 
+@with_options(without={"precision"})
 def compare(
     texts: Annotated[list[str], typer.Argument(help="Two or more texts.")],
     *,
@@ -29,20 +29,16 @@ def compare(
     model: ModelOption = None,
     model_dir: ModelDirOption = None,
     role: RoleOption = "document",
-    instruction: InstructionOption = None,
-    dimensions: DimensionsOption = None,
-    max_length: MaxLengthOption = None,
     as_json: JsonOption = False,
+    **options: Unpack[CallOptions],
 ) -> None:
     """Compare texts with each other."""
     if len(texts) < 2:  # noqa: PLR2004 - a single text has nothing to be compared with
         message = "compare needs at least two texts"
         raise typer.BadParameter(message)
     from mlx_qwen_embeddings.engine import EmbeddingEngine
-    from mlx_qwen_embeddings.options import CallOptions
     from mlx_qwen_embeddings.similarity import METRICS
 
-    options = CallOptions(instruction=instruction, dimensions=dimensions, max_length=max_length)
     with EmbeddingEngine(model, cache_dir=model_dir) as engine:
         vectors = (engine.embed_queries if role == "query" else engine.embed_documents)(texts, **options)
     scores = METRICS[metric](vectors, vectors)

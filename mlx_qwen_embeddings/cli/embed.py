@@ -6,27 +6,22 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import typer
 
 from mlx_qwen_embeddings.cli.common import (
-    DimensionsOption,
-    InstructionOption,
-    MaxLengthOption,
     ModelDirOption,
     ModelOption,
-    NormalizeOption,
-    PoolingOption,
-    PrecisionOption,
     RestartOption,
     RoleOption,
-    TruncateOption,
     VectorColumnOption,
     from_earlier,
     resumable,
     shortened,
+    with_options,
 )
+from mlx_qwen_embeddings.options import CallOptions
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.bulk.sources import Source
@@ -41,6 +36,7 @@ BAR_FROM = 100
 SHOWN_VALUES, SHOWN_CHARACTERS = 10, 70
 
 
+@with_options()
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to embed, one per argument.")] = None,
     *,
@@ -67,31 +63,12 @@ def embed(
     model: ModelOption = None,
     model_dir: ModelDirOption = None,
     role: RoleOption = "document",
-    instruction: InstructionOption = None,
-    dimensions: DimensionsOption = None,
-    normalize: NormalizeOption = True,
-    pooling: PoolingOption = "native",
-    max_length: MaxLengthOption = None,
-    truncate: TruncateOption = "end",
-    precision: PrecisionOption = "float32",
-    chat_template: Annotated[
-        bool, typer.Option("--chat-template", help="Render each text with the model's own chat template.")
-    ] = False,
+    **options: Unpack[CallOptions],
 ) -> None:
     """Embed texts, files, or a column of a table. To continue a stopped run into a file, repeat the command."""
     from mlx_qwen_embeddings.engine import EmbeddingEngine
-    from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+    from mlx_qwen_embeddings.options import EmbedOptions
 
-    options = CallOptions(
-        instruction=instruction,
-        dimensions=dimensions,
-        normalize=normalize,
-        pooling=pooling,
-        max_length=max_length,
-        truncate=truncate,
-        precision=precision,
-        chat_template=chat_template or None,
-    )
     opened = _open_texts(texts or (), files or (), rows, column, input_format)
     with opened as source, EmbeddingEngine(model, cache_dir=model_dir) as engine:
         if output is None:

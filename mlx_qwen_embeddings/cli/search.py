@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_qwen_embeddings.cli.common import (
-    DimensionsOption,
     IndexedModelOption,
     ModelDirOption,
     RevisionOption,
 )
+from mlx_qwen_embeddings.options import OPTIONS
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.search import Hit
@@ -37,7 +37,7 @@ def index(
     instruction: Annotated[
         str | None, typer.Option(help="Task description put before each question; default: the model's own.")
     ] = None,
-    dimensions: DimensionsOption = None,
+    dimensions: Annotated[int | None, typer.Option(help=OPTIONS["dimensions"].help, min=1)] = None,
     pattern: Annotated[
         str | None, typer.Option("--glob", help="Which files of the folder; default: all text, code and PDF files.")
     ] = None,

@@ -6,21 +6,21 @@ import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
 from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings.cli.common import (
-    DimensionsOption,
     JsonOption,
-    MaxLengthOption,
     ModelDirOption,
     ModelOption,
     NamedModel,
     RevisionOption,
     aligned,
+    with_options,
 )
+from mlx_qwen_embeddings.options import CallOptions
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.tools.bench import BenchReport
@@ -77,6 +77,7 @@ def _print_checks(report: "VerifyReport") -> None:
         console.print(f"[red]{escape(row.name)}[/]: {escape(row.remedy)}", highlight=False)
 
 
+@with_options(without={"normalize", "precision"})
 def evaluate(
     model: NamedModel,
     folders: Annotated[
@@ -86,21 +87,19 @@ def evaluate(
     sts: Annotated[
         list[Path] | None, typer.Option(help="Scored pairs: a file with score, sentence and sentence, tab-separated.")
     ] = None,
-    dimensions: DimensionsOption = None,
-    max_length: MaxLengthOption = None,
-    instruction: Annotated[str | None, typer.Option(help="Task description; default: the model's own.")] = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of queries or pairs of each set.", min=1)] = None,
     as_json: JsonOption = False,
+    **options: Unpack[CallOptions],
 ) -> None:
     """Measure nDCG@10 on retrieval sets and Spearman's correlation on scored pairs."""
     if not folders and not sts:
         message = "nothing to measure: name a folder, or a file with --sts"
         raise typer.BadParameter(message)
     from mlx_qwen_embeddings.engine import EmbeddingEngine
-    from mlx_qwen_embeddings.options import CallOptions
     from mlx_qwen_embeddings.tools.evaluate import evaluate_pairs, evaluate_retrieval
 
-    options = CallOptions(dimensions=dimensions, max_length=max_length, show_progress=sys.stderr.isatty() and not as_json)
+    instruction = options.pop("instruction", None)  # it is for the queries alone
+    options["show_progress"] = sys.stderr.isatty() and not as_json
     runs = [(evaluate_retrieval, path) for path in folders or ()] + [(evaluate_pairs, path) for path in sts or ()]
     with EmbeddingEngine(model) as engine:
         scores = [run(engine, path, instruction=instruction, limit=limit, options=options) for run, path in runs]

@@ -1,5 +1,6 @@
 """``mlx-qwen embed``: whole outputs from every kind of input into every kind of output."""
 
+import inspect
 import io
 import json
 import shutil
@@ -17,9 +18,11 @@ from typer.testing import CliRunner
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cli import common
 from mlx_qwen_embeddings.cli.app import app
-from mlx_qwen_embeddings.options import PoolingOption, Precision, Truncate
+from mlx_qwen_embeddings.cli.bulk import bulk
+from mlx_qwen_embeddings.cli.compare import compare
+from mlx_qwen_embeddings.cli.embed import embed
+from mlx_qwen_embeddings.options import OPTIONS
 from mlx_qwen_embeddings.precision import quantize
-from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.similarity import Metric
 
@@ -231,10 +234,12 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
     process.wait()
 
 
-def test_the_choices_are_those_of_the_engine() -> None:
-    assert set(get_args(common.Role)) == set(get_args(Role))
-    engine_pooling = set(get_args(PoolingOption))
-    assert set(get_args(common.Pooling)) == engine_pooling
-    assert get_args(common.Truncate) == get_args(Truncate)
-    assert get_args(common.Precision) == get_args(Precision)
+def test_every_option_but_those_of_a_run_has_a_flag() -> None:
+    options = {name for name, option in OPTIONS.items() if option.effect != "run"}
+    for command in (embed, bulk):
+        assert options <= inspect.signature(command).parameters.keys()
+    assert options - inspect.signature(compare).parameters.keys() == {"precision"}
+
+
+def test_the_metrics_are_those_of_the_package() -> None:
     assert get_args(common.Metric) == get_args(Metric)

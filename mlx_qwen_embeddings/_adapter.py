@@ -113,7 +113,7 @@ class AdapterOptions(_Fields):
             )
             raise ValueError(message)
         for role in ("query", "document"):
-            EmbedOptions(**self._call_options(role))
+            EmbedOptions(**self.call_options(role))
         return self
 
     @property
@@ -136,7 +136,7 @@ class AdapterOptions(_Fields):
             engine.fingerprint,
             backend.device,
             backend.dtype,
-            *({"max_length": engine.max_length} | self._key_values(role) for role in roles),
+            *({"max_length": engine.max_length} | self.vector_options(role) for role in roles),
         ]
         return hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -148,11 +148,12 @@ class AdapterOptions(_Fields):
             "device": self.device,
         }
 
-    def _key_values(self, role: Role) -> dict[str, Any]:
+    def vector_options(self, role: Role) -> dict[str, Any]:
         """Return the options that shape the vectors of a role and differ from their defaults."""
-        return key_values(EmbedOptions(**self._call_options(role)), "computed", "returned")
+        return key_values(EmbedOptions(**self.call_options(role)), "computed", "returned")
 
-    def _call_options(self, role: Role) -> CallOptions:
+    def call_options(self, role: Role) -> CallOptions:
+        """Return the options of a call of the engine for texts of a role."""
         options: dict[str, Any] = {name: getattr(self, name) for name in SharedArguments.__annotations__}
         options["instruction"] = self.query_instruction if role == "query" else self.document_instruction
         options["show_progress"] = self.show_progress and role == "document"  # a query is over before its bar is drawn

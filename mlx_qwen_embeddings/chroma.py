@@ -10,6 +10,7 @@ from pydantic import Field
 from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.engine import Vectors
+from mlx_qwen_embeddings.options import OF_THE_RUN
 from mlx_qwen_embeddings.stores import KEY, check, stamp
 
 require("chromadb", "chroma", "mlx_qwen_embeddings.chroma")
@@ -20,8 +21,8 @@ from chromadb.utils.embedding_functions import register_embedding_function  # no
 
 NAME = "mlx_qwen"
 
-_OF_THIS_RUN = {"device", "timeout", "show_progress"}
-"""Fields that a collection does not keep: they say where and how vectors are computed, not which."""
+_NOT_KEPT = OF_THE_RUN | {"device"}
+"""Fields that a collection does not keep: they say where and how vectors are computed, not which vectors."""
 
 
 class Options(AdapterOptions):
@@ -66,12 +67,12 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma looks at the name
         """Embed documents."""
         options = self.options
-        return _rows(options.engine.embed_documents(input, **options._call_options("document")))  # noqa: SLF001 - an adapter
+        return _rows(options.engine.embed_documents(input, **options.call_options("document")))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - as above
         """Embed queries, with the query's instruction."""
         options = self.options
-        return _rows(options.engine.embed_queries(input, **options._call_options("query")))  # noqa: SLF001 - as above
+        return _rows(options.engine.embed_queries(input, **options.call_options("query")))
 
     def check(self, collection: Collection) -> None:
         """Refuse a collection whose vectors were made otherwise.
@@ -97,7 +98,7 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def get_config(self) -> dict[str, Any]:
         """Give what a collection keeps: the fields, and how they make a vector. Opens the model."""
-        fields = self.options.model_dump(exclude_defaults=True, exclude=_OF_THIS_RUN)
+        fields = self.options.model_dump(exclude_defaults=True, exclude=_NOT_KEPT)
         return {**fields, "model": self.options.model, **stamp(self.options)}
 
     @staticmethod

@@ -65,21 +65,21 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, in the order given; errors are those of ``EmbeddingEngine``."""
-        vectors: list[list[float]] = to_floats(self.engine.embed_documents(texts, **self._call_options("document")))
+        vectors: list[list[float]] = to_floats(self.engine.embed_documents(texts, **self.call_options("document")))
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with the query's instruction."""
-        vector: list[float] = to_floats(self.engine.embed_query(text, **self._call_options("query")))
+        vector: list[float] = to_floats(self.engine.embed_query(text, **self.call_options("query")))
         return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Do as ``embed_documents`` without holding up the event loop."""
-        vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
+        vectors = await self.engine.aembed_documents(texts, **self.call_options("document"))
         return await to_floats_in_turns(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Do as ``embed_query`` without holding up the event loop."""
-        vector = await self.engine.aembed_query(text, **self._call_options("query"))
+        vector = await self.engine.aembed_query(text, **self.call_options("query"))
         result: list[float] = to_floats(vector)
         return result

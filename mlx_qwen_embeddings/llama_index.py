@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.checkpoint.fingerprint import of_the_package
-from mlx_qwen_embeddings.options import CallOptions
+from mlx_qwen_embeddings.options import OF_THE_RUN, CallOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
 
@@ -108,16 +108,19 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return "MLXQwenEmbedding"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Give all fields, for ``from_dict`` and for the keys of an ``IngestionPipeline``.
+        """Return the fields, for ``from_dict`` and for the keys of an ``IngestionPipeline``.
+
+        ``timeout`` and ``show_progress`` are left out: a pipeline would embed everything again when one of them changes.
 
         Args:
             **kwargs: What pydantic's ``model_dump`` takes.
         """
-        fields: dict[str, Any] = super().to_dict(**kwargs)
+        fields = {name: value for name, value in super().to_dict(**kwargs).items() if name not in OF_THE_RUN}
         embedded = resolve(self.model_name).source == str(NANO_FOLDER)
         return fields | ({CONTENT: of_the_package()} if embedded else {})
 
-    def _call_options(self, role: Role) -> CallOptions:
+    def call_options(self, role: Role) -> CallOptions:
+        """Return the options of a call; raise a ``ValueError`` for an ``embeddings_cache`` that would mix the roles."""
         # Asked on construction and on every call: the cache can be set on an instance too.
         alike = self.query_instruction is not None and self.query_instruction == self.document_instruction
         if self.embeddings_cache is not None and not alike:
@@ -127,14 +130,14 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
                 "by giving query_instruction and document_instruction the same value"
             )
             raise ValueError(message)
-        return super()._call_options(role)
+        return super().call_options(role)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        vector: Embedding = to_floats(self.engine.embed_query(query, **self._call_options("query")))
+        vector: Embedding = to_floats(self.engine.embed_query(query, **self.call_options("query")))
         return vector
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        vector = await self.engine.aembed_query(query, **self._call_options("query"))
+        vector = await self.engine.aembed_query(query, **self.call_options("query"))
         result: Embedding = to_floats(vector)
         return result
 
@@ -145,9 +148,9 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors: list[Embedding] = to_floats(self.engine.embed_documents(texts, **self._call_options("document")))
+        vectors: list[Embedding] = to_floats(self.engine.embed_documents(texts, **self.call_options("document")))
         return vectors
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors = await self.engine.aembed_documents(texts, **self._call_options("document"))
+        vectors = await self.engine.aembed_documents(texts, **self.call_options("document"))
         return await to_floats_in_turns(vectors)

@@ -200,6 +200,10 @@ EmbedOptions.__doc__ = f"{EmbedOptions.__doc__}\n\nAttributes:\n" + "\n".join(
 )
 
 
+OF_THE_RUN = {name for name, option in OPTIONS.items() if option.effect == "run"}
+"""Options that belong to no key."""
+
+
 def key_values(options: EmbedOptions, *effects: Effect) -> dict[str, Any]:
     """Return the options that belong to a key: those with one of these effects and another value than their default.
 

@@ -150,8 +150,8 @@ def test_every_option_of_a_call_is_handed_on(adapter: Adapter) -> None:
     }
     assert set(given) == set(CallOptions.__annotations__) - {"instruction", "wait"}
     embeddings = adapter("nano", query_instruction="Find it", document_instruction="Read it", **given)
-    assert embeddings._call_options("document") == given | {"instruction": "Read it"}
-    assert embeddings._call_options("query") == given | {"instruction": "Find it", "show_progress": False}
+    assert embeddings.call_options("document") == given | {"instruction": "Read it"}
+    assert embeddings.call_options("query") == given | {"instruction": "Find it", "show_progress": False}
 
 
 @both

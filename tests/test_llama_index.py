@@ -129,6 +129,12 @@ def test_a_dictionary_brings_everything_back(model: MLXQwenEmbedding) -> None:
     assert MLXQwenEmbedding.from_json(model.to_json()).to_dict() == data
 
 
+def test_how_a_call_is_run_is_no_part_of_the_pipelines_key() -> None:
+    patient = MLXQwenEmbedding("nano", timeout=60, show_progress=True)
+    assert patient.to_dict() == MLXQwenEmbedding("nano").to_dict()
+    assert MLXQwenEmbedding("nano", truncate="error").to_dict() != MLXQwenEmbedding("nano").to_dict()
+
+
 @pytest.mark.parametrize("use_async", [False, True])
 def test_an_index_finds_by_meaning(*, use_async: bool) -> None:
     index = VectorStoreIndex.from_documents(documents(), embed_model=MLXQwenEmbedding("nano"), use_async=use_async)

@@ -31,7 +31,7 @@ def test_both_frameworks_write_and_read_the_same() -> None:
         ({"normalize": False}, "made with normalize True, not False"),
         ({"precision": "int8"}, "made with precision 'float32', not 'int8'"),
         ({"pooling": "mean"}, "made with pooling 'native', not 'mean'"),
-        ({"document_instruction": "Find it"}, "made with document_instruction None, not 'Find it'"),
+        ({"document_instruction": "Find it"}, "made with instruction None, not 'Find it'"),
         ({"chat_template": "{{ messages[0].content }}"}, "made with chat_template None, not"),
         ({"dimensions": 64, "pooling": "mean"}, "dimensions 384, not 64; pooling 'native', not 'mean'"),
     ],
@@ -48,13 +48,21 @@ def test_what_does_not_may(fields: dict[str, Any]) -> None:
     check(MLXQwenEmbeddings("nano", **fields), stamp(MLXQwenEmbeddings("nano")))
 
 
+def test_an_option_that_a_record_does_not_name_has_its_default() -> None:
+    embeddings = MLXQwenEmbeddings("nano", pooling="mean")
+    said = json.loads(stamp(embeddings)[KEY])
+    check(embeddings, {KEY: json.dumps(said | {"normalize": True})})
+    with pytest.raises(IndexMismatchError, match="made with a_later_option 3, not None"):
+        check(embeddings, {KEY: json.dumps(said | {"a_later_option": 3})})
+
+
 def test_a_model_whose_files_changed_under_its_name(tmp_path: Path) -> None:
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
     embeddings = MLXQwenEmbeddings(str(folder))
     said = json.loads(stamp(embeddings)[KEY])
     with pytest.raises(
         IndexMismatchError,
-        match=rf"the model '{folder}' while its files were others: embed with the same.* same times .*rsync -a, or cp -p",
+        match=rf"other files of the model '{folder}': embed with the same.* keep the modification times .*rsync -a or cp -p",
     ):
         check(embeddings, {KEY: json.dumps(said | {"content": "0" * 16})})
     check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said | {"content": MLXQwenEmbeddings("nano").engine.fingerprint})})
@@ -88,7 +96,7 @@ def test_a_record_without_a_revision_is_read_too() -> None:
 @pytest.mark.parametrize("metadata", [None, {}, {"hnsw:space": "cosine"}])
 def test_a_store_that_does_not_say(metadata: dict[str, str] | None) -> None:
     with pytest.raises(
-        IndexMismatchError, match=r"notes does not say which model made its vectors: build it anew with stamp"
+        IndexMismatchError, match=r"notes does not say which model made its vectors: rebuild it with stamp"
     ):
         check(MLXQwenEmbeddings("nano"), metadata, name="notes")
 
@@ -134,6 +142,6 @@ def test_what_a_kill_left_of_a_record_keeps_nobody_out(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_vectors_of_nobody_knows_what(tmp_path: Path) -> None:
     (tmp_path / "index.faiss").write_bytes(b"vectors")
-    with pytest.raises(IndexMismatchError, match=rf"build the store anew in an empty folder, or write .* into .*{RECORD}"):
+    with pytest.raises(IndexMismatchError, match=rf"build the store again in an empty folder, or write .* into .*{RECORD}"):
         check_folder(MLXQwenEmbeddings("nano"), tmp_path)
     assert not (tmp_path / RECORD).exists()

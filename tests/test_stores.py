@@ -95,9 +95,7 @@ def test_a_record_without_a_revision_is_read_too() -> None:
 
 @pytest.mark.parametrize("metadata", [None, {}, {"hnsw:space": "cosine"}])
 def test_a_store_that_does_not_say(metadata: dict[str, str] | None) -> None:
-    with pytest.raises(
-        IndexMismatchError, match=r"notes does not say which model made its vectors: rebuild it with stamp"
-    ):
+    with pytest.raises(IndexMismatchError, match=r"notes does not say which model made its vectors: rebuild it with stamp"):
         check(MLXQwenEmbeddings("nano"), metadata, name="notes")
 
 

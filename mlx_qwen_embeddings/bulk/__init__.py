@@ -1,9 +1,10 @@
-"""Files in, vectors out, continued after a kill.
+"""Embed files: rows in, rows and vectors out, in parts that survive a kill.
 
-``embed_file`` makes one file of one; ``embed_parquet`` a folder of parts, which many machines can share.
+``embed_file`` writes one file; ``embed_parquet`` writes a folder of Parquet files, alone or on many machines. Computing
+vectors is the engine's work, and running on a cluster that of ``mlx_qwen_embeddings.ray``.
 """
 
-from mlx_qwen_embeddings.bulk.job import BulkReport, embed_file
-from mlx_qwen_embeddings.bulk.whole_corpus import CorpusReport, embed_parquet
+from mlx_qwen_embeddings.bulk.corpus import CorpusReport, embed_parquet
+from mlx_qwen_embeddings.bulk.file import BulkReport, embed_file
 
 __all__ = ["BulkReport", "CorpusReport", "embed_file", "embed_parquet"]

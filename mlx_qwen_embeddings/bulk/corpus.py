@@ -1,132 +1,194 @@
-"""Rows of many Parquet files as one sequence, of which any range can be read."""
+"""``embed_parquet``: Parquet files in, a folder of Parquet files out, here or on many machines."""
 
-import hashlib
-import threading
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Protocol, Unpack
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.bulk.parquet import ParquetSource
+from mlx_qwen_embeddings._files import move, sync
+from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings.bulk.job import LOCK, Job, ModelStamp, embed, run
+from mlx_qwen_embeddings.bulk.parquet import Corpus, RangeReader, as_lists, open_corpus
+from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.engine.shared import get_engine
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.prompts import Role
 
-SUFFIXES = (".parquet", ".pq")
+CORPUS_PART_ROWS = 1024
+"""Rows in a part, which is what the loss of a machine costs."""
+
+STATE = "_job"
+"""Folder in the output for what is not output. Readers of Parquet skip names that begin with an underscore."""
 
 
-class RowGroup(NamedTuple):
-    """What Parquet reads at once: its file, its place there, and the rows before it in the corpus and in the file."""
+@dataclass(frozen=True, kw_only=True)
+class CorpusJob(Job):
+    """Parts that are the output. The job can be pickled, and anybody who has it can do any part, in any order."""
 
-    file: Path
-    number: int
-    start: int
-    before: int
-    rows: int
+    suffix = ".parquet"
+
+    source: Corpus
+
+    @property
+    def state(self) -> Path:
+        """Folder of the manifest, the lock, and parts that are being written."""
+        return self.folder / STATE
+
+    def check_output(self) -> None:
+        """Raise ``FileExistsError`` when the folder holds something else."""
+        if not self.state.is_dir() and self.folder.exists() and any(self.folder.iterdir()):
+            message = f"{self.folder} holds files that are not from a bulk job: choose a new or empty folder"
+            raise FileExistsError(message)
+
+    def rows_in(self, number: int) -> int | None:
+        """Return the rows that the part's footer counts; None when it cannot be read."""
+        arrow, parquet = require("pyarrow", "parquet", "Parquet"), require("pyarrow.parquet", "parquet", "Parquet")
+        try:
+            return int(parquet.read_metadata(self.path(number)).num_rows)
+        except (OSError, arrow.ArrowException):
+            return None
+
+    def write(self, number: int, engine: EmbeddingEngine, reader: RangeReader) -> int:
+        """Embed and write one part, and return its rows. The file appears whole or not at all, and is the same each time.
+
+        Raises:
+            ValueError: When a row has no text.
+            MLXQwenEmbeddingsError: As the engine's methods; positions in the message count from the part's first row.
+        """
+        start, stop = self.bounds(number)
+        table = reader.table(start, stop)
+        vectors = embed(engine, reader.texts(table, start), self.role, self.options)
+        # Two may write the same part: a worker that was taken for dead, and the one that took its place.
+        temporary = self.state / f"{self.path(number).name}.{uuid.uuid4().hex}.tmp"
+        try:
+            whole = table.append_column(self.vector_column, as_lists(vectors))
+            require("pyarrow.parquet", "parquet", "Parquet").write_table(whole, temporary)
+            sync(temporary)
+            move(temporary, self.path(number))
+        finally:
+            temporary.unlink(missing_ok=True)
+        return stop - start
+
+    def finish(self, model: ModelStamp) -> None:  # noqa: ARG002 - a FileJob needs it
+        """Remove what workers that died were writing."""
+        self.sweep()
+
+    def deliver(self) -> None:
+        """Remove the lock; the parts are in their place."""
+        (self.state / LOCK).unlink(missing_ok=True)
+
+
+class Runner(Protocol):
+    """Where parts are computed."""
+
+    def stamp(self) -> ModelStamp:
+        """Open the model and return its stamp."""
+
+    def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
+        """Embed and write the parts, in any order, and yield the rows of each when it is done."""
+
+
+class LocalRunner:
+    """Computes parts in this process, one after the other."""
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        """Compute with this engine."""
+        self._engine = engine
+
+    def stamp(self) -> ModelStamp:
+        """Open the model and return its stamp."""
+        return ModelStamp.of(self._engine)
+
+    def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
+        """Embed and write the parts in order, and yield the rows of each."""
+        reader = RangeReader(job.source)
+        for number in missing:
+            yield job.write(number, self._engine, reader)
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
-    """Parquet files of one schema, in the order of their names.
+class CorpusReport:
+    """What was done.
 
     Attributes:
-        name: For messages.
-        column: Which column holds the texts.
-        groups: Row groups, in order.
-        digest: Hash of the files' sizes and footers. A footer holds sizes, places and, as written by most programs,
-            extremes of every column in every row group; reading a terabyte to hash it would take hours.
-        columns: Names of all columns.
+        folder: Where the parts are.
+        parts: Number of parts.
+        rows: Number of rows in them.
+        resumed: How many of them an earlier run had embedded.
+        dimensions: Width of the vectors that were computed; "binary" and "ubinary" pack eight into a byte.
+        seconds: How long this run took.
     """
 
-    name: str
-    column: str
-    groups: tuple[RowGroup, ...]
-    digest: str
-    columns: tuple[str, ...]
+    folder: Path
+    parts: int
+    rows: int
+    resumed: int
+    dimensions: int
+    seconds: float
 
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.groups[-1].start + self.groups[-1].rows if self.groups else 0
+    def _repr_html_(self) -> str:
+        facts = {"parts": self.parts, "rows": self.rows, "from an earlier run": self.resumed, "dimensions": self.dimensions}
+        return facts_table(str(self.folder), facts | {"time": f"{self.seconds:.2f} s"})
 
 
-def open_corpus(path: Path, column: str) -> Corpus:
-    """Read the footers of a Parquet file, or of all those in a folder.
+def embed_parquet(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    model: str | EmbeddingEngine | None = None,
+    runner: Runner | None = None,
+    column: str = "text",
+    role: Role = "document",
+    vector_column: str = "embedding",
+    part_rows: int = CORPUS_PART_ROWS,
+    restart: bool = False,
+    **options: Unpack[CallOptions],
+) -> CorpusReport:
+    """Embed the rows of Parquet files into a folder of Parquet files of ``part_rows`` rows each, with all columns.
+
+    Parts in the order of their names hold the rows in the order of the source. Each appears whole or not at all. The same
+    call continues a run that was killed, no matter who ran it, and finds out when nothing is left to do.
+
+    Args:
+        source: A Parquet file, or a folder of them, read in the order of their names.
+        folder: Where the parts go: a new or empty folder, or that of an earlier run.
+        model: An engine, or what ``get_engine`` takes; for a run in this process.
+        runner: Where to compute; None computes in this process. ``mlx_qwen_embeddings.ray`` has a runner for a cluster.
+        column: The column that holds the texts.
+        role: Whether they are documents or queries.
+        vector_column: Name of the vectors, which are lists of fixed size.
+        part_rows: Rows in each part.
+        restart: Whether to drop what an earlier run has done.
+        **options: See ``EmbedOptions``; ``timeout`` holds for each part, ``show_progress`` draws one bar for the whole job.
 
     Raises:
-        FileNotFoundError: When there is none.
-        ValueError: When one cannot be read, lacks the column, or differs from the first in its columns.
+        ValueError: When the source cannot be read, or an earlier run was started with other values; the message says which.
+        FileExistsError: When the folder holds something else.
+        OSError: When another process works on the same folder, or the disk is full; what was done is kept.
+        MLXQwenEmbeddingsError: As the engine's methods.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        message = f"{path} is no Parquet file and no folder that holds any (*.parquet)"
-        raise FileNotFoundError(message)
-    parquet = require("pyarrow.parquet", "parquet", "Parquet")
-    first = ParquetSource(files[0], column).schema
-    if column not in first.names:
-        ParquetSource(files[0], column).check(None, 1, first.names)
-    state, groups, start = hashlib.blake2b(digest_size=16), list[RowGroup](), 0
-    for file in files:
-        schema = ParquetSource(file, column).schema
-        if not schema.equals(first):
-            message = f"{file} has other columns than {files[0]}: embed them apart, into two folders"
-            raise ValueError(message)
-        state.update(f"{file.name} {file.stat().st_size} ".encode() + _footer(file))
-        metadata, before = parquet.read_metadata(file), 0
-        for number in range(metadata.num_row_groups):
-            rows = metadata.row_group(number).num_rows
-            groups.append(RowGroup(file.absolute(), number, start, before, rows))
-            start, before = start + rows, before + rows
-    return Corpus(str(path), column, tuple(groups), state.hexdigest(), tuple(first.names))
-
-
-def _footer(file: Path) -> bytes:
-    # The last eight bytes of a Parquet file are the footer's length and a magic word.
-    with file.open("rb") as opened:
-        opened.seek(-8, 2)
-        length = int.from_bytes(opened.read(4), "little")
-        opened.seek(-8 - length, 2)
-        return opened.read(length)
-
-
-class RangeReader:
-    """Reads ranges of a corpus; it keeps one row group, so that neighbouring ranges decode it once. Safe in threads."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        """Open nothing yet."""
-        self._corpus = corpus
-        self._held: tuple[RowGroup, Any] | None = None
-        self._lock = threading.Lock()
-
-    def table(self, start: int, stop: int) -> Any:
-        """Give the rows from ``start`` up to ``stop`` with all columns, as a ``pyarrow.Table``."""
-        arrow = require("pyarrow", "parquet", "Parquet")
-        with self._lock:
-            return arrow.concat_tables([rows for _, rows in self._pieces(start, stop)])
-
-    def texts(self, table: Any, start: int) -> list[str]:
-        """Give the texts of a table that ``table`` gave.
-
-        Raises:
-            ValueError: When a row has none; the message names file and row.
-        """
-        found: list[Any] = table.column(self._corpus.column).to_pylist()
-        for place, text in enumerate(found):
-            if not isinstance(text, str) or not text.isascii():
-                group = next(group for group in self._corpus.groups if start + place < group.start + group.rows)
-                number = group.before + start + place - group.start + 1
-                ParquetSource(group.file, self._corpus.column).check(text, number, self._corpus.columns)
-        return found
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[RowGroup, Any]]:
-        for group in self._corpus.groups:
-            if group.start < stop and group.start + group.rows > start:
-                rows = self._read(group)
-                first = max(start, group.start) - group.start
-                yield group, rows.slice(first, min(stop, group.start + group.rows) - group.start - first)
-
-    def _read(self, group: RowGroup) -> Any:
-        if self._held is None or self._held[0] != group:
-            self._held = None  # before the next is read: two may not fit
-            parquet = require("pyarrow.parquet", "parquet", "Parquet")
-            with parquet.ParquetFile(group.file) as file:
-                self._held = group, file.read_row_group(group.number)
-        return self._held[1]
+    began, checked, corpus = time.perf_counter(), EmbedOptions(**options), open_corpus(Path(source), column)
+    if vector_column in corpus.columns:
+        message = f"{corpus.name} has a column {vector_column!r} already: give the vectors another name"
+        raise ValueError(message)
+    path = Path(folder).absolute()
+    job = CorpusJob(
+        source=corpus,
+        fingerprint=corpus.footers,
+        rows=corpus.rows,
+        part_rows=part_rows,
+        role=role,
+        vector_column=vector_column,
+        options=checked,
+        folder=path,
+    )
+    job.check_output()
+    chosen = runner or LocalRunner(model if isinstance(model, EmbeddingEngine) else get_engine(model))
+    stamp = chosen.stamp()
+    resumed = run(job, stamp, partial(chosen.run, job), restart=restart)
+    width = checked.dimensions or stamp.dimensions
+    return CorpusReport(path, job.count, job.rows, resumed, width, time.perf_counter() - began)

@@ -1,189 +1,282 @@
-"""One job from a source to a finished file, in parts that outlive a kill."""
+"""A bulk job: rows are embedded in parts, and a run that was killed is continued by the same call.
 
-import time
-from contextlib import suppress
+The manifest says what a run was started with. Parts made under another manifest are never mixed in.
+"""
+
+import fcntl
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import Any, ClassVar, NamedTuple, Self
 
-from mlx_qwen_embeddings._files import move, sync
-from mlx_qwen_embeddings._html import facts_table
-from mlx_qwen_embeddings.bulk.computing import compute, quantized
-from mlx_qwen_embeddings.bulk.opening import open_source
-from mlx_qwen_embeddings.bulk.parts import MANIFEST, WHOLE, Parts, empty, locked, read_manifest, remove, write_manifest
+from numpy.typing import NDArray
+
+from mlx_qwen_embeddings._files import replaced
+from mlx_qwen_embeddings.bulk.parquet import Corpus
 from mlx_qwen_embeddings.bulk.sources import Source
-from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, write_target
-from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.engine.shared import get_engine
-from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.options import EmbedOptions, key_values
 from mlx_qwen_embeddings.prompts import Role
 
-VERSION = 1
-"""Of the parts' form."""
+MANIFEST, LOCK = "manifest.json", "lock"
 
-_NOT_SHAPING = {"timeout", "wait", "show_progress"}
-
-
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Leave a finished file alone unless told otherwise."""
-    if target.exists() and not overwrite:
-        message = f"{target} exists: pass overwrite=True (--overwrite) to replace it"
-        raise FileExistsError(message)
+VERSION = 2
+"""Version of the parts and the manifest."""
 
 
-def identity(source: Source, engine: EmbeddingEngine, role: Role, options: EmbedOptions) -> dict[str, Any]:
-    """Give all that shapes the vectors: with any other value, parts of two runs would not go together."""
-    backend = choose_backend(engine.settings.device, engine.settings.dtype)
-    return {
-        "version": VERSION,
-        "source": source.digest(),
-        "column": source.column,
-        "model": engine.fingerprint,
-        "device": backend.device,
-        "dtype": backend.dtype,
-        "role": role,
-        **shaping(options),
-    }
+class ModelStamp(NamedTuple):
+    """What tells one model's vectors from another's, and their full width."""
+
+    fingerprint: str
+    device: str
+    dtype: str
+    dimensions: int
+
+    @classmethod
+    def of(cls, engine: EmbeddingEngine) -> Self:
+        """Open the engine's model, without its weights, and return its stamp."""
+        facts = engine.facts
+        return cls(engine.fingerprint, facts.device, facts.dtype, facts.dimensions)
 
 
-def shaping(options: EmbedOptions) -> dict[str, Any]:
-    """Give the options that shape vectors."""
-    found = {name: value for name, value in asdict(options).items() if name not in _NOT_SHAPING}
-    if options.truncate == "error":
-        del found["max_length"]  # it shaped no vector that there is: raised, it lets the job go on
-    return found
-
-
-def begin(folder: Path, target: Path, job: dict[str, Any], *, overwrite: bool, restart: bool) -> bool:
-    """Take up what an earlier run left; True when only its last step is missing."""
-    found = read_manifest(folder)
-    if found and found["job"] == job and not restart:
-        if not found["finished"]:
-            refuse_existing(target, overwrite=overwrite)
-        return bool(found["finished"])
-    if found and not restart:
-        refuse_other(folder, found["job"], job)
-    refuse_existing(target, overwrite=overwrite)
-    empty(folder)
-    write_manifest(folder, job, finished=False)
-    return False
-
-
-def refuse_other(folder: Path, found: dict[str, Any], job: dict[str, Any]) -> NoReturn:
-    """Leave alone what another job has done."""
-    differing = [name for name in found | job if found.get(name) != job.get(name)]
-    message = (
-        f"{folder} holds what a run with another {', another '.join(differing)} has done: "
-        "repeat that one to continue it, or pass restart=True (--restart) to drop it"
-    )
-    raise ValueError(message)
-
-
-PART_ROWS = 512
-"""Rows a part: half of what a kill can cost, and of what is sorted by length together."""
-
-
-@dataclass(frozen=True, slots=True)
-class BulkReport:
-    """What was done.
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """What is to be done: one file for each fixed range of rows, and then the last steps.
 
     Attributes:
-        target: The finished file.
-        rows: Rows in it.
-        resumed: Those of them that an earlier run had embedded.
-        dimensions: Width of the vectors that were computed; "binary" and "ubinary" pack eight into a byte.
-        seconds: How long this run took.
+        source: The rows.
+        fingerprint: The fingerprint of the source when the job was made.
+        rows: Number of rows.
+        part_rows: Rows in each part; the last part may have fewer.
+        role: Whether the texts are queries or documents.
+        vector_column: Name of the vectors in the output.
+        options: Options of each call of the engine.
+        folder: Where the parts go.
     """
 
-    target: Path
+    suffix: ClassVar[str]
+
+    source: Source | Corpus
+    fingerprint: str
     rows: int
-    resumed: int
-    dimensions: int
-    seconds: float
+    part_rows: int
+    role: Role
+    vector_column: str
+    options: EmbedOptions
+    folder: Path
 
-    def _repr_html_(self) -> str:
-        facts = {"rows": self.rows, "of an earlier run": self.resumed, "dimensions": self.dimensions}
-        return facts_table(str(self.target), facts | {"time": f"{self.seconds:.2f} s"})
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` when a part would have no rows."""
+        if self.part_rows < 1:
+            message = f"part_rows must be at least 1, got {self.part_rows}"
+            raise ValueError(message)
+
+    @property
+    def state(self) -> Path:
+        """Folder of the manifest and the lock."""
+        return self.folder
+
+    @property
+    def count(self) -> int:
+        """Number of parts."""
+        return -(-self.rows // self.part_rows)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Return the first row of a part, and the row after its last."""
+        start = number * self.part_rows
+        return start, min(start + self.part_rows, self.rows)
+
+    def size(self, number: int) -> int:
+        """Return the number of rows in a part."""
+        start, stop = self.bounds(number)
+        return stop - start
+
+    def path(self, number: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"part-{number:08d}{self.suffix}"
+
+    def parts(self) -> set[Path]:
+        """List the parts that exist, whole or not."""
+        return set(self.folder.glob(f"part-*{self.suffix}"))
+
+    def missing(self) -> list[int]:
+        """List the parts that have no file with all their rows."""
+        parts = self.parts()
+        return [n for n in range(self.count) if self.path(n) not in parts or self.rows_in(n) != self.size(n)]
+
+    def manifest(self, model: ModelStamp) -> dict[str, Any]:
+        """Return everything that shapes the output; parts made with any other value do not belong to it."""
+        made_with = {
+            "version": VERSION,
+            "source": self.fingerprint,
+            "rows": self.rows,
+            "part_rows": self.part_rows,
+            "column": self.source.column,
+            "vector_column": self.vector_column,
+            "model": model.fingerprint,
+            "device": model.device,
+            "dtype": model.dtype,
+            "role": self.role,
+        }
+        shaping = key_values(self.options, "computed", "returned", "refused")
+        if self.options.truncate == "error":
+            shaping.pop("max_length", None)  # nothing was cut, so a run with a higher limit may continue this one
+        return made_with | shaping
+
+    def clear(self) -> None:
+        """Remove the parts, whole or not."""
+        for path in self.parts():
+            path.unlink(missing_ok=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        for path in self.state.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the parts and then the manifest, so that the next run continues when this one is killed here."""
+        self.clear()
+        (self.state / LOCK).unlink(missing_ok=True)
+        (self.state / MANIFEST).unlink(missing_ok=True)
+        with suppress(OSError):  # another process may just have opened it
+            self.state.rmdir()
+
+    @abstractmethod
+    def check_output(self) -> None:
+        """Raise ``FileExistsError`` when the output would replace something that is not this job's."""
+
+    @abstractmethod
+    def rows_in(self, number: int) -> int | None:
+        """Return the number of rows in a part's file; None when it cannot be read."""
+
+    @abstractmethod
+    def finish(self, model: ModelStamp) -> None:
+        """Write what the output needs beside the parts. It may run again when it was killed."""
+
+    @abstractmethod
+    def deliver(self) -> None:
+        """Put the output in its place, and remove what is no longer needed. It may run again when it was killed."""
 
 
-def embed_file(
-    source: str | Path | Source,
-    target: str | Path,
-    *,
-    model: str | EmbeddingEngine | None = None,
-    column: str = "text",
-    role: Role = "document",
-    vector_column: str = "embedding",
-    part_rows: int = PART_ROWS,
-    overwrite: bool = False,
-    restart: bool = False,
-    **options: Unpack[CallOptions],
-) -> BulkReport:
-    """Embed a file's rows into a file that has every row, in the same order, with its vector.
-
-    Vectors are kept in a folder beside the target, ``<target>.parts``, until all are there; then the target appears, whole,
-    and the folder goes. A run that was killed is continued by the same call: at most two parts are computed again.
+def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[int]], *, restart: bool) -> int:
+    """Embed the missing parts and finish the job.
 
     Args:
-        source: ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``; any other file is a text a line.
-        target: ``.jsonl``, ``.json`` or ``.parquet``, which carry all columns on unchanged, or ``.npy``, which has the
-            vectors alone.
-        model: An engine, or what ``get_engine`` takes.
-        column: Which column of the source holds the texts.
-        role: Whether they are documents or queries.
-        vector_column: Name of the vectors in the target.
-        part_rows: Rows a part.
-        overwrite: Whether a target that is there is replaced.
+        job: What to do.
+        model: Stamp of the model that ``embed`` uses.
+        embed: Embeds and writes parts, and yields the number of rows of each.
         restart: Whether to drop what an earlier run has done.
-        **options: See ``EmbedOptions``; ``timeout`` holds for each part, ``show_progress`` draws one bar for all.
+
+    Returns:
+        The number of rows that an earlier run had embedded.
 
     Raises:
-        ValueError: When the source cannot be read, or the job was begun otherwise; the message says what differs.
-        FileExistsError: When the target is there.
-        OSError: When another process works at the same target, or the disk is full; what was done is kept.
-        MLXQwenEmbeddingsError: As the engine's methods.
+        ValueError: When an earlier run was started with something else, or the source changes during this one.
+        FileExistsError: See ``Job.check_output``.
+        OSError: When another process works on the same output.
     """
-    start, path = time.perf_counter(), Path(target)
-    checked = EmbedOptions(**options)
-    precision, checked = checked.precision, replace(checked, precision="float32")  # the parts hold whole vectors
-    form = _check(path, part_rows, overwrite=overwrite)
-    rows = source if isinstance(source, Source) else open_source(Path(source), column)
-    schema, count = columns_of(rows, form, vector_column), sum(1 for _ in rows.texts())
-    engine = model if isinstance(model, EmbeddingEngine) else get_engine(model)
-    job = identity(rows, engine, role, checked) | {"rows": count, "part_rows": part_rows}
-    job |= {"format": form, "vector_column": vector_column, "precision": precision}
-    folder = _folder(path)
-    with locked(folder):
-        finished = begin(folder, path, job, overwrite=overwrite, restart=restart)
-        parts = Parts(folder, count, checked.dimensions or engine.dimensions, part_rows)
-        resumed = count if finished else compute(parts, rows, engine, role, checked)
+    manifest, is_new = job.manifest(model), not job.folder.exists()
+    with locked(job.state):
+        found = None if restart else read_manifest(job.state)
+        if found and found["job"] != manifest:
+            raise ValueError(_difference(job.folder, found["job"], manifest))
+        finished = bool(found and found["finished"])
         if not finished:
-            if rows.digest() != job["source"]:
-                message = f"{rows.name} was changed while it was embedded: run it again with restart=True (--restart)"
+            job.check_output()
+        if not found:
+            job.clear()
+            _write_manifest(job.state, manifest, finished=False)
+        job.sweep()
+        missing = job.missing()
+        earlier = job.rows - sum(map(job.size, missing))
+        if missing or not finished:
+            try:
+                with progress_bar(job.rows, earlier, show=job.options.show_progress) as bar:
+                    for rows in embed(missing) if missing else ():
+                        bar.update(rows)
+            except BaseException:
+                if not job.parts():  # a run that got nowhere leaves nothing
+                    job.remove()
+                    if is_new:
+                        with suppress(OSError):  # it holds something else by now
+                            job.folder.rmdir()
+                raise
+            if job.source.fingerprint() != job.fingerprint:
+                message = f"{job.source.name} was changed while it was embedded: run it again with restart=True (--restart)"
                 raise ValueError(message)
-            vectors = quantized(parts.blocks(), parts.dimensions, precision)
-            write_target(rows, vectors, folder / WHOLE, form, rows=count, column=vector_column, schema=schema)
-            sync(folder / WHOLE)
-            write_manifest(folder, job, finished=True)
-        if (folder / WHOLE).exists():
-            move(folder / WHOLE, path)
-        remove(folder)
-    return BulkReport(path, count, resumed, parts.dimensions, time.perf_counter() - start)
+            job.finish(model)
+            _write_manifest(job.state, manifest, finished=True)
+        job.deliver()
+    return earlier
 
 
-def _folder(target: Path) -> Path:
-    return target.with_name(f"{target.name}.parts")
+def _difference(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    differing = [name for name in found | wanted if found.get(name) != wanted.get(name)]
+    return (
+        f"{folder} holds the parts of a run with another {', another '.join(differing)}: "
+        "repeat that run to continue it, or pass restart=True (--restart) to drop its parts"
+    )
 
 
-def _check(target: Path, part_rows: int, *, overwrite: bool) -> Format:
-    """Refuse what could not end well before anything is read."""
-    form = format_of(target)
-    if part_rows < 1:
-        message = f"part_rows must be at least 1, got {part_rows}"
-        raise ValueError(message)
-    if not (_folder(target) / MANIFEST).exists():
-        with suppress(OSError):
-            _folder(target).rmdir()  # it is empty where a run was killed at its very last step
-        refuse_existing(target, overwrite=overwrite)
-    return form
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create the folder if need be, and hold it for this process. The system releases it however the process ends.
+
+    Raises:
+        OSError: When another process holds it.
+    """
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"another process is at work in {folder}: wait for it, or choose another output"
+                raise OSError(message) from error
+            # The process that held it may just have removed it: then this is a lock on nothing.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield
+                return
+
+
+def read_manifest(state: Path) -> dict[str, Any] | None:
+    """Return what the run in this folder was started with, as "job", and whether it is "finished"; None without a run."""
+    path = state / MANIFEST
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def _write_manifest(state: Path, job: dict[str, Any], *, finished: bool) -> None:
+    with replaced(state / MANIFEST) as file:
+        file.write(json.dumps({"finished": finished, "job": job}, indent=2).encode())
+
+
+def embed(engine: EmbeddingEngine, texts: list[str], role: Role, options: EmbedOptions) -> NDArray[Any]:
+    """Embed texts as queries or documents, without a progress bar."""
+    call: Any = asdict(replace(options, show_progress=False))
+    return engine.embed_queries(texts, **call) if role == "query" else engine.embed_documents(texts, **call)
+
+
+def embed_blocks(
+    engine: EmbeddingEngine, texts: Iterator[str], size: int, role: Role, options: EmbedOptions
+) -> Iterator[NDArray[Any]]:
+    """Embed any number of texts, ``size`` at a time."""
+    if role == "document":
+        call: Any = asdict(replace(options, show_progress=False))
+        yield from engine.stream_documents(texts, block_size=size, **call)
+        return
+    while block := list(islice(texts, size)):
+        yield embed(engine, block, role, options)
+
+
+def progress_bar(total: int, done: int, *, show: bool) -> Any:
+    """Draw a bar whose time left counts only what this run does."""
+    from tqdm.auto import tqdm  # noqa: PLC0415 - short jobs need not pay for the import
+
+    return tqdm(total=total, initial=done, desc="Embedding", unit="text", disable=not show, smoothing=0.1)

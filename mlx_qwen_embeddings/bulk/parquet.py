@@ -1,115 +1,150 @@
-"""Parquet, through pyarrow: columns keep their types."""
+"""A corpus: the rows of many Parquet files as one sequence, any range of which can be read."""
 
+import hashlib
+import threading
 from collections.abc import Iterator
-from functools import cached_property
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.bulk.sources import FileSource, Row, Source
+from mlx_qwen_embeddings.bulk.sources import ParquetSource
 
-BATCH_ROWS = 1024
-
-
-def _arrow() -> Any:
-    return require("pyarrow", "parquet", "Parquet")
+SUFFIXES = (".parquet", ".pq")
 
 
-class ParquetSource(FileSource):
-    """Rows of a Parquet file."""
+class RowGroup(NamedTuple):
+    """The unit in which a Parquet file is read.
 
-    def rows(self) -> Iterator[Row]:
-        """Read the rows as Python values."""
-        for batch in self.batches():
-            yield from batch.to_pylist()
+    ``start`` counts the rows before it in the corpus, ``before`` those in its file.
+    """
 
-    def texts(self) -> Iterator[str]:
-        """Read the one column."""
-        if self.column not in self.schema.names:
-            self.check(None, 1, self.schema.names)
-        number = 0
-        for batch in self.batches([self.column]):
-            for text in batch.column(0).to_pylist():
-                number += 1
-                yield self.check(text, number, self.schema.names)
-
-    def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
-        """Read record batches."""
-        with self._open() as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
-
-    @cached_property
-    def schema(self) -> Any:
-        """Names and types of the columns."""
-        with self._open() as file:
-            return file.schema_arrow
-
-    def _open(self) -> Any:
-        arrow = _arrow()
-        try:
-            return require("pyarrow.parquet", "parquet", "Parquet").ParquetFile(self.path)
-        except arrow.ArrowException as error:
-            message = f"{self.path} cannot be read as Parquet: {error}"
-            raise ValueError(message) from error
+    file: Path
+    number: int
+    start: int
+    before: int
+    rows: int
 
 
-def schema_of(source: Source) -> Any:
-    """Give names and types of a source's columns; where it does not say them, from its values.
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Parquet files with the same columns, in the order of their names.
+
+    Attributes:
+        path: The file, or the folder of the files.
+        column: The column that holds the texts.
+        groups: Row groups, in order.
+        footers: Hash of the files' sizes and footers. A footer holds sizes, places and, as most programs write it, the
+            smallest and largest value of every column in every row group; to hash a terabyte itself would take hours.
+        columns: Names of all columns.
+    """
+
+    path: Path
+    column: str
+    groups: tuple[RowGroup, ...]
+    footers: str
+    columns: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return str(self.path)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.groups[-1].start + self.groups[-1].rows if self.groups else 0
+
+    def fingerprint(self) -> str:
+        """Read the footers again and return their hash."""
+        return open_corpus(self.path, self.column).footers
+
+
+def open_corpus(path: Path, column: str) -> Corpus:
+    """Read the footers of a Parquet file, or of all such files in a folder.
 
     Raises:
-        ValueError: When a column holds values of types that do not go together.
+        FileNotFoundError: When there is none.
+        ValueError: When one cannot be read, lacks the column, or has other columns than the first.
     """
-    if isinstance(source, ParquetSource):
-        return source.schema
-    arrow = _arrow()
-    known = arrow.schema([])
-    rows = source.rows()
-    while chunk := list(islice(rows, BATCH_ROWS)):
-        try:
-            new = arrow.schema(list(arrow.array(chunk).type))
-            known = arrow.unify_schemas([known, new], promote_options="permissive")
-        except (arrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            message = f"{source.name}: a column's values are of types that one Parquet column cannot hold ({error})"
-            raise ValueError(f"{message}: write JSONL") from error
-    return known
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        message = f"{path} is neither a Parquet file nor a folder that holds any (*.parquet)"
+        raise FileNotFoundError(message)
+    parquet, first = require("pyarrow.parquet", "parquet", "Parquet"), ParquetSource(files[0], column)
+    if column not in first.schema.names:
+        first.check(None, 1, first.schema.names)
+    state, groups, start = hashlib.blake2b(digest_size=16), list[RowGroup](), 0
+    for file in files:
+        if not ParquetSource(file, column).schema.equals(first.schema):
+            message = f"{file} has other columns than {files[0]}: embed them separately, into two folders"
+            raise ValueError(message)
+        state.update(f"{file.name} {file.stat().st_size} ".encode() + _footer(file))
+        metadata, before = parquet.read_metadata(file), 0
+        for number in range(metadata.num_row_groups):
+            rows = metadata.row_group(number).num_rows
+            groups.append(RowGroup(file.absolute(), number, start, before, rows))
+            start, before = start + rows, before + rows
+    return Corpus(path, column, tuple(groups), state.hexdigest(), tuple(first.schema.names))
 
 
-def write_parquet(source: Source, vectors: Iterator[NDArray[Any]], path: Path, column: str, schema: Any) -> None:
-    """Write every row with its vector, a list of fixed size, as the last column.
-
-    Args:
-        source: The rows.
-        vectors: Block after block; at least one, which may be empty.
-        path: The file.
-        column: Name of the vectors' column.
-        schema: Of the other columns.
-    """
-    arrow, parquet = _arrow(), require("pyarrow.parquet", "parquet", "Parquet")
-    waiting: list[NDArray[Any]] = [next(vectors)]
-    whole = schema.append(arrow.field(column, cells(waiting[0]).type))
-    with parquet.ParquetWriter(path, whole) as writer:
-        for batch in _batches(source, schema):
-            while sum(map(len, waiting)) < len(batch):
-                waiting.append(next(vectors))
-            rows = np.concatenate(waiting)
-            waiting = [rows[len(batch) :]]
-            writer.write_batch(arrow.record_batch([*batch.columns, cells(rows[: len(batch)])], schema=whole))
+def _footer(file: Path) -> bytes:
+    # The last eight bytes of a Parquet file are the footer's length and a magic word.
+    with file.open("rb") as opened:
+        opened.seek(-8, 2)
+        length = int.from_bytes(opened.read(4), "little")
+        opened.seek(-8 - length, 2)
+        return opened.read(length)
 
 
-def cells(vectors: NDArray[Any]) -> Any:
-    """Give vectors, shape (n, d), as an Arrow array of lists of fixed size."""
-    flat = _arrow().array(np.ascontiguousarray(vectors).reshape(-1))
-    return _arrow().FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+class RangeReader:
+    """Reads ranges of a corpus, from any thread. It keeps one row group, so that neighbouring ranges decode it once."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        """Open nothing yet."""
+        self._corpus = corpus
+        self._held: tuple[RowGroup, Any] | None = None
+        self._lock = threading.Lock()
+
+    def table(self, start: int, stop: int) -> Any:
+        """Return the rows from ``start`` up to ``stop`` with all columns, as a ``pyarrow.Table``."""
+        arrow = require("pyarrow", "parquet", "Parquet")
+        with self._lock:
+            return arrow.concat_tables(self._pieces(start, stop))
+
+    def texts(self, table: Any, start: int) -> list[str]:
+        """Return the texts of a table that begins at row ``start`` of the corpus.
+
+        Raises:
+            ValueError: When a row has none; the message names file and row.
+        """
+        found: list[Any] = table.column(self._corpus.column).to_pylist()
+        for row, text in enumerate(found, start):
+            if not isinstance(text, str) or not text.isascii():
+                group = next(group for group in self._corpus.groups if row < group.start + group.rows)
+                source = ParquetSource(group.file, self._corpus.column)
+                source.check(text, group.before + row - group.start + 1, self._corpus.columns)
+        return found
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Any]:
+        for group in self._corpus.groups:
+            if group.start < stop and group.start + group.rows > start:
+                first, last = max(start - group.start, 0), min(stop - group.start, group.rows)
+                yield self._read(group).slice(first, last - first)
+
+    def _read(self, group: RowGroup) -> Any:
+        if self._held is None or self._held[0] != group:
+            self._held = None  # before the next is read: there may not be room for two
+            parquet = require("pyarrow.parquet", "parquet", "Parquet")
+            with parquet.ParquetFile(group.file) as file:
+                self._held = group, file.read_row_group(group.number)
+        return self._held[1]
 
 
-def _batches(source: Source, schema: Any) -> Iterator[Any]:
-    if isinstance(source, ParquetSource):
-        yield from source.batches()
-        return
-    rows = source.rows()
-    while chunk := list(islice(rows, BATCH_ROWS)):
-        yield _arrow().RecordBatch.from_pylist(chunk, schema=schema)
+def as_lists(vectors: NDArray[Any]) -> Any:
+    """Return vectors, shape (n, d), as a ``pyarrow`` array of lists of d values."""
+    arrow = require("pyarrow", "parquet", "Parquet")
+    return arrow.FixedSizeListArray.from_arrays(arrow.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])

@@ -1,4 +1,4 @@
-"""Rows to embed: lines, JSON Lines, CSV, or what a caller holds in memory. Parquet is in its own module."""
+"""Rows to embed: lines of text, JSON Lines, CSV, Parquet, or what a caller holds in memory."""
 
 import csv
 import hashlib
@@ -8,20 +8,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.options import check_unicode
 
+BATCH_ROWS = 1024
+"""Rows of a Parquet file that are decoded at a time."""
+
 LONGEST_CELL = 2**31 - 1
-"""Characters of a CSV cell; Python's own bound is 131,072, and a text may be longer."""
+"""Characters of a CSV cell; Python's own limit is 131,072, and a text may be longer."""
 
 Row = Mapping[str, Any]
 
 
 class Source(ABC):
-    """Rows in a fixed order, of which one column holds the texts; they can be read again and again."""
+    """Rows in a fixed order, one of whose columns holds the texts; they can be read again and again."""
 
     def __init__(self, name: str, column: str) -> None:
         """Name the rows for messages, and the column of the texts."""
@@ -33,40 +38,40 @@ class Source(ABC):
         """Read every row with all its columns."""
 
     @abstractmethod
-    def digest(self) -> str:
-        """Hash the content: the same one means the same rows."""
+    def fingerprint(self) -> str:
+        """Return a hash of the content; equal hashes mean equal rows."""
 
     def texts(self) -> Iterator[str]:
-        """Read the texts alone.
+        """Read only the texts.
 
         Raises:
-            ValueError: When a row has none; the message counts rows from 1.
+            ValueError: When a row has no text; the message counts rows from 1.
         """
         for number, row in enumerate(self.rows(), 1):
             yield self.check(row.get(self.column), number, row)
 
     def records(self) -> Iterator[str]:
-        """Give every row as a JSON object."""
+        """Return every row as a JSON object."""
         for row in self.rows():
             yield to_json(row, self.name)
 
     def check(self, text: object, number: int, columns: Sequence[str] | Row) -> str:
-        """Give the text of a row, or say what is there instead."""
+        """Return the text of a row; raise a ``ValueError`` that says what is there instead of one."""
         if self.column not in columns:
             there = ", ".join(map(repr, columns)) or "none"
             message = f"{self.name}, row {number} has no column {self.column!r}, but {there}: choose one of its columns"
             raise ValueError(message)
         if not isinstance(text, str):
-            kind = "empty" if text is None else f"a {type(text).__name__}"
+            kind = "empty" if text is None else f"a value of type {type(text).__name__}"
             message = f"{self.name}, row {number}: column {self.column!r} is {kind}, not a text: leave the row out"
-            raise ValueError(message)  # noqa: TRY004 - it is the file that is wrong, not the call
+            raise ValueError(message)  # noqa: TRY004 - the file is wrong, not the call
         if not text.isascii():
             check_unicode(text, f"{self.name}, row {number}")
         return text
 
 
 class MemorySource(Source):
-    """Rows that the caller has."""
+    """Rows that the caller holds in memory."""
 
     def __init__(self, rows: Sequence[Row], *, name: str = "the texts", column: str = "text") -> None:
         """Keep the rows."""
@@ -74,11 +79,11 @@ class MemorySource(Source):
         self._rows = rows
 
     def rows(self) -> Iterator[Row]:
-        """Give them."""
+        """Return the rows."""
         yield from self._rows
 
-    def digest(self) -> str:
-        """Hash them."""
+    def fingerprint(self) -> str:
+        """Hash the rows."""
         return hashlib.blake2b(json.dumps(list(self._rows), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -86,16 +91,16 @@ class FileSource(Source):
     """Rows of a file."""
 
     def __init__(self, path: Path, column: str) -> None:
-        """Say which file; it is opened when it is read."""
+        """Remember the file; it is opened when it is read."""
         super().__init__(str(path), column)
         self.path = path
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Hash the file."""
         return file_digest(self.path)
 
     def lines(self) -> Iterator[str]:
-        """Read lines without their ends; a byte order mark is no text."""
+        """Read lines without their ends, and the first without a byte order mark."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 whole = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -107,7 +112,7 @@ class FileSource(Source):
 
 
 class LineSource(FileSource):
-    """A text a line; an empty line is an empty text, so that vectors and lines keep in step."""
+    """One text on each line. An empty line is an empty text, so that there is a vector for each line."""
 
     def rows(self) -> Iterator[Row]:
         """Read the lines."""
@@ -116,7 +121,7 @@ class LineSource(FileSource):
 
 
 class JsonLinesSource(FileSource):
-    """A JSON object a line; empty lines are no rows."""
+    """One JSON object on each line. Empty lines are skipped."""
 
     def rows(self) -> Iterator[Row]:
         """Parse the lines."""
@@ -124,7 +129,7 @@ class JsonLinesSource(FileSource):
             yield row
 
     def records(self) -> Iterator[str]:
-        """Give the lines as they are: a number parsed and written again may change its digits."""
+        """Return the lines as they are: a number that is parsed and written again may change its digits."""
         for _, line in self._parsed():
             yield line
 
@@ -141,13 +146,13 @@ class JsonLinesSource(FileSource):
             message = f"{self.name}, line {number} is not JSON ({error})"
             raise ValueError(message) from error
         if not isinstance(row, dict):
-            message = f"{self.name}, line {number} is no JSON object: every line has to be one, {{...}}"
-            raise ValueError(message)  # noqa: TRY004 - it is the file that is wrong, not the call
+            message = f"{self.name}, line {number} is not a JSON object: every line must be one, {{...}}"
+            raise ValueError(message)  # noqa: TRY004 - the file is wrong, not the call
         return row
 
 
 class CsvSource(FileSource):
-    """Cells divided by commas; the first row names the columns; all are strings."""
+    """Cells separated by commas. The first row names the columns; every cell is a string."""
 
     delimiter = ","
 
@@ -169,23 +174,89 @@ class CsvSource(FileSource):
                 raise ValueError(message) from error
 
     def _check_names(self, names: list[str]) -> None:
-        twice = [name for position, name in enumerate(names) if name in names[:position]]
-        if twice:
-            message = f"{self.name} has two columns {twice[0]!r}: name them apart"
+        repeated = [name for position, name in enumerate(names) if name in names[:position]]
+        if repeated:
+            message = f"{self.name} has two columns {repeated[0]!r}: rename one of them"
             raise ValueError(message)
 
 
 class TsvSource(CsvSource):
-    """The same with tabs."""
+    """Cells separated by tabs."""
 
     delimiter = "\t"
 
 
-def to_json(row: Row, name: str) -> str:
-    """Write a row as a JSON object; moments as ISO 8601, decimals as strings, NaN and infinity as null.
+class ParquetSource(FileSource):
+    """Rows of a Parquet file."""
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows as Python values."""
+        for batch in self.batches():
+            yield from batch.to_pylist()
+
+    def texts(self) -> Iterator[str]:
+        """Read only the column of the texts."""
+        if self.column not in self.schema.names:
+            self.check(None, 1, self.schema.names)
+        number = 0
+        for batch in self.batches([self.column]):
+            for text in batch.column(0).to_pylist():
+                number += 1
+                yield self.check(text, number, self.schema.names)
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
+        """Read ``pyarrow.RecordBatch``es of these columns, or of all."""
+        with self._open() as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+
+    @cached_property
+    def schema(self) -> Any:
+        """Names and types of the columns, as a ``pyarrow.Schema``."""
+        with self._open() as file:
+            return file.schema_arrow
+
+    def _open(self) -> Any:
+        arrow, parquet = require("pyarrow", "parquet", "Parquet"), require("pyarrow.parquet", "parquet", "Parquet")
+        try:
+            return parquet.ParquetFile(self.path)
+        except arrow.ArrowException as error:
+            message = f"{self.path} cannot be read as Parquet: {error}"
+            raise ValueError(message) from error
+
+
+SOURCES: dict[str, type[FileSource]] = {
+    ".jsonl": JsonLinesSource,
+    ".ndjson": JsonLinesSource,
+    ".csv": CsvSource,
+    ".tsv": TsvSource,
+    ".parquet": ParquetSource,
+    ".pq": ParquetSource,
+}
+
+
+def open_source(path: Path, column: str = "text", suffix: str | None = None) -> FileSource:
+    """Return the rows of a file. A suffix that is not known means one text on each line.
+
+    Args:
+        path: The file.
+        column: The column that holds the texts.
+        suffix: What the file is, such as ".csv"; None takes the suffix of its name.
 
     Raises:
-        ValueError: For what JSON has no form for.
+        ValueError: For a JSON file, which may be an array.
+    """
+    found = (path.suffix if suffix is None else suffix).lower()
+    if found == ".json":
+        message = f"{path}: rows are read from JSON Lines, one object on each line: jq -c '.[]' {path} > {path}l makes it"
+        raise ValueError(message)
+    return SOURCES.get(found, LineSource)(path, column)
+
+
+def to_json(row: Row, name: str) -> str:
+    """Return a row as a JSON object: times in ISO 8601, decimals as strings, NaN and infinity as null.
+
+    Raises:
+        ValueError: For a value that JSON cannot hold; the message begins with ``name``.
     """
     try:
         try:
@@ -198,7 +269,7 @@ def to_json(row: Row, name: str) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Put null where JSON has no number, as pandas does, which means by NaN that there is no value."""
+    """Replace NaN, by which pandas means a missing value, and infinity by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

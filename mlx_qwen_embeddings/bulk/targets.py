@@ -1,19 +1,20 @@
-"""The finished file: rows and vectors together, in the form that its name asks for."""
+"""The finished file: rows and vectors together, in the format that its name asks for."""
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.bulk.parquet import schema_of, write_parquet
-from mlx_qwen_embeddings.bulk.sources import Source, to_json
+from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.bulk.parquet import as_lists
+from mlx_qwen_embeddings.bulk.sources import BATCH_ROWS, ParquetSource, Source, to_json
 
 Format: TypeAlias = Literal["json", "jsonl", "npy", "parquet"]
-SUFFIXES: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -24,29 +25,29 @@ SUFFIXES: dict[str, Format] = {
 
 
 def format_of(target: Path) -> Format:
-    """Give the form that a file's name asks for.
+    """Return the format that a file's name asks for.
 
     Raises:
-        ValueError: When it names none.
+        ValueError: For any other suffix.
     """
-    form = SUFFIXES.get(target.suffix.lower())
+    form = FORMATS.get(target.suffix.lower())
     if form is None:
-        message = f"{target}: the name of the output has to end in one of {', '.join(SUFFIXES)}"
+        message = f"{target}: the name of the output must end in one of {', '.join(FORMATS)}"
         raise ValueError(message)
     return form
 
 
 def columns_of(source: Source, form: Format, column: str) -> Any:
-    """Check, before anything is computed, that the source's columns fit into the target.
+    """Check that the source's columns fit into the target, before anything is computed.
 
     Returns:
-        Their types for Parquet, else None.
+        A ``pyarrow.Schema`` of the columns for Parquet, otherwise None.
 
     Raises:
-        ValueError: When they do not, or one has the name that the vectors are to have.
+        ValueError: When they do not fit, or one has the name that the vectors are to have.
     """
     if form == "parquet":
-        schema = schema_of(source)
+        schema = _schema_of(source)
         _check_free(column, schema.names, source.name)
         return schema
     if form != "npy":
@@ -56,6 +57,21 @@ def columns_of(source: Source, form: Format, column: str) -> Any:
     return None
 
 
+def _schema_of(source: Source) -> Any:
+    if isinstance(source, ParquetSource):
+        return source.schema
+    arrow = require("pyarrow", "parquet", "Parquet")
+    known, rows = arrow.schema([]), source.rows()
+    while chunk := list(islice(rows, BATCH_ROWS)):
+        try:
+            new = arrow.schema(list(arrow.array(chunk).type))
+            known = arrow.unify_schemas([known, new], promote_options="permissive")
+        except (arrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            message = f"{source.name}: a column's values are of types that one Parquet column cannot hold ({error})"
+            raise ValueError(f"{message}: write JSONL") from error
+    return known
+
+
 def _check_free(column: str, names: Iterable[str], source: str) -> None:
     if column in names:
         message = f"{source} has a column {column!r} already: give the vectors another name"
@@ -63,31 +79,31 @@ def _check_free(column: str, names: Iterable[str], source: str) -> None:
 
 
 def write_target(
-    source: Source, vectors: Iterator[NDArray[Any]], path: Path, form: Format, *, rows: int, column: str, schema: Any
+    source: Source, blocks: Iterator[NDArray[Any]], path: Path, form: Format, *, rows: int, column: str, schema: Any
 ) -> None:
     """Write the file.
 
     Args:
         source: The rows.
-        vectors: Their vectors, block after block; at least one block, which may be empty.
+        blocks: Their vectors, in arrays of any length. The first is empty and shows the width and type of all.
         path: The file.
-        form: What to write.
-        rows: How many there are.
-        column: Name of the vectors' column; .npy has none.
-        schema: What ``columns_of`` gave.
+        form: Its format.
+        rows: Number of rows.
+        column: Name of the vectors; .npy has none.
+        schema: What ``columns_of`` returned.
     """
     if form == "parquet":
-        write_parquet(source, vectors, path, column, schema)
+        _write_parquet(source, blocks, path, column, schema)
     elif form == "npy":
-        _write_npy(vectors, path, rows)
+        _write_npy(blocks, path, rows)
     else:
-        lines = records_with(source.records(), (vector for block in vectors for vector in block), column)
+        lines = records_with(source.records(), chain.from_iterable(blocks), column)
         with path.open("w", encoding="utf-8") as file:
             file.writelines(joined(lines, form))
 
 
 def joined(lines: Iterable[str], form: Format) -> Iterator[str]:
-    """Put JSON objects one a line, or into one array."""
+    """Return JSON objects one on each line for "jsonl", otherwise as one array."""
     if form == "jsonl":
         yield from (f"{line}\n" for line in lines)
         return
@@ -98,25 +114,46 @@ def joined(lines: Iterable[str], form: Format) -> Iterator[str]:
 
 
 def records_with(records: Iterable[str], vectors: Iterable[NDArray[Any]], column: str) -> Iterator[str]:
-    """Add a vector to each JSON object, whose text is otherwise kept."""
+    """Add a vector to each JSON object, and leave the rest of its text as it is."""
     name = json.dumps(column, ensure_ascii=False)
     for record, vector in zip(records, vectors, strict=True):
         inside = record[1:-1].rstrip()
-        yield f"{{{inside}{', ' if inside.strip() else ''}{name}: {vector_json(vector)}}}"
+        yield f"{{{inside}{', ' if inside.strip() else ''}{name}: {_vector_json(vector)}}}"
 
 
-def vector_json(vector: NDArray[Any]) -> str:
-    """Write a vector with as many digits as give the same float32 again."""
-    if vector.dtype.kind != "f":
-        return f"[{', '.join(map(str, vector.tolist()))}]"
-    return f"[{', '.join(f'{value:.9g}' for value in vector.tolist())}]"
+def _vector_json(vector: NDArray[Any]) -> str:
+    # Nine digits are enough to read the same float32 back.
+    digits = ".9g" if vector.dtype.kind == "f" else "d"
+    return f"[{', '.join(format(value, digits) for value in vector.tolist())}]"
 
 
-def _write_npy(vectors: Iterator[NDArray[Any]], path: Path, rows: int) -> None:
-    first = next(vectors)
+def _write_npy(blocks: Iterator[NDArray[Any]], path: Path, rows: int) -> None:
+    first = next(blocks)
     whole = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(rows, first.shape[1]))
     start = 0
-    for block in chain([first], vectors):
+    for block in blocks:
         whole[start : start + len(block)] = block
         start += len(block)
     whole.flush()
+
+
+def _write_parquet(source: Source, blocks: Iterator[NDArray[Any]], path: Path, column: str, schema: Any) -> None:
+    arrow, parquet = require("pyarrow", "parquet", "Parquet"), require("pyarrow.parquet", "parquet", "Parquet")
+    vectors = next(blocks)
+    whole = schema.append(arrow.field(column, as_lists(vectors).type))
+    with parquet.ParquetWriter(path, whole) as writer:
+        for batch in _record_batches(source, schema):
+            while len(vectors) < len(batch):
+                vectors = np.concatenate([vectors, next(blocks)])
+            columns = [*batch.columns, as_lists(vectors[: len(batch)])]
+            writer.write_batch(arrow.record_batch(columns, schema=whole))
+            vectors = vectors[len(batch) :]
+
+
+def _record_batches(source: Source, schema: Any) -> Iterator[Any]:
+    if isinstance(source, ParquetSource):
+        yield from source.batches()
+        return
+    rows = source.rows()
+    while chunk := list(islice(rows, BATCH_ROWS)):
+        yield require("pyarrow", "parquet", "Parquet").RecordBatch.from_pylist(chunk, schema=schema)

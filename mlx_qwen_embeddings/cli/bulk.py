@@ -19,7 +19,7 @@ from mlx_qwen_embeddings.cli.common import (
 from mlx_qwen_embeddings.options import CallOptions
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.bulk.whole_corpus import Runner
+    from mlx_qwen_embeddings.bulk.corpus import Runner
 
 
 @with_options()

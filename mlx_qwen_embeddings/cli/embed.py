@@ -112,10 +112,9 @@ def _open_texts(
 
 
 def _open_file(path: Path, column: str, form: InputFormat | None) -> "Source":
-    from mlx_qwen_embeddings.bulk.opening import KINDS, open_source
-    from mlx_qwen_embeddings.bulk.sources import LineSource
+    from mlx_qwen_embeddings.bulk.sources import open_source
 
-    return open_source(path, column) if form is None else KINDS.get(f".{form}", LineSource)(path, column)
+    return open_source(path, column, None if form is None else f".{form}")
 
 
 def _whole(path: Path) -> str:
@@ -136,12 +135,12 @@ def _write(source: "Source", output: Path, engine: "EmbeddingEngine", options: d
 
 
 def _blocks(source: "Source", engine: "EmbeddingEngine", role: Any, options: Any) -> Iterator[Any]:
-    from mlx_qwen_embeddings.bulk.computing import bar, blocks
-    from mlx_qwen_embeddings.bulk.job import PART_ROWS
+    from mlx_qwen_embeddings.bulk.file import PART_ROWS
+    from mlx_qwen_embeddings.bulk.job import embed_blocks, progress_bar
 
     count = sum(1 for _ in source.texts())
-    with bar(count, 0, show=sys.stderr.isatty() and count >= BAR_FROM) as shown:
-        for block in blocks(engine, source.texts(), PART_ROWS, role, options):
+    with progress_bar(count, 0, show=sys.stderr.isatty() and count >= BAR_FROM) as shown:
+        for block in embed_blocks(engine, source.texts(), PART_ROWS, role, options):
             yield block
             shown.update(len(block))
 

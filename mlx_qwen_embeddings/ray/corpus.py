@@ -6,8 +6,8 @@ from typing import Any
 
 import ray
 
-from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
-from mlx_qwen_embeddings.bulk.whole_corpus import ModelIdentity
+from mlx_qwen_embeddings.bulk.corpus import CorpusJob
+from mlx_qwen_embeddings.bulk.job import ModelStamp
 from mlx_qwen_embeddings.ray.model import PartWriter, SharedModel
 from mlx_qwen_embeddings.ray.placement import CALLS_AT_ONCE, Placement
 from mlx_qwen_embeddings.ray.pool import Pool
@@ -47,7 +47,7 @@ class RayRunner:
         self._model, self._settings = model, dict(settings or {})
         self._shared: SharedModel | None = None
 
-    def identity(self) -> ModelIdentity:
+    def stamp(self) -> ModelStamp:
         """Let a node find the model, or download it.
 
         Raises:
@@ -55,7 +55,7 @@ class RayRunner:
             ModelLoadError: When the node cannot have the model.
             ValueError: When no node could hold an actor.
         """
-        return self._opened().identity
+        return self._opened().stamp
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         """Do the parts and give the rows of each as it is done.

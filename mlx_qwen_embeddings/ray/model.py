@@ -9,10 +9,9 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 
-from mlx_qwen_embeddings.bulk.corpus import RangeReader
-from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob, embed
-from mlx_qwen_embeddings.bulk.parquet import cells
-from mlx_qwen_embeddings.bulk.whole_corpus import ModelIdentity
+from mlx_qwen_embeddings.bulk.corpus import CorpusJob
+from mlx_qwen_embeddings.bulk.job import ModelStamp, embed
+from mlx_qwen_embeddings.bulk.parquet import RangeReader, as_lists
 from mlx_qwen_embeddings.checkpoint.fingerprint import fingerprint
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.model import locate
@@ -33,11 +32,11 @@ class SharedModel:
 
     Attributes:
         settings: Of each engine; what is not among them is taken from the node's environment.
-        identity: What the first node found.
+        stamp: What the first node found.
     """
 
     settings: dict[str, Any]
-    identity: ModelIdentity
+    stamp: ModelStamp
 
     @classmethod
     def find(cls, model: str | None, settings: Mapping[str, Any], placement: Placement) -> Self:
@@ -57,10 +56,10 @@ class SharedModel:
         chosen = dict(settings) | _identifying(model, settings)
         node = ray.remote(**placement.resources())(_look)
         try:
-            revision, identity = ray.get(node.remote(chosen))
+            revision, stamp = ray.get(node.remote(chosen))
         except RayTaskError as error:
             raise _cause(error) from error
-        return cls(chosen if revision is None else chosen | {"revision": revision}, identity)
+        return cls(chosen if revision is None else chosen | {"revision": revision}, stamp)
 
     def open(self) -> EmbeddingEngine:
         """Open an engine on this node.
@@ -69,7 +68,7 @@ class SharedModel:
             ModelLoadError: When what is found here is not what the first node found.
         """
         engine = EmbeddingEngine(**self.settings)
-        found, wanted = (engine.fingerprint, engine.facts.dtype), (self.identity.fingerprint, self.identity.dtype)
+        found, wanted = (engine.fingerprint, engine.facts.dtype), (self.stamp.fingerprint, self.stamp.dtype)
         if found == wanted:
             return engine
         here = f"node {ray.get_runtime_context().get_node_id()} has {engine.settings.model} as {found}, another as {wanted}"
@@ -89,9 +88,9 @@ def _identifying(model: str | None, settings: Mapping[str, Any]) -> dict[str, An
     return mine.model_dump(include={"revision", "dtype", "device"}) | {"model": named}
 
 
-def _look(settings: dict[str, Any]) -> tuple[str | None, ModelIdentity]:
+def _look(settings: dict[str, Any]) -> tuple[str | None, ModelStamp]:
     files, backend = locate(EngineSettings.from_env(**settings))
-    return files.revision, ModelIdentity(fingerprint(files), backend.device, backend.dtype, files.dimensions)
+    return files.revision, ModelStamp(fingerprint(files), backend.device, backend.dtype, files.dimensions)
 
 
 def _cause(error: RayTaskError) -> Exception:
@@ -124,7 +123,7 @@ class TableEmbedder:
             )
             raise ValueError(message)
         texts = table.column(self._column).to_pylist()
-        return table.append_column(self._vector_column, cells(embed(self._engine, texts, self._role, self._options)))
+        return table.append_column(self._vector_column, as_lists(embed(self._engine, texts, self._role, self._options)))
 
 
 class PartWriter:
@@ -143,7 +142,7 @@ class PartWriter:
         if not self._job.state.is_dir():
             message = f"{self._job.folder} is not there on every node: name a folder that all of them share"
             raise FileNotFoundError(message)
-        self._engine, self._reader = self._model.open().warmup(), RangeReader(self._job.corpus)
+        self._engine, self._reader = self._model.open().warmup(), RangeReader(self._job.source)
         return 0
 
     def do(self, number: int) -> int:

@@ -3,7 +3,6 @@
 import json
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import CorpusReport, embed_parquet
-from mlx_qwen_embeddings.bulk.corpus import RangeReader, open_corpus
-from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
-from mlx_qwen_embeddings.bulk.whole_corpus import Here
+from mlx_qwen_embeddings.bulk.corpus import CorpusJob, LocalRunner
+from mlx_qwen_embeddings.bulk.parquet import RangeReader, open_corpus
 from mlx_qwen_embeddings.cli.app import app
-from mlx_qwen_embeddings.options import EmbedOptions
+from mlx_qwen_embeddings.options import OPTIONS, EmbedOptions
 from tests.support.power_cut import watched_renames
 
 ROWS = 103
@@ -58,7 +56,7 @@ class Stopped(Exception):  # noqa: N818 - it stands for the end of the process
     """Ends a run in its middle."""
 
 
-class StopsAfter(Here):
+class StopsAfter(LocalRunner):
     """Computes some parts, and is gone."""
 
     def __init__(self, engine: EmbeddingEngine, parts: int) -> None:
@@ -174,7 +172,16 @@ def test_parts_and_manifest_outlive_a_power_cut(tmp_path: Path, engine: Embeddin
 
 def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: EmbeddingEngine) -> None:
     corpus = open_corpus(write_corpus(tmp_path / "in"), "text")
-    job = CorpusJob(corpus, tmp_path / "out", 10, "document", "embedding", EmbedOptions(dimensions=32))
+    job = CorpusJob(
+        source=corpus,
+        fingerprint=corpus.footers,
+        rows=corpus.rows,
+        part_rows=10,
+        role="document",
+        vector_column="embedding",
+        options=EmbedOptions(dimensions=32),
+        folder=tmp_path / "out",
+    )
     job.state.mkdir(parents=True)
     other: CorpusJob = pickle.loads(pickle.dumps(job))  # noqa: S301 - as another machine has it
     reader = RangeReader(corpus)
@@ -186,10 +193,10 @@ def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: Embeddin
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"dimensions": 32}, "another dimensions has done.*--restart"),
-        ({"part_rows": 20}, "another part_rows has done"),
-        ({"role": "query"}, "another role has done"),
-        ({"vector_column": "vector"}, "another vector_column has done"),
+        ({"dimensions": 32}, "a run with another dimensions: .*--restart"),
+        ({"part_rows": 20}, "a run with another part_rows: "),
+        ({"role": "query"}, "a run with another role: "),
+        ({"vector_column": "vector"}, "a run with another vector_column: "),
     ],
 )
 def test_another_job_is_refused_until_told_to_begin_anew(
@@ -205,12 +212,12 @@ def test_another_job_is_refused_until_told_to_begin_anew(
 
 def test_another_source_is_refused(tmp_path: Path, engine: EmbeddingEngine) -> None:
     embed_parquet(write_corpus(tmp_path / "in", sizes=(5,)), tmp_path / "out", model=engine)
-    with pytest.raises(ValueError, match="another source, another rows has done"):
+    with pytest.raises(ValueError, match="a run with another source, another rows: "):
         embed_parquet(write_corpus(tmp_path / "other", sizes=(6,)), tmp_path / "out", model=engine)
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, engine: EmbeddingEngine) -> None:
-    class Changes(Here):
+    class Changes(LocalRunner):
         def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
             yield from super().run(job, missing)
             pq.write_table(pa.table({"id": [9], "text": ["new"]}), tmp_path / "in" / "file-0.parquet")
@@ -223,7 +230,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, engine: Embe
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_corpus(tmp_path / "in", sizes=(5, 5))
-    with pytest.raises(FileNotFoundError, match=r"no Parquet file and no folder that holds any"):
+    with pytest.raises(FileNotFoundError, match="neither a Parquet file nor a folder that holds any"):
         embed_parquet(tmp_path / "nowhere", tmp_path / "out", model=engine)
     with pytest.raises(ValueError, match=r"file-0\.parquet, row 1 has no column 'body', but 'id', 'text'"):
         embed_parquet(source, tmp_path / "out", model=engine, column="body")
@@ -259,11 +266,16 @@ def test_no_rows_are_a_finished_job(tmp_path: Path, engine: EmbeddingEngine) -> 
     assert json.loads((tmp_path / "out" / "_job" / "manifest.json").read_text())["finished"]
 
 
-def test_all_that_shapes_a_vector_is_in_the_manifest(tmp_path: Path, engine: EmbeddingEngine) -> None:
-    embed_parquet(write_corpus(tmp_path / "in", sizes=(1,)), tmp_path / "out", model=engine)
+def test_the_manifest_has_every_option_but_those_of_the_run(tmp_path: Path, engine: EmbeddingEngine) -> None:
+    given: Any = {"instruction": "Find it", "dimensions": 32, "precision": "float16", "pooling": "mean", "max_length": 50}
+    given |= {"normalize": False, "chat_template": "{{ messages[0].content }}"}
+    of_the_run: Any = {"timeout": 60.0, "wait": True, "show_progress": False}
+    embed_parquet(write_corpus(tmp_path / "in", sizes=(1,)), tmp_path / "out", model=engine, **given, **of_the_run)
     job = json.loads((tmp_path / "out" / "_job" / "manifest.json").read_text())["job"]
-    shaping = {field.name for field in fields(EmbedOptions)} - {"timeout", "wait", "show_progress"}
-    assert set(job) >= shaping | {"model", "device", "dtype", "role", "column", "source"}
+    assert given.keys() | {"truncate"} | of_the_run.keys() == OPTIONS.keys()
+    assert given.items() <= job.items()
+    assert {"model", "device", "dtype", "role", "column", "source"} <= job.keys()
+    assert not of_the_run.keys() & job.keys()
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -275,4 +287,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, command)
     assert again.output == f"{tmp_path / 'out'}: 12 vectors of 64 dimensions in 3 parts, 10 of them from an earlier run\n"
     other = CliRunner().invoke(app, [*command, "--precision", "int8"])
-    assert (other.exit_code, "another precision has done" in other.output) == (1, True)
+    assert (other.exit_code, "a run with another precision: " in other.output) == (1, True)

@@ -14,7 +14,7 @@ import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
-from mlx_qwen_embeddings.bulk.parts import locked
+from mlx_qwen_embeddings.bulk.job import locked
 from mlx_qwen_embeddings.errors import InputTooLongError
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from tests.support.power_cut import watched_renames
@@ -222,10 +222,10 @@ def test_after_a_failure_the_job_goes_on(begun: tuple[Path, Path], engine: Embed
 
 def test_a_job_with_other_settings_is_not_mixed_in(begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any) -> None:
     options: Any = {"model": engine, "part_rows": 1, "max_length": 70, "truncate": "error"}
-    with pytest.raises(ValueError, match=r"a run with another instruction has done: .* or pass restart=True"):
+    with pytest.raises(ValueError, match=r"a run with another instruction: .* or pass restart=True"):
         embed_file(*begun, instruction="Find it", **options)
     begun[0].write_text("\n".join(TEXTS), "utf-8")
-    with pytest.raises(ValueError, match="another source, another rows has done"):
+    with pytest.raises(ValueError, match="a run with another source, another rows: "):
         embed_file(*begun, **options)
     report = embed_file(*begun, restart=True, **options)
     assert (report.rows, report.resumed) == (5, 0)
@@ -272,9 +272,9 @@ def test_two_processes_do_not_write_one_file(lines: Path, engine: EmbeddingEngin
     [
         ("in.jsonl", b'{"body": "a"}\n', "row 1 has no column 'text', but 'body'"),
         ("in.jsonl", b'{"text": "a"}\n{"text": null}\n', "row 2: column 'text' is empty, not a text"),
-        ("in.jsonl", b'{"text": 7}\n', "row 1: column 'text' is a int, not a text"),
+        ("in.jsonl", b'{"text": 7}\n', "row 1: column 'text' is a value of type int, not a text"),
         ("in.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ("in.jsonl", b'["a"]\n', "line 1 is no JSON object"),
+        ("in.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
         ("in.jsonl", b'{"text": "\\ud800"}\n', "row 1 holds a lone surrogate .* at character 0"),
         ("in.jsonl", b'{"text": "a", "embedding": 1}\n', "has a column 'embedding' already"),
         ("in.txt", b"a\n\xff\n", "line 2 is not UTF-8"),
@@ -299,7 +299,7 @@ def test_what_cannot_be_read_is_refused_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("target", "options", "expected"),
     [
-        ("out.txt", {}, "has to end in one of .json"),
+        ("out.txt", {}, "must end in one of .json"),
         ("out.npy", {"part_rows": 0}, "part_rows must be at least 1"),
         ("out.npy", {"precision": "int8", "normalize": False}, "leave out normalize=False"),
     ],

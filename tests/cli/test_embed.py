@@ -198,7 +198,7 @@ def test_without_texts_a_terminal_gets_the_usage(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("a", "-o", "vectors.txt"), "vectors.txt: the name of the output has to end in one of .json"),
+        (("a", "-o", "vectors.txt"), "vectors.txt: the name of the output must end in one of .json"),
         (("a", "--precision", "int8", "--no-normalize"), "precision 'int8' needs vectors of unit length"),
         (("-i", "none.jsonl"), "[Errno 2] No such file or directory: 'none.jsonl'"),
         (("a", "--dimensions", 385), "dimensions=385"),
@@ -211,12 +211,12 @@ def test_errors_are_one_line(arguments: tuple[object, ...], expected: str) -> No
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_qwen_embeddings.bulk import job
+    from mlx_qwen_embeddings.bulk import file
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "compute", interrupted)
+    monkeypatch.setattr(file, "run", interrupted)
     target = tmp_path / "out.npy"
     assert run("a", "-o", target) == (130, "", f"mlx-qwen: stopped; run the same command again to continue {target}\n")
 

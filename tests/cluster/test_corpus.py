@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_parquet
-from mlx_qwen_embeddings.bulk.corpus_job import CorpusJob
+from mlx_qwen_embeddings.bulk.corpus import CorpusJob
 from mlx_qwen_embeddings.errors import ModelLoadError, UnknownModelError, WorkersDiedError
 from mlx_qwen_embeddings.ray import Placement, RayRunner
 from mlx_qwen_embeddings.ray.model import SharedModel
@@ -135,7 +135,7 @@ def test_a_gpu_is_found_and_actors_go_where_it_is() -> None:
 def test_an_actor_that_no_node_can_hold_is_refused(places: dict[str, Any], largest: str, cluster: Cluster) -> None:
     (asked,) = (f"{name}={amount}" for name, amount in places.items())
     with pytest.raises(ValueError, match=f"can hold an actor of {asked}: the largest has {largest}"):
-        RayRunner(model="nano", placement=Placement(concurrency=1, **places)).identity()
+        RayRunner(model="nano", placement=Placement(concurrency=1, **places)).stamp()
 
 
 def test_an_actor_computes_with_the_cores_that_it_was_given(cluster: Cluster) -> None:
@@ -154,7 +154,7 @@ def test_a_row_without_a_text_is_named(tmp_path: Path, cluster: Cluster) -> None
 
 def test_a_model_that_nobody_knows_is_an_error_here(cluster: Cluster) -> None:
     with pytest.raises(UnknownModelError, match="smal"):
-        RayRunner(model="smal").identity()
+        RayRunner(model="smal").stamp()
 
 
 def test_a_node_with_another_content_is_refused(cluster: Cluster) -> None:
@@ -166,7 +166,7 @@ def test_a_node_with_another_content_is_refused(cluster: Cluster) -> None:
     look = ray.remote(num_cpus=1)(opened)
     assert ray.get(look.remote(shared)) == 384
     for changed, remedy in (("fingerprint", "rsync -a"), ("dtype", "give dtype=")):
-        other = SharedModel(shared.settings, shared.identity._replace(**{changed: "other"}))
+        other = SharedModel(shared.settings, shared.stamp._replace(**{changed: "other"}))
         with pytest.raises(ModelLoadError, match=rf"would not go together: .*{remedy}"):
             ray.get(look.remote(other))
 

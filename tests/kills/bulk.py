@@ -1,6 +1,6 @@
 """Kill bulk jobs at random moments, continue them, and hold what they wrote against a job that was left alone.
 
-Usage: ``python tests/bulk_kills.py --kills 40``
+Usage: ``python -m tests.kills.bulk --kills 40``
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
-from mlx_qwen_embeddings.bulk.parts import Parts
+from mlx_qwen_embeddings.bulk.file import FileJob
 
 PART, ROWS = 8, 200
 
@@ -83,9 +83,9 @@ def loop(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
     return done, jobs
 
 
-def write_and_tell(parts: Parts, number: int, vectors: Any) -> None:
+def write_and_tell(job: FileJob, number: int, vectors: Any) -> None:
     """Write a part, and say so."""
-    write(parts, number, vectors)
+    write(job, number, vectors)
     sys.stdout.write(f"part {number}\n")
     sys.stdout.flush()
 
@@ -98,7 +98,7 @@ if __name__ == "__main__":
             killed, ended = loop(Path(place), parser.parse_args().kills)
         sys.stdout.write(f"{killed} kills of {ended} bulk jobs: every row once, every vector right\n")
     else:
-        write, Parts.write = Parts.write, write_and_tell  # type: ignore[method-assign]
+        write, FileJob.write = FileJob.write, write_and_tell  # type: ignore[method-assign]
         # Without a cache, every text that is embedded is computed.
         with EmbeddingEngine("nano", cache_bytes=0) as engine:
             report = embed_file(sys.argv[1], sys.argv[2], model=engine, part_rows=int(sys.argv[3]), dimensions=64)

@@ -197,14 +197,14 @@ def test_an_encrypted_pdf_is_left_out_and_said(folder: Path) -> None:
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Make files of these names fail as a broken disk does, without their name in the error."""
-    digest = files.digest
+    file_digest = indexing.file_digest
 
     def fail(path: Path) -> str:
         if path.name in names:
             raise OSError(errno.EIO, "Input/output error")
-        return digest(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(indexing, "digest", fail)
+    monkeypatch.setattr(indexing, "file_digest", fail)
 
 
 def test_a_file_that_cannot_be_opened_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,6 +385,16 @@ def test_the_record_says_how_it_was_made(folder: Path) -> None:
     embeddings = MLXQwenEmbeddings("nano", dimensions=64, query_instruction="Find it")
     pairs = zip(embeddings.embed_query("birds"), embeddings.embed_documents([hit["text"]])[0], strict=True)
     assert hit["score"] == pytest.approx(sum(a * b for a, b in pairs), abs=1e-5)
+
+
+def test_a_question_is_embedded_as_a_query(folder: Path, prompted: str) -> None:
+    run("index", folder, "--db", folder.parent / "db", "-m", prompted)
+    hit = search("birds", folder, "-k", 1)[0]
+    embeddings = MLXQwenEmbeddings(prompted)
+    document = embeddings.embed_documents([hit["text"]])[0]
+    as_query, as_document = np.array([embeddings.embed_query("birds"), embeddings.embed_documents(["birds"])[0]]) @ document
+    assert abs(as_query - as_document) > 1e-3
+    assert hit["score"] == pytest.approx(as_query, abs=1e-5)
 
 
 def test_the_record_outlives_a_power_cut(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Do what the Dockerfile says without Docker: install in an empty environment, serve, ask for health, stop.
+"""Follow the Dockerfile without Docker: install in an empty environment, start the server, check its health, stop it.
 
-What would change the machine itself is left out, and named: Debian packages, which only arm64 takes, and the making of the
-user. Started by root, the server runs under that user's number.
+Steps that would change this machine are left out and printed: Debian packages, which only arm64 needs, and the creation of
+the user. When root runs this program, the server runs with that user's number.
 
 Usage: ``python scripts/docker_steps.py``
 """
@@ -24,17 +24,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
-"""Seconds for the server to be healthy, and to end."""
+"""Seconds that the server has to become healthy, and to stop."""
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Give each instruction of a Dockerfile with the rest of its line, continued lines joined."""
+    """Return the instructions of a Dockerfile, each with its arguments; continued lines are joined."""
     lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines) if word]
 
 
 def install(steps: list[tuple[str, str]], place: Path) -> Path:
-    """Copy what is copied, and install it; gives the environment's programs."""
+    """Follow the COPY and RUN instructions in a new environment; return the folder of its programs."""
     source, programs = place / "src", place / "venv" / "bin"
     venv.create(place / "venv", with_pip=True)
     arguments = dict(rest.split("=") for word, rest in steps if word == "ARG")
@@ -52,17 +52,17 @@ def install(steps: list[tuple[str, str]], place: Path) -> Path:
             subprocess.run(["/bin/sh", "-euc", rest], check=True, cwd=source, env=environment)
         elif word == "RUN" and "apt-get" in rest and platform.machine() == "x86_64":
             print("RUN", rest[:70], "...", flush=True)
-            needs_no_package(rest, place, environment)
+            run_without_packages(rest, place, environment)
         elif word == "RUN":
             print("not run here:", rest[:70], "...", flush=True)
     return programs
 
 
-def needs_no_package(command: str, place: Path, environment: dict[str, str]) -> None:
-    """Run a step that installs Debian packages where its condition does not hold.
+def run_without_packages(command: str, place: Path, environment: dict[str, str]) -> None:
+    """Run a step that should install no Debian packages on this machine.
 
     Raises:
-        subprocess.CalledProcessError: When it does hold; nothing is installed.
+        subprocess.CalledProcessError: When it tries to; nothing is installed.
     """
     refusing = place / "refusing"
     refusing.mkdir()
@@ -72,8 +72,8 @@ def needs_no_package(command: str, place: Path, environment: dict[str, str]) -> 
     subprocess.run(["/bin/sh", "-euc", command], check=True, cwd=place, env=environment | path)
 
 
-def account(number: int, place: Path, python: Path) -> dict[str, Any]:
-    """Give what ``Popen`` needs to run a program as the container's user, whose home and models are made in ``place``."""
+def container_user(number: int, place: Path, python: Path) -> dict[str, Any]:
+    """Make the container user's home and models folders in ``place``; return ``Popen``'s arguments to run as that user."""
     folders = place / "home", place / "models"
     for folder in folders:
         folder.mkdir()
@@ -93,18 +93,23 @@ def account(number: int, place: Path, python: Path) -> dict[str, Any]:
 
 
 def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
-    """Start it as the container would, with nano on a free port of this machine, until it is healthy; gives its status."""
-    said = dict(steps)
+    """Start the server as the container would, with nano on a free port, until it is healthy; return its exit status."""
+    last = dict(steps)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    given = dict(part.split("=", 1) for part in shlex.split(said["ENV"]))
-    ours = {"MLX_QWEN_HOST": "127.0.0.1", "MLX_QWEN_PORT": port, "MLX_QWEN_MODEL": "nano", "HF_HOME": str(place / "models")}
-    there = {"HOME": str(place / "home"), "PATH": f"{programs}:{os.environ['PATH']}"}
-    environment = os.environ | given | ours | there
-    user = account(int(said["USER"]), place, programs / "python")
-    command = json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"])
-    health = json.loads(said["HEALTHCHECK"].partition("CMD ")[2])
+    given = dict(part.split("=", 1) for part in shlex.split(last["ENV"]))
+    changed = {
+        "MLX_QWEN_HOST": "127.0.0.1",
+        "MLX_QWEN_PORT": port,
+        "MLX_QWEN_MODEL": "nano",
+        "HF_HOME": str(place / "models"),
+    }
+    folders = {"HOME": str(place / "home"), "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment = os.environ | given | changed | folders
+    user = container_user(int(last["USER"]), place, programs / "python")
+    command = json.loads(last["ENTRYPOINT"]) + json.loads(last["CMD"])
+    health = json.loads(last["HEALTHCHECK"].partition("CMD ")[2])
     check = [programs / health[0], *health[1:]]
     print(shlex.join(command), flush=True)
     server = subprocess.Popen([programs / command[0], *command[1:]], cwd=place / "home", env=environment, **user)
@@ -112,21 +117,21 @@ def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
         end = time.monotonic() + PATIENCE
         while subprocess.run(check, check=False, capture_output=True, env=environment).returncode:
             if server.poll() is not None or time.monotonic() > end:
-                print("it never was healthy", flush=True)
+                print("it never became healthy", flush=True)
                 return 1
         print("healthy:", shlex.join(health), f"(user {Path(f'/proc/{server.pid}').stat().st_uid})", flush=True)
-        server.send_signal(signal.Signals[said["STOPSIGNAL"]])
+        server.send_signal(signal.Signals[last["STOPSIGNAL"]])
         return server.wait(PATIENCE)
     finally:
         server.kill()
 
 
 def main() -> int:
-    """Do the steps, and give the server's status."""
+    """Follow the steps, and return the server's exit status."""
     steps = instructions((ROOT / "Dockerfile").read_text("utf-8"))
     with tempfile.TemporaryDirectory() as place:
         status = serve(steps, Path(place), install(steps, Path(place)))
-    print("the container's steps work" if not status else f"the server ended with {status}")
+    print("the container's steps work" if not status else f"the server ended with status {status}")
     return status
 
 

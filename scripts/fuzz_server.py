@@ -1,6 +1,6 @@
-"""Run schemathesis against a server of its own: no 5xx, no undeclared status, answers of the declared form.
+"""Run schemathesis against a new server: no 5xx, no undeclared status, and responses that fit their schema.
 
-Usage: ``python scripts/fuzz_server.py [most examples of an endpoint]``
+Usage: ``python scripts/fuzz_server.py [MAX_EXAMPLES]``, for each endpoint
 """
 
 import json
@@ -12,20 +12,20 @@ from pathlib import Path
 
 
 def main(examples: str = "100") -> int:
-    """Start the server, try it, stop it, and give the status of the trial."""
+    """Start the server, test it, stop it, and return the exit status."""
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "serve", "--port", "0", "--model", "nano", "--models", "nano"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"MLX_QWEN_LOG_LEVEL": "info"})
     try:
-        assert server.stderr is not None  # noqa: S101 - for the type checker
+        assert server.stderr is not None  # noqa: S101 - tells the type checker
         lines = (json.loads(line) for line in server.stderr if line.startswith("{"))
         port = next(line["port"] for line in lines if line["event"] == "listening")
         next(line for line in lines if line["event"] == "loaded")
-        # Its own log would fill the pipe and hold it up.
+        # A full pipe would block the server's log.
         drain = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=server.stderr)
         tool = str(Path(sys.executable).with_name("schemathesis"))
         checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
         trial = [tool, "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", checks, "--max-examples", examples]
-        with tempfile.TemporaryDirectory() as place:  # it leaves a folder behind
+        with tempfile.TemporaryDirectory() as place:  # schemathesis leaves a folder behind
             status = subprocess.run([*trial, "--generation-deterministic"], check=False, cwd=place).returncode
     finally:
         server.terminate()

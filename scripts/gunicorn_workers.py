@@ -1,4 +1,4 @@
-"""Real gunicorn, its uvicorn workers forked after the model was loaded: right vectors, also after a worker is killed.
+"""Run gunicorn with uvicorn workers forked after the model was loaded: vectors are right, also after a worker was killed.
 
 Usage: ``python scripts/gunicorn_workers.py``
 """
@@ -27,7 +27,7 @@ from mlx_qwen_embeddings.server.app import create_app
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
 engines = EngineSettings(model="nano", cache_bytes=0)
-get_engine("nano", cache_bytes=0).warmup()  # in the parent: the workers share its weights
+get_engine("nano", cache_bytes=0).warmup()  # in the parent, so that the workers share its weights
 app = create_app(ServerSettings(models=("nano",)), engines)
 """
 WORKERS, REQUESTS, SECONDS = 3, 60, 120.0
@@ -35,24 +35,24 @@ TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in 
 
 
 def ask(port: int) -> Any:
-    """Send one request, over a connection of its own."""
+    """Send one request over a new connection, and return its vectors."""
     body = json.dumps({"model": "nano", "input": TEXTS}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/embeddings", body, {"Content-Type": "application/json", "Connection": "close"}
     )
-    with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - the address is this program's own
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - the address is fixed
         return [row["embedding"] for row in json.load(answer)["data"]]
 
 
 def check(port: int, wanted: Any) -> None:
-    """Send many at once, and compare every vector."""
+    """Send many requests at once, and compare every vector."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for found in pool.map(ask, [port] * REQUESTS):
             np.testing.assert_allclose(np.array(found), wanted, rtol=0, atol=1e-5)
 
 
 def wait_for(port: int) -> None:
-    """Wait until it takes requests."""
+    """Wait until the server is ready."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         try:
@@ -61,18 +61,18 @@ def wait_for(port: int) -> None:
             time.sleep(0.2)
         else:
             return
-    message = "gunicorn takes no requests"
+    message = "gunicorn never became ready"
     raise TimeoutError(message)
 
 
 def workers(parent: int) -> list[int]:
-    """Give the process numbers of the workers."""
-    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, check=False)  # noqa: S607 - wherever it is
+    """Return the process ids of the workers."""
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, check=False)  # noqa: S607 - found on the PATH
     return [int(line) for line in found.stdout.split()]
 
 
 def main() -> int:
-    """Start it, ask, kill a worker, ask again, and end it; the status is gunicorn's."""
+    """Start gunicorn, ask, kill a worker, ask again, and stop; return gunicorn's exit status."""
     with EmbeddingEngine("nano") as engine:
         wanted = engine.embed_documents(TEXTS)
     with socket.socket() as free:
@@ -95,7 +95,7 @@ def main() -> int:
         finally:
             server.terminate()
             status = server.wait(SECONDS)
-    print(f"gunicorn, {WORKERS} forked workers, one of them killed: {2 * REQUESTS} requests right, status {status}")
+    print(f"gunicorn, {WORKERS} forked workers, one of them killed: {2 * REQUESTS} right responses, status {status}")
     return status
 
 

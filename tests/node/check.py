@@ -1,4 +1,4 @@
-"""Start a server, say what its vectors have to be, and let OpenAI's client for Node ask it.
+"""Start a server, write down the vectors it should return, and test it with OpenAI's client for Node.
 
 Usage: ``python tests/node/check.py`` after ``npm ci`` in its folder; ``make test-node`` does both.
 """
@@ -15,7 +15,7 @@ TEXTS = ["Tides follow the moon.", "The cat sleeps.", "Où est la gare ? 駅は�
 
 
 def main() -> int:
-    """Run the tests, and give their status."""
+    """Run the tests, and return their exit status."""
     sys.path.insert(0, str(FOLDER.parents[1]))
     from mlx_qwen_embeddings import EmbeddingEngine
     from tests.support.server_process import serving

@@ -1,4 +1,4 @@
-// OpenAI's own client for Node against a real server; what is expected comes from the engine, see check.py.
+// OpenAI's own client for Node against a real server; check.py takes the expected values from the engine.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -18,7 +18,7 @@ function assertSame(found, wanted) {
 
 const rows = (answer) => answer.data.map((item) => item.embedding);
 
-test("without a form it asks for base64 and decodes it", async () => {
+test("without a format it asks for base64 and decodes it", async () => {
   const answer = await client.embeddings.create({ model: "nano", input: texts });
   assertSame(rows(answer), documents);
   assert.deepEqual(answer.data.map((item) => item.index), [0, 1, 2]);
@@ -26,12 +26,12 @@ test("without a form it asks for base64 and decodes it", async () => {
   assert.deepEqual(answer.usage, { prompt_tokens: tokens, total_tokens: tokens });
 });
 
-test("numbers, and fewer dimensions", async () => {
+test("numbers, with fewer dimensions", async () => {
   const answer = await client.embeddings.create({ model: "nano", input: texts, encoding_format: "float", dimensions: 64 });
   assertSame(rows(answer), shorter);
 });
 
-test("base64 as it came", async () => {
+test("base64", async () => {
   const answer = await client.embeddings.create({ model: "nano", input: texts[0], encoding_format: "base64" });
   const bytes = Buffer.from(answer.data[0].embedding, "base64");
   const vector = Array.from({ length: bytes.length / 4 }, (_, place) => bytes.readFloatLE(4 * place));
@@ -43,7 +43,7 @@ test("a query by the model's name, with an instruction", async () => {
   assertSame(rows(answer), [query]);
 });
 
-test("fewer bits", async () => {
+test("reduced precision", async () => {
   const answer = await client.embeddings.create({ model: "nano", input: texts[0], precision: "binary" });
   assert.equal(answer.data[0].embedding.length, 48);
   assert.ok(answer.data[0].embedding.every((value) => Number.isInteger(value) && value >= -128 && value < 128));
@@ -64,6 +64,6 @@ test("token ids are refused with the remedy", async () => {
   });
 });
 
-test("a model that is not served", async () => {
+test("a model that is not served is refused", async () => {
   await assert.rejects(client.embeddings.create({ model: "text-embedding-3-small", input: "a" }), OpenAI.NotFoundError);
 });

@@ -1,12 +1,11 @@
-"""The server's bounds and errors, in this process: what is refused, with which status, and in which form."""
+"""The server's limits and errors: what is refused, with which status, and in which format."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -20,8 +19,6 @@ from tests.support.fake_encoder import PATIENCE, WatchedEncoder
 NANO = EngineSettings(model="nano")
 ASK = {"model": "nano", "input": "a"}
 
-Serve = Callable[..., TestClient]
-
 
 class Encoder(WatchedEncoder):
     nbytes = 1
@@ -33,7 +30,7 @@ class Encoder(WatchedEncoder):
         self.may_load.set()
 
     def _open(self) -> WatchedEncoder:
-        assert self.may_load.wait(PATIENCE), "no test let the model load"
+        assert self.may_load.wait(PATIENCE), "no test allowed the model to load"
         return super()._open()
 
     def compute(self, *arguments: Any) -> Any:
@@ -43,7 +40,7 @@ class Encoder(WatchedEncoder):
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
-    """The encoder of the engine that a server in this test opens."""
+    """Return the encoder of the engine that a server in this test opens."""
     with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=64) as engine:
         monkeypatch.setattr(served, "get_engine", lambda name, **settings: engine)
         yield Encoder(engine)
@@ -61,7 +58,8 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
-def code(answer: httpx.Response) -> tuple[int, str, str | None]:
+def code(answer: Any) -> tuple[int, str, str | None]:  # the type of TestClient's responses depends on Starlette's version
+    """Return a refusal's status, code and param."""
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return answer.status_code, error["code"], error["param"]
@@ -90,11 +88,11 @@ def code(answer: httpx.Response) -> tuple[int, str, str | None]:
         ({"instrction": "Find it"}, (422, "invalid_request", "instrction")),
     ],
 )
-def test_what_does_not_fit_is_refused(client: TestClient, change: dict[str, Any], expected: tuple[int, str, str]) -> None:
+def test_invalid_requests_are_refused(client: TestClient, change: dict[str, Any], expected: tuple[int, str, str]) -> None:
     assert code(client.post("/v1/embeddings", json=ASK | change)) == expected
 
 
-def test_null_is_the_default(client: TestClient) -> None:
+def test_null_means_the_default(client: TestClient) -> None:
     nothing = dict.fromkeys(("dimensions", "encoding_format", "user", "role", "instruction", "truncate", "precision"))
     answers = [client.post("/v1/embeddings", json=ASK | more).json() for more in ({}, nothing)]
     assert answers[0] == answers[1]
@@ -106,7 +104,7 @@ def test_null_is_the_default(client: TestClient) -> None:
     assert (answer["metric"], answer["model"], len(answer["scores"])) == ("cosine", "nano", 1)
 
 
-def test_a_body_that_does_not_say_that_it_is_json(client: TestClient) -> None:
+def test_a_body_not_declared_as_a_json_object_is_refused(client: TestClient) -> None:
     for content, kind in ((b'{"model": "nano", "input": "a"}', "text/plain"), (b"[1]", "application/json")):
         answer = client.post("/v1/embeddings", content=content, headers={"Content-Type": kind})
         assert code(answer) == (422, "invalid_request", None)
@@ -114,29 +112,29 @@ def test_a_body_that_does_not_say_that_it_is_json(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b"\xff", b'{"model": "nano", "input": "\xc3\x28"}', b"[" * 1900])
-def test_what_is_no_json(client: TestClient, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
     assert code(answer)[0] in {400, 422}
 
 
-def test_a_lone_surrogate_is_refused_and_its_answer_can_be_read(client: TestClient) -> None:
+def test_a_lone_surrogate_is_refused_with_a_readable_response(client: TestClient) -> None:
     for field in ("input", "model", "instruction", "\\ud800"):
-        body = '{"model": "nano", "input": "a", "%s": "\\ud800"}' % field  # noqa: UP031 - braces are JSON's
+        body = '{"model": "nano", "input": "a", "%s": "\\ud800"}' % field  # noqa: UP031 - the braces are JSON's
         answer = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
         assert code(answer)[0] in {400, 404, 422}
 
 
-def test_errors_of_the_http_layer_have_the_same_form(client: TestClient) -> None:
+def test_errors_of_the_http_layer_have_the_same_format(client: TestClient) -> None:
     assert code(client.get("/nothing"))[0] == 404
     answer = client.get("/v1/embeddings")
     assert (code(answer)[0], answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_too_large_is_refused_however_it_comes(client: TestClient, *, chunked: bool) -> None:
+def test_a_body_that_is_too_large_is_refused_also_without_a_declared_length(client: TestClient, *, chunked: bool) -> None:
     parts = [b"a" * 1000, b"a" * 1001]
     content = iter(parts) if chunked else b"".join(parts)
-    assert code(client.post("/v1/embeddings", content=content)) == (413, "body_too_large", None)  # type: ignore[arg-type]
+    assert code(client.post("/v1/embeddings", content=content)) == (413, "body_too_large", None)
     fits = b'{"model": "nano", "input": "%s"}'
     headers = {"Content-Type": "application/json"}
     assert client.post("/v1/embeddings", content=fits % (b"a" * 1900), headers=headers).status_code == 200
@@ -161,7 +159,7 @@ def test_the_simple_endpoints(client: TestClient) -> None:
     assert code(client.post("/similarity", json={"texts_a": ["a"] * 6})) == (400, "too_many_texts", "texts_a")
 
 
-def test_more_requests_than_allowed_get_429_and_then_it_is_as_before(encoder: Encoder) -> None:
+def test_requests_above_the_limit_get_429_until_another_ends(encoder: Encoder) -> None:
     with serving(max_requests=1) as client:
         client.post("/v1/embeddings", json=ASK)
         with encoder.held():
@@ -186,7 +184,7 @@ def test_a_full_queue_is_429(encoder: Encoder) -> None:
             first = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": long})
             first.start()
             encoder.begun()
-            more = ASK | {"input": "tide " * 20}  # an eighth of the queue is for less than that
+            more = ASK | {"input": "tide " * 20}  # an eighth of the queue is reserved for shorter requests
             refused = client.post("/v1/embeddings", json=more)
             assert (code(refused), refused.headers["retry-after"]) == ((429, "queue_full", None), "1")
         first.join(PATIENCE)
@@ -201,7 +199,7 @@ def test_a_request_that_is_not_served_in_time_is_503(encoder: Encoder) -> None:
         assert (code(answer), answer.headers["retry-after"]) == ((503, "timeout", None), "1")
 
 
-def test_a_vector_with_nan_is_a_500_that_says_so(encoder: Encoder) -> None:
+def test_a_vector_with_nan_is_a_500(encoder: Encoder) -> None:
     with serving() as client:
         client.post("/v1/embeddings", json=ASK)
         encoder.spoilt = True
@@ -211,7 +209,7 @@ def test_a_vector_with_nan_is_a_500_that_says_so(encoder: Encoder) -> None:
         assert 'mlx_qwen_failures_total{kind="NonFiniteEmbeddingError",model="nano"} 1.0' in client.get("/metrics").text
 
 
-def test_a_model_that_is_still_loading_is_503_and_comes(encoder: Encoder) -> None:
+def test_a_model_that_is_still_loading_is_503_until_it_is_loaded(encoder: Encoder) -> None:
     encoder.may_load.clear()
     with serving(load_wait=0) as client:
         answer = client.post("/v1/embeddings", json=ASK)
@@ -233,7 +231,7 @@ def test_a_model_that_cannot_be_loaded_is_503_with_the_reason(monkeypatch: pytes
         assert "mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ" in answer.json()["error"]["message"]
 
 
-def test_a_defect_is_a_500_without_its_words(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_a_500_without_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object, **__: object) -> None:
         message = "a text of the user"
         raise RuntimeError(message)
@@ -254,11 +252,11 @@ def test_a_right_key_under_another_scheme_is_refused(sent: str) -> None:
         answer = client.post("/v1/embeddings", json=ASK, headers={"Authorization": sent})
         assert code(answer) == (401, "invalid_api_key", None)
         assert answer.headers["www-authenticate"] == "Bearer"
-        for scheme in ("Bearer", "bearer"):  # schemes are compared without case (RFC 9110)
+        for scheme in ("Bearer", "bearer"):  # schemes are case-insensitive (RFC 9110)
             assert client.get("/v1/models", headers={"Authorization": f"{scheme} secret"}).status_code == 200
 
 
-def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:
+def test_only_listed_origins_get_cors_headers() -> None:
     headers = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     with serving() as client:
         assert "access-control-allow-origin" not in client.post("/v1/embeddings", json=ASK, headers=headers).headers
@@ -267,13 +265,13 @@ def test_pages_of_other_origins_may_ask_only_when_they_are_listed() -> None:
         allowed = client.options("/v1/embeddings", headers=headers)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         assert client.options("/v1/embeddings", headers=headers | {"Origin": "https://b.example"}).status_code == 400
-        # What OpenAI's client for JavaScript asks for.
+        # What OpenAI's client for JavaScript sends.
         sent = "authorization,content-type,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
         allowed = client.options("/v1/embeddings", headers=headers | {"Access-Control-Request-Headers": sent})
         assert (allowed.status_code, allowed.headers["access-control-allow-headers"]) == (200, sent)
 
 
-def test_a_server_without_keys_asks_for_none_in_its_openapi_document(client: TestClient) -> None:
+def test_the_openapi_document_of_a_server_without_keys_declares_none(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert "securitySchemes" not in document["components"]
     assert not any("security" in operation for methods in document["paths"].values() for operation in methods.values())

@@ -1,4 +1,4 @@
-"""The OpenAPI document: examples of requests, answers and errors, each of the form that it stands for."""
+"""The OpenAPI document: every request, response and error has an example that fits its schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,12 +31,12 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 
 def check(value: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
-    whole = schema | {"components": document["components"]}  # which its references lead to
+    whole = schema | {"components": document["components"]}  # its references point there
     assert [error.message for error in Draft202012Validator(whole).iter_errors(value)] == []
 
 
 def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
-    """Give the examples of a body, its own or its schema's, all of them checked."""
+    """Return the examples of a body, its own or else its schema's, after checking them."""
     schema = media["schema"]
     named = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
     found = [media["example"]] if "example" in media else named.get("examples", [])
@@ -45,7 +45,7 @@ def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
     return list(found)
 
 
-def test_every_request_and_answer_has_an_example_of_its_form(document: dict[str, Any]) -> None:
+def test_every_request_and_response_has_a_valid_example(document: dict[str, Any]) -> None:
     lacking = []
     for path, method, said in operations(document):
         bodies = {status: answer["content"] for status, answer in said["responses"].items()}
@@ -57,7 +57,7 @@ def test_every_request_and_answer_has_an_example_of_its_form(document: dict[str,
     assert len(operations(document)) == 11
 
 
-def test_the_examples_of_requests_are_answered_as_declared(client: TestClient, document: dict[str, Any]) -> None:
+def test_example_requests_get_the_declared_responses(client: TestClient, document: dict[str, Any]) -> None:
     for path, method, said in operations(document):
         bodies: list[Any] = [None]
         if "requestBody" in said:
@@ -73,7 +73,7 @@ def test_the_examples_of_requests_are_answered_as_declared(client: TestClient, d
                 check(answer.json(), declared[JSON]["schema"], document)
 
 
-def test_refusals_have_examples_of_their_status_and_declare_their_headers(document: dict[str, Any]) -> None:
+def test_errors_have_examples_of_their_status_and_declare_their_headers(document: dict[str, Any]) -> None:
     kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error"}
     for path, _, said in operations(document):
         for status, answer in said["responses"].items():
@@ -86,7 +86,7 @@ def test_refusals_have_examples_of_their_status_and_declare_their_headers(docume
             assert error["type"] == wanted
 
 
-def test_what_is_declared_of_a_refusal_is_sent(client: TestClient, document: dict[str, Any]) -> None:
+def test_an_error_is_sent_as_declared(client: TestClient, document: dict[str, Any]) -> None:
     answer = client.post("/embed", json={"text": "a", "model": "none"})
     declared = document["paths"]["/embed"]["post"]["responses"][str(answer.status_code)]
     assert set(map(str.lower, declared["headers"])) <= set(answer.headers)

@@ -1,4 +1,4 @@
-"""A real server: keys, token ids, log, metrics, and its end."""
+"""A real server: keys, token ids, log, metrics, and how it ends."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.support.server_process import PATIENCE, ServerProcess, serving
 
 pytestmark = pytest.mark.heavy
 
-SECRET = "Nobody may read this sentence in a log."  # noqa: S105 - it is a text
+SECRET = "Nobody may read this sentence in a log."  # noqa: S105 - a text, not a password
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
         yield server
 
 
-def test_each_key_is_let_in_and_no_other(guarded: ServerProcess) -> None:
+def test_each_key_is_accepted_and_no_other(guarded: ServerProcess) -> None:
     for key in ("first", "second", "third"):
-        client = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0)
-        assert [model.id for model in client.models.list()] == ["nano"]
+        known = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0)
+        assert [model.id for model in known.models.list()] == ["nano"]
     for key in ("fourth", "firs", "first1", "# of the file", "ü"):
         with guarded.client(headers={"Authorization": f"Bearer {key}".encode()}) as client:
             for path in ("/v1/models", "/metrics", "/docs/", "/nonsense"):
@@ -46,10 +46,10 @@ def test_each_key_is_let_in_and_no_other(guarded: ServerProcess) -> None:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     with guarded.client() as client:
         assert [client.get(path).status_code for path in ("/v1/models", "/health", "/ready")] == [401, 200, 200]
-        assert "swagger" in client.get("/docs").text  # a browser sends no key of its own accord
+        assert "swagger" in client.get("/docs").text  # a browser sends no key by itself
 
 
-def test_the_openapi_document_says_where_a_key_is_needed(guarded: ServerProcess) -> None:
+def test_the_openapi_document_says_which_endpoints_need_a_key(guarded: ServerProcess) -> None:
     with guarded.client() as client:
         document = client.get("/openapi.json").json()
     (name, scheme) = next(iter(document["components"]["securitySchemes"].items()))
@@ -61,7 +61,7 @@ def test_the_openapi_document_says_where_a_key_is_needed(guarded: ServerProcess)
     assert [security for security in wanted.values() if security] == [[{name: []}]] * 9
 
 
-def test_token_ids_where_they_are_allowed(guarded: ServerProcess) -> None:
+def test_token_ids_are_embedded_where_they_are_allowed(guarded: ServerProcess) -> None:
     client = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="first", max_retries=0)
     ids = ModelFiles(NANO_FOLDER).tokenizer().encode(["Tides follow the moon."], max_length=99)[0].ids.tolist()
     with EmbeddingEngine("nano") as engine:
@@ -79,7 +79,7 @@ def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:
     return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
 
-def test_metrics_count_what_happened() -> None:
+def test_metrics_count_requests_and_texts() -> None:
     with serving() as server, server.client() as client:
         client.post("/v1/embeddings", json={"model": "nano", "input": ["tide " * 3000, "b", "b"]})
         client.post("/v1/embeddings", json={"model": "nano", "input": ["b"]})
@@ -94,7 +94,7 @@ def test_metrics_count_what_happened() -> None:
     assert [found["mlx_qwen_requests_total", "/v1/models/{name}", status] for status in ("200", "404")] == [1, 1]
     assert found["mlx_qwen_request_failures_total", "token_ids_refused"] == 1
     assert found["mlx_qwen_request_seconds_count", "/v1/embeddings"] == 3
-    assert found["mlx_qwen_texts_total", "nano"] == 5  # one warmed it up
+    assert found["mlx_qwen_texts_total", "nano"] == 5  # including the one of the warm-up
     assert found["mlx_qwen_cache_hits_total", "nano"] == 1
     assert found["mlx_qwen_batch_texts_sum", "nano"] == 3
     assert found["mlx_qwen_truncations_total", "nano"] == 1
@@ -102,14 +102,14 @@ def test_metrics_count_what_happened() -> None:
     assert found[("mlx_qwen_requests_in_hand",)] == 0
     for name in ("queued_requests", "tokens_total", "padding_tokens_total", "batch_texts_count"):
         assert (f"mlx_qwen_{name}", "nano") in found
-    # Of the process, not of a model: the sum over several would count it as often.
+    # These have no label: memory is counted per process, so a sum over models would count it several times.
     live, most, kept = (found[(f"mlx_qwen_{name}memory_bytes",)] for name in ("", "peak_", "kept_"))
     assert most >= live > 10_000_000
     assert kept > 0
     assert ("process_resident_memory_bytes",) in found
 
 
-def test_the_log_is_json_with_ids_and_never_a_text() -> None:
+def test_the_log_is_json_with_ids_and_never_holds_a_text() -> None:
     with serving(MLX_QWEN_LOG_LEVEL="debug") as server, server.client() as client:
         sent = {"model": "nano", "input": SECRET}
         kept = client.post("/v1/embeddings", json=sent, headers={"X-Request-ID": "my-own.1"})
@@ -130,7 +130,7 @@ def test_the_log_is_json_with_ids_and_never_a_text() -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_accepted_is_answered_and_the_rest_sent_away(sent: signal.Signals) -> None:
+def test_while_draining_accepted_requests_are_answered_and_new_ones_refused(sent: signal.Signals) -> None:
     texts = [f"number {number} " * 100 for number in range(40)]
     answers: list[httpx.Response] = []
     with serving() as server, server.client() as client, server.client() as other:
@@ -141,7 +141,7 @@ def test_what_was_accepted_is_answered_and_the_rest_sent_away(sent: signal.Signa
         asking = threading.Thread(target=ask)
         asking.start()
         while not samples(other).get(("mlx_qwen_requests_in_hand",)):
-            assert asking.is_alive(), "it was answered before anybody could look"
+            assert asking.is_alive(), "the request ended before it was seen in progress"
         server.process.send_signal(sent)
         server.line(lambda line: line["event"] == "draining")
         refused = other.post("/v1/embeddings", json={"model": "nano", "input": "a"})
@@ -157,7 +157,7 @@ def test_what_was_accepted_is_answered_and_the_rest_sent_away(sent: signal.Signa
         np.testing.assert_allclose(vectors, engine.embed_documents(texts), atol=1e-5)
 
 
-def test_it_ends_at_once_when_nothing_is_in_hand_and_starts_anew(tmp_path: Path) -> None:
+def test_an_idle_server_stops_and_starts_again(tmp_path: Path) -> None:
     for _ in range(2):
         with serving(MLX_QWEN_CACHE_PATH=str(tmp_path)) as server:
             with server.client() as client:
@@ -166,7 +166,7 @@ def test_it_ends_at_once_when_nothing_is_in_hand_and_starts_anew(tmp_path: Path)
             assert server.wait() == 0
 
 
-def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(tmp_path: Path) -> None:
+def test_after_a_kill_it_starts_again_on_its_port_with_its_stored_vectors(tmp_path: Path) -> None:
     variables = {"MLX_QWEN_CACHE_PATH": str(tmp_path)}
     ended: list[Exception] = []
     with serving(**variables) as server, server.client() as client, server.client() as other:
@@ -181,7 +181,7 @@ def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(t
         asking = threading.Thread(target=ask)
         asking.start()
         while not samples(other).get(("mlx_qwen_requests_in_hand",)):
-            assert asking.is_alive(), "it was answered before anybody could look"
+            assert asking.is_alive(), "the request ended before it was seen in progress"
         server.process.kill()
         asking.join(PATIENCE)
         assert server.wait() == -signal.SIGKILL
@@ -191,7 +191,7 @@ def test_killed_under_load_it_starts_again_on_its_port_with_what_it_had_stored(t
         assert client.post("/embed", json={"text": "kept"}).json()["cached"] is True
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="MKL is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="MKL is used on Linux only")
 @pytest.mark.parametrize(("given", "expected"), [(None, "5"), ("7", "7")])
 def test_mkl_is_told_to_release_idle_cores_before_it_is_loaded(given: str | None, expected: str) -> None:
     program = (
@@ -207,7 +207,7 @@ def test_mkl_is_told_to_release_idle_cores_before_it_is_loaded(given: str | None
     assert done.stderr.splitlines()[-1] == f"{expected} False"
 
 
-def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
+def test_a_taken_port_is_an_error_in_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Several models behind one server: what is told of those not in memory, and what happens when they take turns there."""
+"""Several models behind one server: what it says about those not in memory, and how they take turns there."""
 
 import shutil
 import socket
@@ -27,14 +27,14 @@ TEXTS = ["Tides follow the moon.", "The cat sleeps."]
 
 @pytest.fixture(autouse=True)
 def no_shared_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this file's server share engines with nobody: what other tests loaded would take places."""
+    """Share no engines with other tests, whose models would take up places in memory."""
     monkeypatch.setattr(shared, "_engines", {})
     monkeypatch.setattr(shared, "_loaded", LoadedModels())
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An alias of a folder that holds nano once more."""
+    """Return the alias of a folder with a copy of nano."""
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "copy")
     monkeypatch.setitem(registry._models, "copy", ModelSpec("copy", str(folder), local=True))
     return "copy"
@@ -56,7 +56,7 @@ def ask(client: TestClient, model: str) -> list[list[float]]:
     return [item["embedding"] for item in answer.json()["data"]]
 
 
-def test_models_take_turns_in_memory_and_what_is_told_of_them_stays(copy: str) -> None:
+def test_models_take_turns_in_memory_and_the_server_remembers_their_facts(copy: str) -> None:
     with EmbeddingEngine("nano") as engine:
         wanted = engine.embed_documents(TEXTS)
     engines = EngineSettings(model="nano", max_loaded_models=1, cache_bytes=0)
@@ -64,7 +64,7 @@ def test_models_take_turns_in_memory_and_what_is_told_of_them_stays(copy: str) -
         counts, over = [loaded_models(client)], threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.01):  # or it would take most of the time from the models
+            while not over.wait(0.01):  # a shorter pause would slow the models down
                 counts.append(loaded_models(client))
 
         watching = threading.Thread(target=watch)
@@ -85,7 +85,7 @@ def test_models_take_turns_in_memory_and_what_is_told_of_them_stays(copy: str) -
     assert 1 in counts
 
 
-def test_files_on_disk_tell_of_models_that_were_never_loaded(
+def test_facts_of_models_that_were_never_loaded_come_from_their_files(
     copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -117,5 +117,5 @@ def test_files_on_disk_tell_of_models_that_were_never_loaded(
                     None,
                 )
             assert {(entry["dtype"], entry["loaded"]) for entry in found.values()} == {("bfloat16", False)}
-            shutil.rmtree(tmp_path / "copy", ignore_errors=True)  # known once, and remembered
-    assert not (repository / RECORD).exists(), "the weights were read, to compare their sha256"
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)  # the server remembers the facts
+    assert not (repository / RECORD).exists(), "the weights were read to check their sha256"

@@ -1,4 +1,4 @@
-"""The simpler endpoints: roles in the model's name, and vectors of fewer bits."""
+"""The simple endpoints: roles in the model's name, and reduced precision."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from mlx_qwen_embeddings.server.app import create_app
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
 TEXTS = ["Tides follow the moon.", "The cat sleeps."]
-# nano has no prompt of its own: with one, queries have vectors of their own.
+# nano has no prompts; with one, the vectors of queries differ from those of documents.
 PROMPTED = ModelSpec("prompted", str(NANO_FOLDER), local=True, prompts={"query": "Quite another text: ", "document": ""})
 
 
@@ -33,7 +33,7 @@ def engine(client: TestClient) -> Iterator[EmbeddingEngine]:
 
 
 @pytest.mark.parametrize(
-    ("model", "roles", "meant"),
+    ("model", "roles", "expected"),
     [
         ("prompted:query", {}, ("query", "query")),
         ("prompted:query", {"role_a": "query"}, ("query", "query")),
@@ -42,19 +42,19 @@ def engine(client: TestClient) -> Iterator[EmbeddingEngine]:
         ("prompted", {"role_a": "query"}, ("query", "document")),
     ],
 )
-def test_similarity_takes_roles_from_fields_and_from_the_models_name(
-    client: TestClient, engine: EmbeddingEngine, model: str, roles: dict[str, str], meant: tuple[str, str]
+def test_similarity_takes_roles_from_the_fields_and_the_models_name(
+    client: TestClient, engine: EmbeddingEngine, model: str, roles: dict[str, str], expected: tuple[str, str]
 ) -> None:
     answer = client.post("/similarity", json={"texts_a": TEXTS, "texts_b": TEXTS, "model": model} | roles)
     embed = {"query": engine.embed_queries, "document": engine.embed_documents}
-    wanted = embed[meant[0]](TEXTS) @ embed[meant[1]](TEXTS).T
+    wanted = embed[expected[0]](TEXTS) @ embed[expected[1]](TEXTS).T
     assert answer.status_code == 200, answer.text
     np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)
     assert not np.allclose(engine.embed_queries(TEXTS), engine.embed_documents(TEXTS), atol=1e-2)
 
 
 @pytest.mark.parametrize("field", ["role_a", "role_b"])
-def test_the_role_that_contradicts_the_name_is_named(client: TestClient, field: str) -> None:
+def test_a_role_that_contradicts_the_models_name_is_refused_by_name(client: TestClient, field: str) -> None:
     answer = client.post("/similarity", json={"texts_a": ["a"], "model": "nano:query", field: "document"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "role_conflict", field)
@@ -62,7 +62,7 @@ def test_the_role_that_contradicts_the_name_is_named(client: TestClient, field: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
-def test_fewer_bits_are_those_of_the_engine(client: TestClient, precision: Any) -> None:
+def test_reduced_precision_is_the_engines(client: TestClient, precision: Any) -> None:
     body = {"model": "nano", "precision": precision}
     one = client.post("/embed", json=body | {"text": TEXTS[0], "dimensions": 36}).json()
     many = client.post("/embed_batch", json=body | {"texts": TEXTS, "dimensions": 36}).json()
@@ -76,12 +76,12 @@ def test_fewer_bits_are_those_of_the_engine(client: TestClient, precision: Any) 
     assert (one["dimensions"], many["dimensions"]) == (36, 36)
 
 
-def test_bits_of_a_whole_vector_are_packed(client: TestClient) -> None:
+def test_bits_are_packed_and_dimensions_count_them_unpacked(client: TestClient) -> None:
     found = client.post("/embed", json={"text": "a", "model": "nano", "precision": "ubinary"}).json()
     assert (len(found["embedding"]), found["dimensions"]) == (48, 384)
 
 
-def test_a_precision_that_does_not_fit_is_refused(client: TestClient) -> None:
+def test_an_invalid_precision_is_refused(client: TestClient) -> None:
     for more, status, param in (
         ({"precision": "int4"}, 422, "precision"),
         ({"precision": "int8", "normalize": False}, 400, None),

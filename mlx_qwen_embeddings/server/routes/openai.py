@@ -19,8 +19,8 @@ from mlx_qwen_embeddings.server.routes.schemas import (
     Dimensions,
     Instruction,
     Meant,
+    declare_errors,
     example,
-    refusals,
 )
 from mlx_qwen_embeddings.server.service import Service, encode_vectors, json_response
 
@@ -135,7 +135,7 @@ def openai_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["OpenAI"])
     models = service.models
 
-    @router.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=refusals())
+    @router.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=declare_errors())
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Embed one or several texts, as OpenAI's clients request it."""
         texts = _texts(body.input)
@@ -153,14 +153,14 @@ def openai_routes(service: Service) -> APIRouter:
 
         return await json_response(content, found.vectors.size)
 
-    @router.get("/v1/models", responses=refusals(401))
-    @router.get("/models", responses=refusals(401))
+    @router.get("/v1/models", responses=declare_errors(401))
+    @router.get("/models", responses=declare_errors(401))
     async def list_models() -> ModelList:
         """List the models that are served."""
         return ModelList(data=await _entries(models, list(models.specs)))
 
-    @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
-    @router.get("/models/{name:path}", response_model=ModelEntry, responses=refusals(401, 404, 422))
+    @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=declare_errors(401, 404, 422))
+    @router.get("/models/{name:path}", response_model=ModelEntry, responses=declare_errors(401, 404, 422))
     async def retrieve_model(name: Name, request: Request) -> ModelEntry | Response:
         """Describe one of these models."""
         if not name:

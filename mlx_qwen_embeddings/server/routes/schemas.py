@@ -1,4 +1,4 @@
-"""What the bodies of several endpoints have in common, and those of errors."""
+"""What the request bodies of several endpoints share, and how errors are declared."""
 
 from typing import Annotated, Any, Literal, cast
 
@@ -53,7 +53,7 @@ class Body(BaseModel):
 
 
 class State(BaseModel):
-    """How the server is."""
+    """The server's state."""
 
     model_config = example({"status": "ok"})
 
@@ -65,62 +65,67 @@ class ErrorDetail(BaseModel):
 
     message: str
     type: str
-    # Sent even when it is null; required it cannot be, since FastAPI drops null from the document's examples.
-    param: str | None = Field(default=None, description="The field of the request that is at fault, where it is one.")
-    code: str = Field(description="What programs may tell errors apart by.")
+    # Always sent, also when it is null. It is not declared as required, since FastAPI drops null from examples.
+    param: str | None = Field(default=None, description="The field of the request that is wrong, where it is one.")
+    code: str = Field(description="Tells programs which error it is.")
 
 
-class ErrorAnswer(BaseModel):
-    """OpenAI's shape of an error."""
+class ErrorResponse(BaseModel):
+    """An error in OpenAI's format."""
 
     error: ErrorDetail
 
 
-REFUSALS = {
+ERRORS = {
     400: (
-        "The request asks for what cannot be done.",
+        "The request asks for something that cannot be done.",
         ApiError(400, "texts[0] has 9000 tokens, more than max_length=8192: split it", "context_length_exceeded"),
     ),
     401: (
-        "No API key, or a wrong one.",
+        "The API key is missing or wrong.",
         ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key"),
     ),
-    404: ("The model is not served here.", ApiError(404, "the model 'x' is not served here: nano are", "model_not_found")),
+    404: (
+        "The model is not served here.",
+        ApiError(404, "the model 'x' is not served here: nano are", "model_not_found"),
+    ),
     413: (
         "The body is too large.",
-        ApiError(413, "the body is larger than 16777216 bytes: send fewer texts a request", "body_too_large"),
+        ApiError(413, "the body is larger than 16777216 bytes: send fewer texts per request", "body_too_large"),
     ),
     422: (
-        "The body is not of this form.",
+        "The body does not fit its schema.",
         ApiError(422, "dimensions: Input should be a valid integer", "invalid_request", param="dimensions"),
     ),
     429: (
-        "Too much to do: try again after the seconds of Retry-After.",
-        ApiError(429, "512 requests are in hand: try again later", "too_many_requests", retry_after=BUSY_SECONDS),
+        "The server is busy: try again after the seconds of Retry-After.",
+        ApiError(429, "512 requests are in progress: try again later", "too_many_requests", retry_after=BUSY_SECONDS),
     ),
     500: (
-        "The model failed, such as with NaN.",
+        "The model failed, for example with NaN.",
         ApiError(500, "the model gave NaN or infinity", "non_finite_embedding"),
     ),
     503: (
-        "The model is being loaded, or the server is about to stop: try again after the seconds of Retry-After.",
-        ApiError(503, "the model 'small' is being loaded: try again", "model_loading", retry_after=LOADING_SECONDS),
+        "The model is still loading, or the server is shutting down: try again after the seconds of Retry-After.",
+        ApiError(503, "the model 'small' is still loading: try again", "model_loading", retry_after=LOADING_SECONDS),
     ),
 }
-"""Status to what it means, and one of the errors that have it."""
+"""Status to its meaning and an example."""
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Give the declarations of an endpoint's errors; none given, all of them."""
-    return {status: _refusal(*REFUSALS[status]) for status in statuses or REFUSALS}
+def declare_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the declarations of an endpoint's errors: those with these statuses, or by default all."""
+    return {status: _declare(*ERRORS[status]) for status in statuses or ERRORS}
 
 
-def _refusal(meaning: str, error: ApiError) -> dict[str, Any]:
-    headers = {"X-Request-ID": _header("The request's id, as it was sent or a new one; the log has it too.", "string")}
+def _declare(meaning: str, error: ApiError) -> dict[str, Any]:
+    headers = {
+        "X-Request-ID": _header("The request's id, either the one it sent or a new one; the log has it too.", "string")
+    }
     if error.retry_after is not None:
         headers["Retry-After"] = _header("Seconds after which to try again.", "integer")
     return {
-        "model": ErrorAnswer,
+        "model": ErrorResponse,
         "description": meaning,
         "headers": headers,
         "content": {"application/json": {"example": error.content}},

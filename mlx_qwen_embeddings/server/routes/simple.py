@@ -19,8 +19,8 @@ from mlx_qwen_embeddings.server.routes.schemas import (
     Instruction,
     Meant,
     Which,
+    declare_errors,
     example,
-    refusals,
 )
 from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
@@ -140,7 +140,7 @@ def simple_routes(service: Service) -> APIRouter:
         facts = {"dimensions": dimensions, "model": service.name(body.model)}
         return await json_response(lambda: content(found) | facts | _seconds(start), found.vectors.size)
 
-    @router.post("/embed", response_model=EmbedResponse, responses=refusals())
+    @router.post("/embed", response_model=EmbedResponse, responses=declare_errors())
     async def embed(body: EmbedRequest, request: Request) -> Response:
         """Embed one text."""
 
@@ -149,7 +149,7 @@ def simple_routes(service: Service) -> APIRouter:
 
         return await respond(request, body, [body.text], "text", content)
 
-    @router.post("/embed_batch", response_model=EmbedBatchResponse, responses=refusals())
+    @router.post("/embed_batch", response_model=EmbedBatchResponse, responses=declare_errors())
     async def embed_batch(body: EmbedBatchRequest, request: Request) -> Response:
         """Embed several texts."""
 
@@ -158,7 +158,7 @@ def simple_routes(service: Service) -> APIRouter:
 
         return await respond(request, body, body.texts, "texts", content)
 
-    @router.post("/similarity", response_model=SimilarityResponse, responses=refusals())
+    @router.post("/similarity", response_model=SimilarityResponse, responses=declare_errors())
     async def similarity(body: SimilarityRequest, request: Request) -> Response:
         """Compare texts with texts."""
         start = time.perf_counter()

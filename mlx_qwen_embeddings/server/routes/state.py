@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from mlx_qwen_embeddings.server.metrics import Metrics
 from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.models import Models
-from mlx_qwen_embeddings.server.routes.schemas import State, refusals
+from mlx_qwen_embeddings.server.routes.schemas import State, declare_errors
 
 NOT_READY: dict[str, Any] = {
     "model": State,
@@ -40,7 +40,7 @@ def state_routes(models: Models, traffic: Traffic, metrics: Metrics, keyed: Sequ
         state = State(status="draining" if traffic.draining else "ok" if ok else "loading")
         return JSONResponse(state.model_dump(), 200 if ok else 503)
 
-    @router.get("/metrics", dependencies=keyed, response_class=Response, responses={200: PROMETHEUS, **refusals(401)})
+    @router.get("/metrics", dependencies=keyed, response_class=Response, responses={200: PROMETHEUS, **declare_errors(401)})
     async def show_metrics() -> Response:
         """Return the metrics for Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

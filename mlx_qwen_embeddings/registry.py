@@ -1,14 +1,13 @@
 """Which models there are: aliases, specifications, and how a name becomes one."""
 
 import difflib
-import os
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from mlx_qwen_embeddings._fork import ForkSafeLock
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.prompts import E5_PROMPTS, PASSAGES_PROMPTS, Role
 
@@ -126,7 +125,7 @@ _BUILT_IN = [
     _bert("e5-large", "intfloat/e5-large-v2", 1024, 1340, prompts=E5_PROMPTS),
 ]
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _models: dict[str, ModelSpec] = {}
 
 
@@ -199,14 +198,6 @@ def _unknown(name: str, *, is_path: bool) -> str:
         f"unknown model {name!r}.{hint} Known: {', '.join(names)}; or a local folder, or a Hub name such as 'owner/name'."
     )
 
-
-def _reset_lock() -> None:
-    global _lock  # noqa: PLW0603 - a forked child needs a fresh one
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_lock)
 
 for _spec in _BUILT_IN:
     register(_spec)

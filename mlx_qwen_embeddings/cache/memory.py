@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings._fork import Stage, let_go, protect
+from mlx_qwen_embeddings._fork import ForkSafeLock
 
 KEY_VERSION = 1
 """Raised when the meaning of a stored vector changes, so that old ones are never read."""
@@ -105,8 +104,7 @@ class MemoryCache:
         self._clock = clock
         self._entries: OrderedDict[bytes, tuple[CachedVector, float]] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.RLock()
-        protect(self, Stage.STORING)
+        self._lock = ForkSafeLock()
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
         """Look keys up; None stands for a miss."""
@@ -160,18 +158,6 @@ class MemoryCache:
     def close(self) -> None:
         """Free the memory."""
         self.clear()
-
-    def before_fork(self) -> None:
-        """Hold still, whole."""
-        self._lock.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        let_go(self._lock)
-
-    def after_fork_in_child(self) -> None:
-        """Take a fresh lock, keep the vectors."""
-        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Number of vectors held."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings._fork import Stage, let_go, protect
+from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
 from mlx_qwen_embeddings.cache.codec import Precision, decode, encode
 from mlx_qwen_embeddings.cache.memory import CachedVector
 from mlx_qwen_embeddings.cache.sqlite_file import CacheFile, describe
@@ -60,7 +60,7 @@ class _Door:
             file.close()
 
 
-class SqliteCache:
+class SqliteCache(Forkable):
     """Least-recently-used vectors in a file, bounded in bytes; safe to share between threads, processes and forks.
 
     Readers never wait for writers (SQLite's write-ahead log), so the file has to lie on a local disk.
@@ -96,7 +96,7 @@ class SqliteCache:
         self._read = 0
         self._left_until = 0.0
         self._told = self._closed = False
-        protect(self, Stage.STORING)
+        protect(self, Stage.LOCKING)
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
         """Look keys up; None stands for a miss."""

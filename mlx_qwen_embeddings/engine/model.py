@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
-from mlx_qwen_embeddings._fork import Stage, let_go, protect
+from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
 from mlx_qwen_embeddings.cache.tiered import make_cache
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.checkpoint.fingerprint import fingerprint
@@ -114,7 +114,7 @@ OPEN_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Core:
+class Core(Forkable):
     """What an engine holds on to: settings, cache, counters, worker, and the model once it is opened."""
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -1,13 +1,12 @@
 """Which of the shared models are in memory: at most so many, the least recently used making room, none while in use."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_qwen_embeddings._fork import Stage, let_go, protect
+from mlx_qwen_embeddings._fork import Forkable, ForkSafeLock, Stage, let_go, protect
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.worker import Worker
 from mlx_qwen_embeddings.registry import resolve
@@ -16,7 +15,7 @@ from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
 logger = logging.getLogger(__name__)
 
 
-class LoadedModels:
+class LoadedModels(Forkable):
     """The workers that hold a model. Its lock is never held while a worker's is asked for."""
 
     def __init__(self) -> None:
@@ -24,7 +23,7 @@ class LoadedModels:
         self._changed = threading.Condition()
         self._changes = 0
         self._holders: set[Worker] = set()
-        protect(self, Stage.STORING)
+        protect(self, Stage.LOCKING)
 
     def enter(self, worker: Worker, most: int, most_bytes: int | None, expected_bytes: int) -> bool:
         """Wait until a model fits in, and let those that are least recently used and idle make room.
@@ -135,11 +134,11 @@ class Place:
         self.models.note_change()
 
 
-Identity = tuple[str, tuple[tuple[str, str], ...], str | None, str, str]
+EngineKey = tuple[str, tuple[tuple[str, str], ...], str | None, str, str]
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _loaded = LoadedModels()
-_engines: dict[Identity, EmbeddingEngine] = {}
+_engines: dict[EngineKey, EmbeddingEngine] = {}
 
 
 def get_engine(
@@ -169,15 +168,18 @@ def get_engine(
     wanted = EngineSettings.from_env(**chosen, **settings)
     spec = resolve(wanted.model)
     # Two registered rows may ask for different prompts in front of one model's texts.
-    identity = (spec.source, tuple(sorted(spec.prompts.items())), wanted.revision, wanted.dtype, wanted.device)
+    key = (spec.source, tuple(sorted(spec.prompts.items())), wanted.revision, wanted.dtype, wanted.device)
     with _lock:
-        engine = _engines.get(identity)
-        if engine is None or engine.closed:
-            engine = EmbeddingEngine(settings=wanted)
-            core = engine._core  # noqa: SLF001 - a place is for those to have that are made here
-            core.worker.place = Place(_loaded, wanted, core.stored_bytes)
-            _engines[identity] = engine
-            return engine
+        engine = _engines.get(key)
+    if engine is None or engine.closed:
+        made = EmbeddingEngine(settings=wanted)  # not under the lock, which a fork waits for
+        core = made._core  # noqa: SLF001 - a place is for those to have that are made here
+        core.worker.place = Place(_loaded, wanted, core.stored_bytes)
+        with _lock:
+            engine = _engines.get(key)
+            if engine is None or engine.closed:
+                _engines[key] = made
+                return made
     ignored = [name for name in settings if getattr(engine.settings, name) != getattr(wanted, name)]
     if ignored:
         logger.warning(
@@ -186,12 +188,3 @@ def get_engine(
             ", ".join(ignored),
         )
     return engine
-
-
-def _reset_lock() -> None:
-    global _lock  # noqa: PLW0603 - a forked child needs a fresh one
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_lock)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet, ref
 
-from mlx_qwen_embeddings._fork import Stage, let_go, protect
+from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
 from mlx_qwen_embeddings.compute.mlx import threads
 from mlx_qwen_embeddings.engine.batch import BatchEncoder, Delivery, try_settle
 from mlx_qwen_embeddings.engine.queue import Batch, Request, Room, next_batch, take
@@ -44,7 +44,7 @@ class Place(Protocol):
         ...
 
 
-class Worker:
+class Worker(Forkable):
     """A thread with an encoder, and the queue in front of it."""
 
     def __init__(

@@ -172,7 +172,7 @@ def test_freed_buffers_are_given_back_but_not_in_a_forked_child(monkeypatch: pyt
     monkeypatch.setattr(backend, "_import_mlx", lambda: fake)
     backend.free_buffers()
     assert calls == ["cleared"]
-    monkeypatch.setattr(backend._forked, "is_set", lambda: True)
+    monkeypatch.setattr(backend, "is_forked", lambda: True)
     backend.free_buffers()
     assert calls == ["cleared"]
 

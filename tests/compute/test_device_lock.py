@@ -100,7 +100,7 @@ def test_many_threads_on_two_devices(process: Process, pool: ThreadPoolExecutor)
 
 def test_a_forked_child_starts_unlocked(process: Process) -> None:
     with process.lock.hold("gpu", process):
-        process.lock.reset()
+        process.lock.after_fork_in_child()
         with process.lock.hold("cpu", process):
             assert process.device == "cpu"
         process.lock._holders += 1  # released at the end of the outer block

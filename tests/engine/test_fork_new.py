@@ -3,11 +3,11 @@
 import threading
 
 from mlx_qwen_embeddings import _fork as fork
-from mlx_qwen_embeddings._fork import Stage, protect
+from mlx_qwen_embeddings._fork import Forkable, Stage, protect
 from tests.support.fake_encoder import PATIENCE
 
 
-class Recorder:
+class Recorder(Forkable):
     """Notes what happens around a fork, and keeps one waiting where it is told to."""
 
     def __init__(self, name: str, notes: list[str], go: threading.Event | None = None) -> None:

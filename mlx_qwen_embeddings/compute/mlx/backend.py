@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib
-import os
 import platform
 import sys
 import threading
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_qwen_embeddings._extras import pip_command
+from mlx_qwen_embeddings._fork import Forkable, Stage, is_forked, protect
 from mlx_qwen_embeddings.compute.mlx.blas import bind, cores, measure_bandwidth, measure_gflops, set_threads, warn_if_slow
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.settings import Device, DType
@@ -22,7 +22,7 @@ CACHE_LIMIT = {"cpu": 64 * 2**20, "gpu": 512 * 2**20}
 come from malloc, and keeping none at all was as fast as keeping 512 MiB."""
 
 
-class DeviceLock:
+class DeviceLock(Forkable):
     """Let any number of threads compute on one device while those for another device wait, first come, first served.
 
     MLX has one default device per process, and every operation looks at it when it is built, whichever thread set it. A
@@ -30,10 +30,11 @@ class DeviceLock:
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self.after_fork_in_child()
+        protect(self, Stage.LOCKING)
 
-    def reset(self) -> None:
-        """Unlock, as a forked child must: the threads that held the lock do not exist there."""
+    def after_fork_in_child(self) -> None:
+        """Unlock: the threads that held the lock do not exist here."""
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()
         self._device: Any = None
@@ -152,20 +153,13 @@ def release_thread() -> None:
         mx.clear_streams()
 
 
-_forked = threading.Event()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked.set)
-    os.register_at_fork(after_in_child=_device_lock.reset)
-
-
 def parent_computed() -> bool:
     """Tell whether this process was forked from one in which MLX had computed.
 
     MLX then still refers to the parent's streams and file readers, whose threads do not exist here. ``set_cache_limit``,
     ``clear_cache`` and ``mx.load`` would wait for them for ever. The parent's cache limit stays in force.
     """
-    return _forked.is_set() and _import_mlx().get_peak_memory() > 0
+    return is_forked() and _import_mlx().get_peak_memory() > 0
 
 
 def free_buffers() -> None:

@@ -6,20 +6,29 @@ next one, until the process ends.
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from mlx_qwen_embeddings._fork import ForkSafeLock
 from mlx_qwen_embeddings.compute.mlx.backend import release_thread
 
 Task = Callable[[], None]
 
 logger = logging.getLogger(__name__)
 
-_lock = threading.Lock()
 _idle: "list[_Thread]" = []
 _all: "list[_Thread]" = []
+
+
+class _Lock(ForkSafeLock):
+    def after_fork_in_child(self) -> None:
+        super().after_fork_in_child()
+        _idle.clear()
+        _all.clear()
+
+
+_lock = _Lock()
 
 
 class Running:
@@ -84,14 +93,3 @@ def _end_all() -> None:
         thread.tasks.put(None)  # read once the current task is done
     for thread in _all:
         thread.join()
-
-
-def _forget_all() -> None:
-    global _lock  # noqa: PLW0603 - a forked child needs a fresh one
-    _lock = threading.Lock()
-    _idle.clear()
-    _all.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,22 +32,17 @@ class CachedVector(NamedTuple):
 class CacheKeys:
     """Makes the keys of one combination of everything but the text."""
 
-    def __init__(
-        self, *, model: str, dtype: str, pooling: str, prompt: str, chat_template: str | None, max_length: int
-    ) -> None:
-        """Fix all that a vector depends on beside its text.
+    def __init__(self, *, model: str, dtype: str, **options: Any) -> None:
+        """Fix everything that a vector depends on except its text.
 
         Args:
             model: Fingerprint of the model's content and revision.
-            dtype: Compute type and quantisation.
-            pooling: Pooling in force, never "native".
-            prompt: The prompt as it is put in front of the text.
-            chat_template: Source of the chat template in force; None when none is.
-            max_length: Most tokens of a text.
+            dtype: Device and compute type.
+            **options: What the model computes with: the prompt as it is put before the text, and so on.
         """
-        fields = [KEY_VERSION, model, dtype, pooling, prompt, chat_template, max_length]
-        # JSON of a list is unambiguous, and the text comes last, behind a byte that UTF-8 never contains.
-        self._start = hashlib.blake2b(json.dumps(fields).encode() + b"\xff", digest_size=20)
+        fields = {"version": KEY_VERSION, "model": model, "dtype": dtype, **options}
+        # JSON is unambiguous, and the text comes last, behind a byte that UTF-8 never contains.
+        self._start = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode() + b"\xff", digest_size=20)
 
     def __call__(self, text: str) -> bytes:
         """Give the key of a text, 20 bytes."""

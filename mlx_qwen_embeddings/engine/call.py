@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.cache.memory import CacheKeys, VectorCache
 from mlx_qwen_embeddings.engine.model import Opened
 from mlx_qwen_embeddings.engine.queue import Request
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError, ModelLoadError, NonFiniteEmbeddingError
-from mlx_qwen_embeddings.options import EmbedOptions, Pooling, Truncate, check_choice
+from mlx_qwen_embeddings.options import EmbedOptions, Pooling, Truncate, check_choice, key_values
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role, chat_renderer, prompt_for
 from mlx_qwen_embeddings.stats import StatsCounter
@@ -272,13 +272,11 @@ def make_recipe(
     prompt = prompt_for(role, options.instruction, files.prompts, files.family.template)
     _check_prompt(prompt, pooling, opened)
     template = _template(opened, options)
+    settled = {"instruction": prompt, "pooling": pooling, "chat_template": template, "max_length": max_length}
     keys = CacheKeys(
         model=opened.identity,
         dtype=f"{opened.backend.device}-{opened.backend.dtype}",
-        pooling=pooling,
-        prompt=prompt,
-        chat_template=template,
-        max_length=max_length,
+        **key_values(options, "computed") | settled,
     )
     render = _renderer(prompt, template)
     return Recipe(

@@ -1,6 +1,6 @@
-"""Vectors in fewer bits, with numpy alone: float16, whole numbers of 8 bits, or one bit a component.
+"""Store vectors in fewer bits: float16, 8-bit integers, or one bit per component. Needs only numpy.
 
-The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so either library reads what the other wrote.
+The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so each library reads what the other wrote.
 """
 
 import json
@@ -15,25 +15,25 @@ from mlx_qwen_embeddings.options import PRECISIONS, Precision
 
 _STEPS = 255
 _SPREAD = 6.0
-"""Standard deviations of a component that `unit_ranges` covers to either side."""
+"""Standard deviations of a component that ``unit_ranges`` covers on either side."""
 
 
 def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None = None) -> NDArray[Any]:
-    """Convert vectors.
+    """Convert vectors to ``precision``.
 
     Args:
         vectors: Real numbers, shape (d,) or (n, d).
-        precision: "float32" and "float16" round; "int8" and "uint8" cut each dimension's range into 256 steps; "binary"
-            (int8) and "ubinary" (uint8) keep the sign, eight components a byte, the first in the highest bit.
-        ranges: Lowest and highest value of each dimension, shape (2, d), for "int8" and "uint8"; what lies outside is
-            clipped. None takes them from ``vectors``, so that only vectors of the same call can be compared.
+        precision: "float32" and "float16" round. "int8" and "uint8" divide each dimension's range into 256 steps. "binary"
+            (int8) and "ubinary" (uint8) keep only the sign, eight components per byte, the first in the highest bit.
+        ranges: Lowest and highest value of each dimension, shape (2, d), for "int8" and "uint8". Values outside are
+            clipped. None takes the ranges of ``vectors``; then only vectors from the same call can be compared.
 
     Returns:
-        Shape (d,) or (n, d); (d + 7) // 8 columns for "binary" and "ubinary".
+        Shape (d,) or (n, d), with (d + 7) // 8 columns for "binary" and "ubinary".
 
     Raises:
-        ValueError: For an unknown precision, vectors that hold NaN or infinity, are quantised already or too large for
-            float16, or for ranges that do not fit or that a single vector cannot give.
+        ValueError: If the precision is unknown, if the vectors hold NaN or infinity, are already quantised or are too large
+            for float16, or if the ranges do not fit or a single vector gives none.
     """
     if precision not in PRECISIONS:
         message = f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
@@ -48,17 +48,17 @@ def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None 
 def restore(
     values: ArrayLike, precision: Precision, *, dimensions: int | None = None, ranges: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """Give real numbers for quantised vectors, as nearly as can be told.
+    """Convert quantised vectors back to real numbers, approximately.
 
     Args:
-        values: What ``quantize`` gave.
-        precision: What it was asked for.
-        dimensions: Of the vectors, where "binary" and "ubinary" are to lose the bits that fill up the last byte; None keeps
-            eight a byte.
-        ranges: Those it was given, for "int8" and "uint8"; None takes ``unit_ranges``, as the engine does.
+        values: What ``quantize`` returned.
+        precision: The precision that ``quantize`` was given.
+        dimensions: Number of components, which removes the padding bits of "binary" and "ubinary"; None keeps all bits.
+        ranges: The ranges that ``quantize`` was given, for "int8" and "uint8"; None takes ``unit_ranges``, as the engine
+            does.
 
     Returns:
-        float32: the middle of each step, 1 or -1 for a bit.
+        float32 numbers: the middle of each step; 1 or -1 for a bit.
     """
     array = np.asarray(values)
     if precision in {"binary", "ubinary"}:
@@ -75,10 +75,10 @@ def restore(
 
 
 def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Give the lowest and the highest value of each dimension, (2, d): calibrate on a few thousand of your own texts.
+    """Return the lowest and the highest value of each dimension, (2, d). Use a few thousand of your own texts.
 
     Raises:
-        ValueError: For fewer than two vectors, which span no range.
+        ValueError: If there are fewer than two vectors.
     """
     values = _read(vectors)
     if values.ndim == 1 or len(values) < 2:  # noqa: PLR2004 - a range has two ends
@@ -88,19 +88,19 @@ def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
 
 
 def unit_ranges(dimensions: int) -> NDArray[np.float32]:
-    """Give ranges for vectors of unit length that depend on nothing else, (2, d), so that all calls can be compared.
+    """Return fixed ranges for unit vectors, (2, d), so that vectors of different calls can be compared.
 
-    A component of a random unit vector has the standard deviation 1 / sqrt(d): six of them to either side are covered.
-    "int8" then holds the components rounded to steps of that range / 127, so it can be compared as it is, by cosine or
-    dot product; "uint8" holds 128 more. Ranges from one's own texts resolve more.
+    A component of a random unit vector has the standard deviation 1 / sqrt(d); the ranges cover six on either side. "int8"
+    then holds the components in steps of a 127th of that, so its cosine or dot product can be computed directly. "uint8"
+    holds 128 more. Ranges taken from your own texts have a finer resolution.
     """
     step = min(1.0, _SPREAD / float(np.sqrt(dimensions))) / 127
-    # quantize() rounds down: half a step below -128 makes that rounding to the nearest.
+    # quantize() rounds down. Starting half a step below -128 turns that into rounding to the nearest.
     return np.array([[-128.5 * step] * dimensions, [126.5 * step] * dimensions], dtype=np.float32)
 
 
 def save_ranges(path: str | Path, ranges: ArrayLike) -> None:
-    """Write ranges as JSON: keep them beside the vectors, since what is quantised later needs the same."""
+    """Write ranges as JSON. Keep them with the vectors: vectors quantised later need the same ranges."""
     lowest, highest = np.asarray(ranges, dtype=np.float32).tolist()
     Path(path).write_text(json.dumps({"lowest": lowest, "highest": highest}), "utf-8")
 
@@ -109,11 +109,11 @@ def load_ranges(path: str | Path) -> NDArray[np.float32]:
     """Read what ``save_ranges`` wrote, (2, d).
 
     Raises:
-        ValueError: When the file holds something else; the message names it.
+        ValueError: If the file holds anything else; the message names it.
     """
     try:
-        said = json.loads(Path(path).read_text("utf-8"))
-        ranges = np.array([said["lowest"], said["highest"]], dtype=np.float32)
+        saved = json.loads(Path(path).read_text("utf-8"))
+        ranges = np.array([saved["lowest"], saved["highest"]], dtype=np.float32)
     except (KeyError, TypeError, ValueError) as error:
         message = f"{path} holds no ranges: save_ranges(path, value_ranges(vectors)) writes them ({error!r})"
         raise ValueError(message) from error

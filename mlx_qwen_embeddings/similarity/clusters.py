@@ -1,4 +1,4 @@
-"""What a set of vectors holds: groups with the texts at their centre, and texts that say nearly the same."""
+"""Find groups in a set of vectors, and pairs that are nearly the same."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,10 +13,10 @@ from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.similarity.compare import cosine, normalize
 
 _BLOCK = 1024
-"""Rows that are compared with all later ones at once."""
+"""Rows that are compared with all later rows at once."""
 
 _SHOWN = 10
-"""Groups that have a line of their own in a notebook."""
+"""Groups that get a line of their own in a notebook."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +24,9 @@ class Clusters:
     """Groups of vectors.
 
     Attributes:
-        labels: Number of each vector's group, 0 to k - 1, the largest group first; shape (n,).
-        central: For each group the rows nearest to its centre, the nearest first.
-        centers: Unit vector in the middle of each group; shape (k, d).
+        labels: Group of each vector, 0 to k - 1, with 0 the largest group; shape (n,).
+        central: For each group, the rows nearest to its centre, nearest first.
+        centers: The mean of each group, as a unit vector; shape (k, d).
     """
 
     labels: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Clusters:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Vectors in each group."""
+        """Number of vectors in each group."""
         return tuple(np.bincount(self.labels, minlength=len(self.centers)).tolist())
 
     def _repr_html_(self) -> str:
@@ -47,7 +47,7 @@ class Clusters:
 
 
 class Pair(NamedTuple):
-    """Two rows, the lower one first, and their cosine."""
+    """Two rows, the lower first, and their cosine."""
 
     first: int
     second: int
@@ -55,18 +55,17 @@ class Pair(NamedTuple):
 
 
 def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> Clusters:
-    """Part vectors into ``k`` groups of like direction: k-means of scikit-learn (extra ``notebooks``) over unit vectors.
+    """Divide vectors into ``k`` groups of similar direction, with scikit-learn's k-means (extra ``notebooks``).
 
     Args:
-        vectors: Shape (n, d), of any length but 0.
+        vectors: Shape (n, d). Only their directions count.
         k: Number of groups, 1 to n.
-        central: How many of the most central rows to name for each group; a smaller group names all of its own.
-        seed: Of the start; the same one gives the same groups.
+        central: How many of the most central rows to list for each group; a smaller group lists all its rows.
+        seed: Seed of the random start. The same seed gives the same groups.
 
     Raises:
-        MissingExtraError: When scikit-learn is not installed.
-        ValueError: For a ``k`` outside 1 to n, more groups than there are different vectors, or vectors without a
-            direction.
+        MissingExtraError: If scikit-learn is not installed.
+        ValueError: If ``k`` is not within 1 to n, if fewer than ``k`` vectors differ, or if a vector is zero.
     """
     unit = _unit(vectors)
     if not 1 <= k <= len(unit):
@@ -79,7 +78,7 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
     kmeans: Any = require("sklearn.cluster", "notebooks", "cluster").KMeans
     with one_thread():
         found = kmeans(n_clusters=k, n_init=4, random_state=seed).fit_predict(unit)
-    # By size, and by first row among equals, so that numbers say something and stay.
+    # Number the groups by size, and equal ones by their first row, so that the numbers are stable.
     numbers, first, counts = np.unique(found, return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
     labels = np.argsort(order)[np.searchsorted(numbers, found)].astype(np.int64)
@@ -90,16 +89,16 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
 
 
 def near_duplicates(vectors: ArrayLike, threshold: float = 0.95) -> list[Pair]:
-    """Give all pairs of rows whose cosine is at least ``threshold``, the closest first.
+    """Return all pairs of rows whose cosine is at least ``threshold``, closest first.
 
-    Takes time in proportion to n², in memory that the pairs found and 1,024 rows against all bound.
+    The time grows with n². Memory holds the pairs found, and the scores of 1,024 rows against all others.
 
     Args:
         vectors: Shape (n, d).
-        threshold: Least cosine, -1 to 1. What counts as the same depends on the model: look at a few pairs.
+        threshold: Lowest cosine, -1 to 1. What counts as nearly the same depends on the model: look at a few pairs.
 
     Raises:
-        ValueError: For another threshold, or vectors without a direction.
+        ValueError: If the threshold is not within -1 to 1, or a vector is zero.
     """
     if not -1 <= threshold <= 1:
         message = f"threshold={threshold} is no cosine: choose -1 to 1, such as 0.95"
@@ -108,7 +107,7 @@ def near_duplicates(vectors: ArrayLike, threshold: float = 0.95) -> list[Pair]:
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Let scikit-learn compute on one thread: those of the OpenMP that MKL brings spin for each other, 15 times slower."""
+    """Make scikit-learn use one thread: with MKL's OpenMP, several wait for each other and are 15 times slower."""
     limits: Any = require("threadpoolctl", "notebooks", "scikit-learn").threadpool_limits
     limited: AbstractContextManager[Any] = limits(1, user_api="openmp")
     return limited

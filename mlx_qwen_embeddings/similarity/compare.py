@@ -1,9 +1,9 @@
-"""Compare, search, normalise and shorten vectors, with numpy alone.
+"""Compare, search, normalise and shorten vectors. Needs only numpy.
 
-Inputs are arrays or lists of real numbers, (d,) or (n, d), and are never changed. Work is done in float64 and in tiles
-that bound memory. Input without an answer (unequal dimensions, NaN, infinity, a zero vector where a direction is
-needed) raises ``ValueError``, which names the row. Comparing (d,) with (d,) gives a float, anything else float32:
-(d,) with (m, d) gives (m,), (n, d) with (d,) gives (n,), (n, d) with (m, d) gives (n, m).
+Inputs are arrays or lists of real numbers, (d,) or (n, d), and are never changed. The computation is in float64, in tiles
+that bound memory. Invalid input (unequal dimensions, NaN, infinity, a zero vector where a direction is needed) raises a
+``ValueError`` that names the row. Comparing (d,) with (d,) returns a float, everything else a float32 array: (d,) with
+(m, d) returns (m,), (n, d) with (d,) returns (n,), (n, d) with (m, d) returns (n, m).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,35 +13,35 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Metric: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
-Scores: TypeAlias = Any  # no type sees which shapes give a float; a union would make every caller narrow it
+Scores: TypeAlias = Any  # no type tells which shapes return a float, and a union would make every caller narrow it
 Comparison: TypeAlias = Callable[[ArrayLike, ArrayLike], Scores]
 Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 Rows: TypeAlias = NDArray[np.float64]
 Kernel: TypeAlias = Callable[[Rows, Rows], Rows]
 
-# Tiles start at multiples of this whatever the block size: BLAS may round differently where the shape differs.
+# Tiles start at multiples of this, whatever the block size, because BLAS may round differently for another shape.
 _TILE = 256
-# Components up to this, and down to its inverse, have squares well within the range of float64.
+# Squares of components between the inverse of this and this are well within the range of float64.
 _SQUARABLE = 1e100
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Cosine similarity, within [-1, 1]. Raises ``ValueError`` for a zero vector, which has no direction."""
+    """Return the cosine similarity, within [-1, 1]. Raises ``ValueError`` for a zero vector, which has no direction."""
     return _compare(a, b, "cosine")
 
 
 def dot(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Dot product: for vectors of length 1 the cosine, at less cost."""
+    """Return the dot product. For unit vectors it equals the cosine and is cheaper."""
     return _compare(a, b, "dot")
 
 
 def euclidean(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Euclidean (L2) distance, accurate for nearly equal vectors too."""
+    """Return the Euclidean (L2) distance, which is accurate for nearly equal vectors too."""
     return _compare(a, b, "euclidean")
 
 
 def manhattan(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Manhattan (L1) distance."""
+    """Return the Manhattan (L1) distance."""
     return _compare(a, b, "manhattan")
 
 
@@ -60,7 +60,7 @@ def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
 def truncate_dimensions(vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:
     """Keep the first ``dimensions`` components and scale to L2 length 1 again (Matryoshka, arXiv:2205.13147).
 
-    Raises ``ValueError`` for ``dimensions`` outside 1 to d, and where all components that are kept are zero.
+    Raises ``ValueError`` if ``dimensions`` is not within 1 to d, or all remaining components are zero.
     """
     check_count(dimensions, "dimensions")
     given = _read(vectors, "vectors")
@@ -74,9 +74,18 @@ def top_k(
 ) -> Found:
     """Find the ``k`` documents most similar (cosine, dot) or nearest (euclidean, manhattan) to each query.
 
-    Returns scores (n, k) and document rows (n, k), best first, the lower row first among equals; (k,) each for one
-    query; all documents if they are fewer than ``k``. ``documents`` (m, d) may be a memory map larger than memory:
-    ``block_size`` rows, rounded up to a multiple of 256 and at least ``k``, are ranked at once, with the same result.
+    Args:
+        queries: Shape (d,) or (n, d).
+        documents: Shape (m, d); may be a memory map larger than memory.
+        k: How many documents to find; all of them if there are fewer.
+        metric: How to compare.
+        block_size: Documents to rank at once, rounded up to a multiple of 256. Affects memory, not the result.
+
+    Returns:
+        Scores and document rows, each (n, k), or (k,) for a single query. Best first; of equal ones, the lower row first.
+
+    Raises:
+        ValueError: If the arguments are invalid; see above.
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")
@@ -98,7 +107,7 @@ def top_k(
 
 
 def _merge(found: Found, new: NDArray[np.float32], block: range, k: int, metric: Metric) -> Found:
-    """Keep the ``k`` best of ``found`` and of a block's ``new`` scores; what was found before has the lower rows."""
+    """Keep the ``k`` best of ``found``, which has the lower rows, and of a block's ``new`` scores."""
     scores = np.concatenate([found[0], new], axis=1)
     indices = np.concatenate([found[1], np.broadcast_to(np.arange(block.start, block.stop), new.shape)], axis=1)
     best = np.array([lowest(costs, k) for costs in (-scores if metric in {"cosine", "dot"} else scores)])
@@ -106,10 +115,10 @@ def _merge(found: Found, new: NDArray[np.float32], block: range, k: int, metric:
 
 
 def lowest(costs: NDArray[Any], k: int) -> NDArray[np.intp]:
-    """Positions of the ``k`` lowest costs, lowest first, the earlier one first among equals."""
+    """Return the positions of the ``k`` lowest costs, lowest first; of equal costs, the earlier first."""
     if k >= len(costs):
         return np.argsort(costs, kind="stable")
-    # Of several equal costs a partition keeps any, so it only says where to cut.
+    # A partition keeps any of several equal costs, so use only its threshold.
     candidates = np.flatnonzero(costs <= np.partition(costs, k - 1)[k - 1])
     return candidates[np.argsort(costs[candidates], kind="stable")[:k]]
 
@@ -127,7 +136,7 @@ def _read(vectors: ArrayLike, name: str) -> _Vectors:
         raise ValueError(f"{name}: the vectors differ in length; embed all with one model and dimensions=") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold real numbers, not {array.dtype}: pass vectors, not texts")
-    if array.shape == (0,):  # what embedding no texts gives as a list
+    if array.shape == (0,):  # the list that embedding no texts returns
         return _Vectors(name, array.reshape(0, 0), is_vector=False)
     if array.ndim not in {1, 2} or not array.shape[-1]:
         raise ValueError(f"{name} must have the shape (d,) or (n, d) with d > 0, not {array.shape}")
@@ -135,7 +144,7 @@ def _read(vectors: ArrayLike, name: str) -> _Vectors:
 
 
 def check_count(value: object, name: str) -> None:
-    """Refuse what counts nothing."""
+    """Refuse anything but an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
 
@@ -179,7 +188,7 @@ def _split(rows: range, size: int) -> Iterator[range]:
 
 
 def _tiles(vectors: _Vectors, part: range, *, unit: bool) -> Iterator[tuple[slice, Rows]]:
-    """Yield the place within ``part`` and a checked float64 copy of its vectors, of L2 length 1 if ``unit``."""
+    """Yield each tile's place in ``part`` and a checked float64 copy of its vectors, scaled to length 1 if ``unit``."""
     for tile in _split(part, _TILE):
         rows = np.array(vectors.matrix[tile.start : tile.stop], dtype=np.float64)
         peak = np.abs(rows).max(axis=1)
@@ -202,7 +211,7 @@ def _cosine(a: Rows, b: Rows) -> Rows:
 def _euclidean(a: Rows, b: Rows) -> Rows:
     sizes = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
     squares: Rows = sizes - 2.0 * (a @ b.T)
-    close = squares < 1e-4 * sizes  # there the subtraction has cancelled too many digits
+    close = squares < 1e-4 * sizes  # the subtraction has cancelled too many digits there
     for row in close.any(axis=1).nonzero()[0]:
         squares[row, close[row]] = np.square(b[close[row]] - a[row]).sum(axis=1)
     return np.sqrt(squares)

@@ -1,6 +1,6 @@
-"""Search in bits, then rank what was found by better vectors: a thirty-second of the memory, nearly the same answers.
+"""Search binary vectors, then rank the candidates with better ones: nearly the same answers in 1/32 of the memory.
 
-After Yamada, Asai and Hajishirzi (2021, arXiv:2106.00882), who call it re-ranking by the query's continuous vector.
+After Yamada, Asai and Hajishirzi (2021, arXiv:2106.00882), who rerank by the query's continuous vector.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from mlx_qwen_embeddings.precision import restore
 from mlx_qwen_embeddings.similarity.compare import METRICS, Found, Metric, check_count, lowest
 
 _TILE = 2**22
-"""Pairs of a query and a document that are compared at once: bounds memory at some 80 MB."""
+"""Pairs of query and document compared at once, which takes about 80 MB of memory."""
 
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
@@ -23,14 +23,15 @@ def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[N
 
     Args:
         queries: "ubinary" or "binary" vectors, shape (bytes,) or (n, bytes).
-        documents: The same of the documents, shape (m, bytes).
-        k: How many to find; all documents if they are fewer.
+        documents: Vectors of the same precision, shape (m, bytes).
+        k: How many documents to find; all of them if there are fewer.
 
     Returns:
-        Differing bits and document rows, each (n, k), fewest first, the lower row first among equals; (k,) for one query.
+        Numbers of differing bits and document rows, each (n, k), or (k,) for a single query. Fewest first; of equal ones,
+        the lower row first.
 
     Raises:
-        ValueError: For what is no packed bits, or where the two differ in kind or width.
+        ValueError: If the vectors are not packed bits, or the two differ in precision or width.
     """
     check_count(k, "k")
     a, b = _read(queries, "queries"), _read(documents, "documents")
@@ -41,7 +42,7 @@ def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[N
             f"queries are {a.shape[-1]} bytes of {a.dtype}, documents {b.shape[-1]} of {b.dtype}: quantise both with the "
             "same precision and the same dimensions"
         )
-    # "binary" is "ubinary" with the highest bit of each byte turned over, in both, so the same bits differ.
+    # "binary" is "ubinary" with the highest bit of each byte flipped, on both sides, so the same bits differ.
     left, right = _words(np.atleast_2d(a)), np.ascontiguousarray(_words(b).T)
     shape = (len(left), min(k, len(b)))
     distances, rows = np.empty(shape, np.int64), np.empty(shape, np.int64)
@@ -63,23 +64,23 @@ def rescore(
     ranges: ArrayLike | None = None,
     metric: Metric = "cosine",
 ) -> Found:
-    """Rank the candidates of each query by vectors that say more than those they were found by.
+    """Rank the candidates of each query again, with more precise vectors than they were found by.
 
     Args:
         queries: Real numbers, shape (d,) or (n, d).
-        candidates: Document rows, shape (c,) or (n, c): four times ``k`` of them are usually enough.
-        documents: Vectors of all documents, shape (m, d), or bits of them; a memory map is read at the candidates alone.
-        k: How many to keep.
-        precision: What ``documents`` were quantised to; for "ubinary" or "binary" they may be the very bits that were
-            searched, since a query of real numbers tells more of them apart than bits do.
-        ranges: Those that ``documents`` were quantised with, for "int8" and "uint8"; None takes ``unit_ranges``.
-        metric: As for ``top_k``.
+        candidates: Document rows, shape (c,) or (n, c). Four times ``k`` are usually enough.
+        documents: Vectors of all documents, shape (m, d), or packed bits. Of a memory map only the candidates are read.
+        k: How many documents to keep.
+        precision: The precision of ``documents``. "ubinary" and "binary" are useful too, even for the bits that were
+            searched: a query of real numbers distinguishes them better than a query of bits.
+        ranges: The ranges that ``documents`` were quantised with, for "int8" and "uint8"; None takes ``unit_ranges``.
+        metric: How to compare, as in ``top_k``.
 
     Returns:
-        As ``top_k``: scores and document rows, best first.
+        Scores and document rows, best first, as from ``top_k``.
 
     Raises:
-        ValueError: For shapes that do not go together, or candidates that are no row (FAISS pads with -1).
+        ValueError: If the shapes do not fit together, or a candidate is not a row, such as the -1 that FAISS pads with.
     """
     check_count(k, "k")
     a, found = np.asarray(queries), np.asarray(candidates)
@@ -93,7 +94,7 @@ def rescore(
         )
     best = []
     for query, rows in zip(np.atleast_2d(a), np.atleast_2d(found), strict=True):
-        ordered = np.sort(rows)  # the lower row comes first among equals
+        ordered = np.sort(rows)  # of equal scores, the lower row comes first
         vectors = restore(stored[ordered], precision, dimensions=a.shape[-1], ranges=ranges)
         scores = METRICS[metric](query, vectors)
         kept = lowest(-scores if metric in {"cosine", "dot"} else scores, k)
@@ -121,7 +122,7 @@ def _words(packed: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def _differing(queries: NDArray[np.uint64], documents: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Count differing bits; queries (n, words), documents (words, m), result (n, m)."""
+    """Count differing bits. Queries are (n, words), documents (words, m), the result (n, m)."""
     counts = np.zeros((len(queries), documents.shape[1]), dtype=np.uint16)
     for word, column in enumerate(documents):
         counts += _ones(queries[:, word, None] ^ column)

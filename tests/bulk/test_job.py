@@ -15,6 +15,7 @@ import pytest
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.bulk import embed_file
 from mlx_qwen_embeddings.bulk.job import locked
+from mlx_qwen_embeddings.bulk.sources import JsonLinesSource
 from mlx_qwen_embeddings.errors import InputTooLongError
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from tests.support.power_cut import watched_renames
@@ -238,6 +239,30 @@ def test_a_damaged_part_is_computed_again(begun: tuple[Path, Path], engine: Embe
     report = embed_file(*begun, model=engine, part_rows=1, max_length=70, truncate="error")
     assert report.resumed == 2
     same(np.load(begun[1])[:5], wanted)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_part_with_another_number_of_rows_is_computed_again(
+    rows: int, begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any
+) -> None:
+    part = begun[1].with_name("out.npy.parts") / "part-00000002.npy"
+    np.save(part, np.zeros((rows, 384), np.float32))  # a sound file all the same
+    report = embed_file(*begun, model=engine, part_rows=1, max_length=70, truncate="error")
+    assert report.resumed == 2
+    same(np.load(begun[1])[:5], wanted)
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(lines: Path, engine: EmbeddingEngine) -> None:
+    class Changing(JsonLinesSource):
+        number = 0
+
+        def fingerprint(self) -> str:
+            self.number += 1
+            return str(self.number)
+
+    with pytest.raises(ValueError, match=r"in\.jsonl was changed while it was embedded.*--restart"):
+        embed_file(Changing(lines, "text"), lines.with_name("out.npy"), model=engine)
+    assert not lines.with_name("out.npy").exists()
 
 
 def test_a_failure_in_the_first_part_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:

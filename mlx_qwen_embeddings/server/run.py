@@ -58,7 +58,6 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._traffic, self._drain_seconds = traffic, drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Listen, and log the address."""
@@ -79,10 +78,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         self._traffic.draining = True
-        self._loop.call_soon_threadsafe(self._begin)
-
-    def _begin(self) -> None:
-        self._draining = asyncio.create_task(self._drain())
+        asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     async def _drain(self) -> None:
         logger.info("draining", extra={"requests": self._traffic.in_progress})

@@ -76,57 +76,40 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-ERRORS = {
-    400: (
-        "The request asks for something that cannot be done.",
-        ApiError(400, "texts[0] has 9000 tokens, more than max_length=8192: split it", "context_length_exceeded"),
-    ),
-    401: (
-        "The API key is missing or wrong.",
-        ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key"),
-    ),
-    404: (
-        "The model is not served here.",
-        ApiError(404, "the model 'x' is not served here: nano are", "model_not_found"),
-    ),
-    413: (
-        "The body is too large.",
-        ApiError(413, "the body is larger than 16777216 bytes: send fewer texts per request", "body_too_large"),
-    ),
-    422: (
-        "The body does not fit its schema.",
-        ApiError(422, "dimensions: Input should be a valid integer", "invalid_request", param="dimensions"),
-    ),
-    429: (
-        "The server is busy: try again after the seconds of Retry-After.",
-        ApiError(429, "512 requests are in progress: try again later", "too_many_requests", retry_after=BUSY_SECONDS),
-    ),
-    500: (
-        "The model failed, for example with NaN.",
-        ApiError(500, "the model gave NaN or infinity", "non_finite_embedding"),
-    ),
-    503: (
-        "The model is still loading, or the server is shutting down: try again after the seconds of Retry-After.",
-        ApiError(503, "the model 'small' is still loading: try again", "model_loading", retry_after=LOADING_SECONDS),
-    ),
+MEANINGS = {
+    400: "The request asks for something that cannot be done.",
+    401: "The API key is missing or wrong.",
+    404: "The model is not served here.",
+    413: "The body is too large.",
+    422: "The body does not fit its schema.",
+    429: "The server is busy: try again after the seconds of Retry-After.",
+    500: "The model failed, for example with NaN.",
+    503: "The model is still loading, or the server is shutting down: try again after the seconds of Retry-After.",
 }
-"""Status to its meaning and an example."""
+EXAMPLES = [
+    ApiError(400, "texts[0] has 9000 tokens, more than max_length=8192: split it", "context_length_exceeded"),
+    ApiError(401, "send one of this server's API keys as 'Authorization: Bearer KEY'", "invalid_api_key"),
+    ApiError(404, "the model 'x' is not served here: nano are", "model_not_found"),
+    ApiError(413, "the body is larger than 16777216 bytes: send fewer texts per request", "body_too_large"),
+    ApiError(422, "dimensions: Input should be a valid integer", "invalid_request", param="dimensions"),
+    ApiError(429, "512 requests are in progress: try again later", "too_many_requests", retry_after=BUSY_SECONDS),
+    ApiError(500, "the model gave NaN or infinity", "non_finite_embedding"),
+    ApiError(503, "the model 'small' is still loading: try again", "model_loading", retry_after=LOADING_SECONDS),
+]
 
 
 def declare_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the declarations of an endpoint's errors: those with these statuses, or by default all."""
-    return {status: _declare(*ERRORS[status]) for status in statuses or ERRORS}
+    return {error.status: _declare(error) for error in EXAMPLES if not statuses or error.status in statuses}
 
 
-def _declare(meaning: str, error: ApiError) -> dict[str, Any]:
-    headers = {
-        "X-Request-ID": _header("The request's id, either the one it sent or a new one; the log has it too.", "string")
-    }
+def _declare(error: ApiError) -> dict[str, Any]:
+    headers = {"X-Request-ID": _header("The request's id: its own, or else a new one. The log has it too.", "string")}
     if error.retry_after is not None:
         headers["Retry-After"] = _header("Seconds after which to try again.", "integer")
     return {
         "model": ErrorResponse,
-        "description": meaning,
+        "description": MEANINGS[error.status],
         "headers": headers,
         "content": {"application/json": {"example": error.content}},
     }

@@ -1,13 +1,12 @@
-"""Pictures of embeddings and of measurements, as figures of matplotlib (extra ``notebooks``).
+"""Pictures of embeddings and measurements as matplotlib figures (extra ``plot``); comparing is in `similarity`."""
 
-In a notebook the figures show their texts when the pointer rests on a point, without a server or an extension; stored,
-printed or saved they are ordinary pictures. Colours are told apart by colour-blind readers: Okabe and Ito's, and viridis.
-"""
+from mlx_qwen_embeddings._extras import require
 
-from mlx_qwen_embeddings.plot.bench import plot_bench
-from mlx_qwen_embeddings.plot.curve import dimension_curve
-from mlx_qwen_embeddings.plot.heatmap import similarity_heatmap
-from mlx_qwen_embeddings.plot.map import embedding_map
-from mlx_qwen_embeddings.plot.picture import Picture
+require("matplotlib", "plot", "mlx_qwen_embeddings.plot")
 
-__all__ = ["Picture", "dimension_curve", "embedding_map", "plot_bench", "similarity_heatmap"]
+from mlx_qwen_embeddings.plot.bench import plot_bench  # noqa: E402 - the line above says what to install
+from mlx_qwen_embeddings.plot.curve import dimension_curve  # noqa: E402 - as above
+from mlx_qwen_embeddings.plot.heatmap import similarity_heatmap  # noqa: E402 - as above
+from mlx_qwen_embeddings.plot.map import embedding_map  # noqa: E402 - as above
+
+__all__ = ["dimension_curve", "embedding_map", "plot_bench", "similarity_heatmap"]

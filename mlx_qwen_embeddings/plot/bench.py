@@ -1,33 +1,32 @@
-"""Pictures of measurements."""
+"""Speed of a model, as `mlx-qwen bench` measures it."""
 
 from pathlib import Path
 
-from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.plot.style import Picture, looks
 from mlx_qwen_embeddings.tools.bench import BenchReport
 
 
 def plot_bench(report: BenchReport, path: Path) -> None:
-    """Draw throughput by batch size beside latency by concurrency.
+    """Save a picture of throughput by batch size, and of latency by concurrency.
 
     Args:
-        report: What was measured.
+        report: The measurements.
         path: A .png, .svg or .pdf file.
 
     Raises:
-        MissingExtraError: When matplotlib is not installed.
-        ValueError: For another kind of file.
+        ValueError: For another type of file.
     """
-    # A figure of its own: pyplot would keep it, and choose a window toolkit.
-    figure = require("matplotlib.figure", "plot", "A picture").Figure(figsize=(10, 4), layout="constrained")
+    figure = Picture(10, 4)
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{report.model}, {report.device}, {report.dtype}")
     sizes = [row.batch_size for row in report.throughput]
-    left.plot(sizes, [row.tokens_per_second for row in report.throughput], "o-")
-    left.set(xlabel="texts a call", ylabel="tokens a second", ylim=(0, None))
+    (color, marker), *_ = looks(1)
+    left.plot(sizes, [row.tokens_per_second for row in report.throughput], color=color, marker=marker)
+    left.set(xlabel="texts per call", ylabel="tokens per second", ylim=(0, None))
     clients = [row.clients for row in report.latency]
-    for name in ("p50", "p95", "p99"):
-        right.plot(clients, [getattr(row, name) for row in report.latency], "o-", label=name)
-    right.set(xlabel="clients at once", ylabel="milliseconds a query", ylim=(0, None))
+    for name, (color, marker) in zip(("p50", "p95", "p99"), looks(3), strict=True):
+        right.plot(clients, [getattr(row, name) for row in report.latency], color=color, marker=marker, label=name)
+    right.set(xlabel="concurrent clients", ylabel="milliseconds per query", ylim=(0, None))
     right.legend()
     for axes, values in ((left, sizes), (right, clients)):
         axes.set_xscale("log", base=2)

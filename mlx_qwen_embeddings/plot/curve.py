@@ -7,31 +7,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from mlx_qwen_embeddings.plot.picture import Picture, Spot
-from mlx_qwen_embeddings.plot.style import COLORS, looks, shorten
+from mlx_qwen_embeddings.plot.style import COLORS, Picture, looks, shorten
 
 _LEAST_STEP = 0.08
-"""Share of the axis between two labels."""
+"""Smallest distance between two labels, as a share of the axis."""
 
 _STROKES = ("-", "--", ":", "-.")
-"""One for each round of the colours: two lines of one colour have different strokes."""
+"""The colours repeat, the strokes then change: no two lines look the same."""
 
-_NAMES = {"ndcg10": "nDCG@10", "dimensions": "dimensions", "bytes": "bytes a vector"}
+_NAMES = {"ndcg10": "nDCG@10", "dimensions": "dimensions", "bytes": "bytes per vector"}
 
 
 def dimension_curve(
     rows: Sequence[Mapping[str, Any]], *, figure: str = "ndcg10", group: str = "precision", title: str | None = None
 ) -> Picture:
-    """Draw a figure of quality against dimensions and, beside it, against bytes a vector; one line a precision.
+    """Draw quality against dimensions and, beside it, against bytes per vector, with one line for each precision.
 
     Args:
-        rows: Measurements with "dimensions", "bytes", ``group`` and ``figure``, in any order.
-        figure: What is measured.
-        group: What each line stands for.
-        title: Above the picture.
+        rows: Measurements with the keys "dimensions", "bytes", ``group`` and ``figure``, in any order.
+        figure: Key of the measured quality.
+        group: Key that separates the lines.
+        title: Above the picture; None for no title.
 
     Raises:
-        ValueError: For no rows, or one that lacks a field; the message names it.
+        ValueError: If there are no rows, or a row lacks a key; the message names it.
     """
     for number, row in enumerate(rows):
         missing = {"dimensions", "bytes", group, figure} - row.keys()
@@ -49,14 +48,12 @@ def dimension_curve(
             xs, ys = [row[along] for row in line], [row[figure] for row in line]
             look = {"marker": marker, "color": color, "linestyle": _STROKES[number // len(COLORS) % len(_STROKES)]}
             axes.plot(xs, ys, **look, label=shorten(name), markersize=5, linewidth=1.4)
-            picture.spots += [Spot(axes, row[along], row[figure], _told(row, group, figure)) for row in line]
         _scale(axes, sorted({row[along] for row in rows}))
         axes.set(xlabel=_NAMES[along])
     left.set(ylabel=_NAMES.get(figure, figure))
     picture.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, title=group)
     if title:
         picture.suptitle(title)
-    picture.settle()
     return picture
 
 
@@ -64,13 +61,8 @@ def _dimensions(row: Mapping[str, Any]) -> float:
     return float(row["dimensions"])
 
 
-def _told(row: Mapping[str, Any], group: str, figure: str) -> str:
-    head = f"{row[group]}, {row['dimensions']} dimensions, {row['bytes']:,} bytes"
-    return f"{head}: {_NAMES.get(figure, figure)} {row[figure]:.4g}"
-
-
 def _scale(axes: Axes, values: list[float]) -> None:
-    """Ticks at the values, or at powers of two within them where the labels of the values would overlap."""
+    """Set ticks at the values, or at the powers of two among them if the labels would overlap."""
     axes.set_xscale("log", base=2)
     steps = np.diff(np.log2(values))
     if len(steps) and steps.min() < _LEAST_STEP * steps.sum():

@@ -10,8 +10,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
 from mlx_qwen_embeddings.engine.shared import get_engine
-from mlx_qwen_embeddings.plot.picture import Picture, Spot
-from mlx_qwen_embeddings.plot.style import SEQUENTIAL, check_count, shorten
+from mlx_qwen_embeddings.plot.style import SEQUENTIAL, Picture, check_count, shorten
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.similarity import normalize
 
@@ -19,22 +18,18 @@ Texts: TypeAlias = Sequence[str]
 Cells: TypeAlias = NDArray[np.float64]
 
 MOST_CELLS = 400
-"""Cells across or along; beyond, several vectors share a cell."""
+"""Most cells on a side; with more vectors, several share a cell."""
 
 _MOST_LABELS = 40
 _SOME_LABELS = 25
-"""Labels a side where not each row can have one."""
+"""Labels on a side when not every row can have one."""
 
 _MOST_NUMBERS = 12
-_MOST_SPOTS = 2500
-_HOVER = 60
-"""Characters that are shown of a text when the pointer rests on a cell."""
-
 _CELL = 0.3
-"""Inches of a cell, where they are few."""
+"""Inches of a cell when there are few."""
 
 _LARGEST = 8.0
-"""Inches of the matrix at most."""
+"""Most inches of a side."""
 
 
 def similarity_heatmap(
@@ -46,23 +41,22 @@ def similarity_heatmap(
     model: str | None = None,
     title: str | None = None,
 ) -> Picture:
-    """Draw the cosine of every pair.
+    """Draw the cosine of every pair as a colour.
 
-    Up to 12 a side have the numbers in the cells, up to 40 a label each, more of them every so many, and neighbours with
-    the same label one in their middle; beyond 400 a cell is the mean over several neighbours, so sort them in a way that
-    means something.
+    With up to 12 rows and columns the cells show the numbers. With up to 40 each row has a label; neighbours with the same
+    label share it. Beyond 400 a cell is the mean over several neighbours, so sort the rows in a meaningful order.
 
     Args:
         rows: Texts, or vectors (n, d).
-        columns: What they are compared with; None is themselves. Of texts, rows are then embedded as queries and columns
-            as documents; without columns all are documents.
+        columns: What the rows are compared with; None compares them with each other. If both are texts, rows are embedded
+            as queries and columns as documents; without columns all are documents.
         labels: Name of each row; None takes the texts, or numbers.
         column_labels: The same for columns.
-        model: For texts: what ``get_engine`` takes.
-        title: Above the picture.
+        model: For texts: the model that ``get_engine`` opens.
+        title: Above the picture; None for no title.
 
     Raises:
-        ValueError: For vectors without a direction, of unequal dimensions, or labels of another number.
+        ValueError: If a vector is zero, dimensions differ, or the number of labels is wrong.
         MLXQwenEmbeddingsError: As the engine's methods.
     """
     left, left_names = _read(rows, labels, "labels", model, "document" if columns is None else "query")
@@ -119,14 +113,7 @@ def _draw(
     _label(axes, names, steps, counts)
     if numbered:
         _write(axes, image, cells)
-    if cells.size <= _MOST_SPOTS:
-        picture.spots = [
-            Spot(axes, column, row, f"{left}\n{right}\n{cells[row, column]:.3f}", None)
-            for row, left in enumerate(name[:_HOVER] for name in names[0])
-            for column, right in enumerate(name[:_HOVER] for name in names[1])
-        ]
     axes.set_title(title or "")
-    picture.settle()
     return picture
 
 
@@ -140,7 +127,7 @@ def _label(axes: Axes, names: tuple[list[str], list[str]], steps: tuple[int, int
 
 
 def _runs(words: list[str], every: int) -> list[tuple[float, str]]:
-    """Give the middle of each run of equal words, and the word; none nearer than ``every`` rows to the one before."""
+    """Return the middle of each run of equal words with the word, leaving out those closer than ``every`` rows."""
     chosen: list[tuple[float, str]] = []
     start = 0
     for word, same in groupby(words):
@@ -154,8 +141,8 @@ def _runs(words: list[str], every: int) -> list[tuple[float, str]]:
 
 def _write(axes: Axes, image: AxesImage, cells: Cells) -> None:
     red, green, blue, _ = np.moveaxis(image.to_rgba(cells), -1, 0) ** 2.2
-    # Where black and white have the same contrast, by WCAG's relative luminance.
-    pale = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179  # noqa: PLR2004 - as said above
+    # At this luminance black and white have the same contrast (WCAG's relative luminance).
+    pale = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179  # noqa: PLR2004 - explained above
     for row, column in np.ndindex(cells.shape):
         color = "black" if pale[row, column] else "white"
         axes.text(column, row, f"{cells[row, column]:.2f}", ha="center", va="center", fontsize=8, color=color)

@@ -1,33 +1,57 @@
-"""Colours, marks and lengths that all pictures share."""
+"""The figure, colours and labels that all pictures share."""
 
+import io
 from collections.abc import Sequence
 from itertools import cycle, islice
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
-"""Okabe and Ito's palette (jfly.uni-koeln.de/color), but for its yellow, which is too pale for points on white."""
+"""Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color), without the yellow: too pale on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-"""One fewer than colours, so that 42 groups each have a pair of their own."""
+"""One fewer than the colours, so that 42 groups each have a pair of their own."""
 
 GREY = "#999999"
 SEQUENTIAL = "viridis"
 LONGEST_LABEL = 28
+"""Characters of a label; longer texts are shortened."""
+
+
+class Picture(Figure):
+    """A figure that belongs to no window, so nothing has to be closed, and that a notebook shows as a PNG."""
+
+    def __init__(self, width: float, height: float) -> None:
+        """Create an empty figure; width and height are in inches."""
+        super().__init__(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(self)
+
+    def settle(self) -> None:
+        """Compute the layout and keep it, so that texts can be placed."""
+        self.draw_without_rendering()
+        self.set_layout_engine("none")
+
+    def _repr_png_(self) -> bytes:
+        drawing = io.BytesIO()
+        self.savefig(drawing, format="png")
+        return drawing.getvalue()
 
 
 def looks(count: int) -> list[tuple[str, str]]:
-    """Give colour and marker for so many groups."""
+    """Return a colour and a marker for each of ``count`` groups."""
     return list(islice(zip(cycle(COLORS), cycle(MARKERS), strict=False), count))
 
 
 def shorten(text: object, longest: int = LONGEST_LABEL) -> str:
-    """Give a text in one line of at most ``longest`` characters, and as it is where it would be read as mathematics."""
+    """Return a text as one line of at most ``longest`` characters, and ``$`` escaped, which starts mathematics."""
     line = " ".join(str(text).split())
     short = line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
     return short.replace("$", r"\$")
 
 
 def check_count(names: Sequence[object], count: int, what: str) -> None:
-    """Raise ``ValueError`` unless there is one name for each thing."""
+    """Raise ``ValueError`` unless there is one name for each vector."""
     if len(names) != count:
-        message = f"{what} has {len(names)} entries for {count} vectors: give one for each"
+        message = f"{what} has {len(names)} entries for {count} vectors: pass one for each"
         raise ValueError(message)

@@ -1,23 +1,18 @@
-"""Pictures: every point is there, words never overlap, colours are the safe ones, texts are escaped."""
+"""Pictures: every point is drawn, words never overlap, and colour-blind readers can tell the colours apart."""
 
-import base64
-import io
 import itertools
-import re
-import xml.etree.ElementTree as ET
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import get_engine
-from mlx_qwen_embeddings.plot import Picture, dimension_curve, embedding_map, similarity_heatmap
+from mlx_qwen_embeddings.plot import dimension_curve, embedding_map, similarity_heatmap
 from mlx_qwen_embeddings.plot.style import COLORS, GREY, MARKERS, looks, shorten
 
 SAFE = {"#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000"}
@@ -37,6 +32,7 @@ def words_of(figure: Figure) -> list[Annotation]:
 
 
 def boxes(figure: Figure, words: list[Any]) -> list[Bbox]:
+    figure.draw_without_rendering()
     with_renderer = renderer(figure)
     return [Text.get_window_extent(word, with_renderer) for word in words]
 
@@ -46,14 +42,7 @@ def overlapping(found: list[Bbox]) -> int:
 
 
 def points(figure: Figure) -> int:
-    return sum(len(collection.get_offsets()) for collection in figure.axes[0].collections)
-
-
-def shapes(picture: Picture) -> list[ET.Element]:
-    markup = picture._repr_mimebundle_()[0]["text/html"]
-    svg = re.search(r"<svg.*</svg>", markup, re.DOTALL)
-    assert svg is not None
-    return [*(ET.fromstring(svg[0])[0])]  # noqa: S314 - our own
+    return sum(len(np.asarray(collection.get_offsets())) for collection in figure.axes[0].collections)
 
 
 def test_the_palette_is_okabe_and_ito_s_and_looks_do_not_repeat() -> None:
@@ -80,16 +69,16 @@ def test_a_map_of_few_points_names_them_without_overlap(count: int) -> None:
         assert {word.get_text() for word in words} == {shorten(text) for text in texts}
 
 
-def test_words_of_points_that_coincide_are_left_out_rather_than_heaped_up() -> None:
-    picture = embedding_map(np.ones((30, 2)), hover=["the same long words"] * 30)
+def test_words_of_points_that_coincide_do_not_pile_up() -> None:
+    picture = embedding_map(np.ones((30, 2)), texts=["the same long words"] * 30)
     words = words_of(picture)
-    assert 1 < len(words) < 30
+    assert len(words) > 1
     assert overlapping(boxes(picture, words)) == 0
 
 
 def test_words_keep_off_points() -> None:
     given = random_vectors(20)
-    picture = embedding_map(given, hover=[f"words {row}" for row in range(20)])
+    picture = embedding_map(given, texts=[f"words {row}" for row in range(20)])
     at = picture.axes[0].transData.transform(picture.axes[0].collections[0].get_offsets())
     for box in boxes(picture, words_of(picture)):
         assert not any(box.contains(x, y) for x, y in at)
@@ -101,14 +90,18 @@ def test_a_map_of_5000_points_names_its_groups() -> None:
     picture = embedding_map(given, [f"group {group}" for group in groups], title="many")
     assert points(picture) == 5000
     assert len(picture.axes[0].collections) == 8
-    assert len(picture.spots) == 5000
-    words = words_of(picture)
-    assert overlapping(boxes(picture, words)) == 0
-    assert len(words) >= 6
+    assert words_of(picture) == []
     legend = picture.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [f"group {group}" for group in range(8)]
+    picture.draw_without_rendering()
     inside = picture.axes[0].get_window_extent(renderer(picture))
     assert not legend.get_window_extent(renderer(picture)).overlaps(inside)
+
+
+def test_a_picture_is_a_figure_that_a_notebook_shows_as_a_png() -> None:
+    picture = embedding_map(random_vectors(5))
+    assert isinstance(picture, Figure)
+    assert picture._repr_png_().startswith(b"\x89PNG")
 
 
 def test_all_colours_are_safe_and_many_small_groups_are_grey_together() -> None:
@@ -116,7 +109,7 @@ def test_all_colours_are_safe_and_many_small_groups_are_grey_together() -> None:
     picture = embedding_map(random_vectors(85), labels)
     collections = picture.axes[0].collections
     assert points(picture) == 85
-    colors = [to_hex(collection.get_facecolor()[0]) for collection in collections]
+    colors = [to_hex(np.asarray(collection.get_facecolor())[0]) for collection in collections]
     assert len(colors) == 21
     assert set(colors[:-1]) <= SAFE
     assert colors[-1] == GREY
@@ -153,49 +146,11 @@ def test_t_sne_keeps_groups_apart() -> None:
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(middles, 2)) > spread
 
 
-def test_a_group_has_its_name_where_its_members_are_most_among_themselves() -> None:
-    rng = np.random.default_rng(5)
-    around = np.linspace(0, 6, 60)
-    ring = 10 * np.stack([np.cos(around), np.sin(around)], axis=1)
-    knot = rng.normal([10.5, 0], 0.2, (15, 2))  # of the ring's group
-    middle = rng.normal(scale=0.5, size=(40, 2))
-    given = np.concatenate([ring, knot, middle])
-    picture = embedding_map(given, ["ring"] * 75 + ["middle"] * 40)
-    at = {note.get_text(): np.asarray(note.xy) for note in picture.axes[0].texts}  # type: ignore[attr-defined]
-    assert np.linalg.norm(at["ring"] - [10.5, 0]) < 0.7
-    assert np.linalg.norm(at["middle"]) < 1
-
-
-def test_a_map_has_its_texts_where_its_points_are_and_escapes_them() -> None:
-    given = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 0.5]])
-    picture = embedding_map(given, ["a", "b", "<b>"], ["<script>alert(1)</script>", 'say "&"', "z" * 500])
-    circles = shapes(picture)
-    titles = [circle[0].text or "" for circle in circles]
-    assert titles == ["a: <script>alert(1)</script>", 'b: say "&"', "<b>: " + "z" * 200]
-    assert "<script>" not in picture._repr_mimebundle_()[0]["text/html"]
-    assert [float(circle.attrib["cx"]) for circle in circles] == sorted(float(circle.attrib["cx"]) for circle in circles)
-    lowest, highest, middle = (float(circle.attrib["cy"]) for circle in circles)
-    assert lowest > middle > highest  # pixels count from the top
-    # The picture has ink of the point's own colour at the place of its text.
-    image = imread(io.BytesIO(base64.b64decode(picture._repr_mimebundle_()[0]["image/png"])))
-    x, y = (int(float(circles[0].attrib[name]) * 1.5) for name in ("cx", "cy"))
-    assert image[y, x, :3] == pytest.approx([0x00, 0x72 / 255, 0xB2 / 255], abs=0.15)
-
-
-def test_a_picture_is_a_figure_with_a_still_beside_its_texts() -> None:
-    picture = embedding_map(random_vectors(5))
-    assert isinstance(picture, Figure)
-    bundle, metadata = picture._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert metadata["image/png"] == {"width": 672, "height": 528}
-    assert bundle["image/png"] in bundle["text/html"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ((np.eye(3), ["a"]), "labels has 1 entries for 3 vectors"),
-        ((np.eye(3), None, ["a"] * 4), "hover has 4 entries for 3 vectors"),
+        ((np.eye(3), None, ["a"] * 4), "texts has 4 entries for 3 vectors"),
         ((np.ones(3),), r"shape \(n, d\)"),
         ((np.full((2, 2), np.nan),), "finite"),
     ],
@@ -227,11 +182,6 @@ def test_a_heat_map_of_queries_and_documents() -> None:
     engine = get_engine("nano")
     expected = engine.embed_queries(["Where do birds go?"]) @ engine.embed_documents(["Birds fly south.", "Stew."]).T
     assert np.asarray(picture.axes[0].images[0].get_array()) == pytest.approx(expected, abs=1e-5)
-    cells = shapes(picture)
-    assert cells[0][0].text == f"Where do birds go?\nBirds fly south.\n{expected[0, 0]:.3f}"
-    assert float(cells[1].attrib["x"]) == pytest.approx(
-        float(cells[0].attrib["x"]) + float(cells[0].attrib["width"]), abs=0.3
-    )
 
 
 @pytest.mark.parametrize("count", [1, 12, 40, 90])
@@ -277,7 +227,6 @@ def test_a_heat_map_of_5000_vectors_is_the_mean_of_neighbours() -> None:
     assert shown[0, 1] == pytest.approx((unit[:13] @ unit[13:26].T).mean(), abs=1e-6)
     assert shown[-1, -1] == pytest.approx((unit[4992:] @ unit[4992:].T).mean(), abs=1e-6)
     assert "13 x 13" in picture.axes[1].get_ylabel()
-    assert "text/html" not in picture._repr_mimebundle_()[0]
 
 
 def test_a_heat_map_checks_what_it_is_given() -> None:
@@ -300,13 +249,11 @@ def test_a_curve_has_a_line_a_precision_beside_each_measure() -> None:
     picture = dimension_curve(ROWS, title="nano")
     left, right = picture.axes
     assert [line.get_label() for line in left.lines] == ["float32", "int8", "binary"]
-    assert {to_hex(line.get_color()) for line in left.lines} <= SAFE  # type: ignore[arg-type]
+    assert {to_hex(line.get_color()) for line in left.lines} <= SAFE
     assert np.asarray(left.lines[1].get_xdata()).tolist() == [64, 128, 384]
     assert np.asarray(right.lines[1].get_xdata()).tolist() == [64, 128, 384]
     assert np.asarray(right.lines[2].get_xdata()).tolist() == [8, 16, 48]
     assert np.asarray(left.lines[2].get_ydata()) == pytest.approx([0.8074, 0.8138, 0.8394])
-    assert len(picture.spots) == 18
-    assert picture.spots[0].text == "float32, 64 dimensions, 256 bytes: nDCG@10 0.8384"
     for axes in (left, right):
         assert overlapping(boxes(picture, list(axes.get_xticklabels()))) == 0
     assert [label.get_text() for label in left.get_xticklabels()] == ["64", "128", "384"]
@@ -316,7 +263,7 @@ def test_a_curve_of_many_sizes_and_of_one() -> None:
     rows = [{"dimensions": size, "precision": "float32", "bytes": 4 * size, "ndcg10": 0.5} for size in range(32, 4097, 8)]
     picture = dimension_curve(rows)
     assert overlapping(boxes(picture, list(picture.axes[0].get_xticklabels()))) == 0
-    assert len(picture.axes[0].lines[0].get_xdata()) == len(rows)  # type: ignore[arg-type]
+    assert len(np.asarray(picture.axes[0].lines[0].get_xdata())) == len(rows)
     assert [label.get_text() for label in dimension_curve(rows[:1]).axes[0].get_xticklabels()] == ["32"]
 
 

@@ -13,20 +13,19 @@ from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
 from mlx_qwen_embeddings.server.routes.schemas import (
     MODEL_NAMES,
-    Bits,
+    SERVED,
     Body,
-    Cut,
-    Dimensions,
-    Instruction,
     Meant,
     declare_errors,
     example,
+    with_options,
 )
 from mlx_qwen_embeddings.server.service import Service, encode_vectors, json_response
 
 
+@with_options([name for name in SERVED if name != "normalize"])
 class EmbeddingsRequest(Body):
-    """OpenAI's request, and four fields more: role, instruction, truncate, precision."""
+    """OpenAI's request, with role, instruction, truncate and precision as further fields."""
 
     model_config = example(
         {"model": "nano", "input": ["Tides follow the moon.", "The cat sleeps."]},
@@ -40,16 +39,12 @@ class EmbeddingsRequest(Body):
         | Annotated[list[list[StrictInt]], Field(min_length=1)]
     ) = Field(description="A text, or several. Token ids are refused unless the server allows them.")
     model: str = Field(description=f"{MODEL_NAMES} to choose the role.")
-    dimensions: Dimensions = None
     encoding_format: Literal["float", "base64"] | None = Field(
         default="float",
         description="`base64` holds float32 numbers, little-endian, also for the other precisions; null takes `float`.",
     )
     user: str | None = Field(default=None, description="Taken and not used.")
     role: Meant = None
-    instruction: Instruction = None
-    truncate: Cut = "end"
-    precision: Bits = "float32"
 
 
 class Embedding(BaseModel):

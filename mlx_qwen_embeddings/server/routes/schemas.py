@@ -1,31 +1,15 @@
 """What the request bodies of several endpoints share, and how errors are declared."""
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mlx_qwen_embeddings.options import CallOptions, Precision, Truncate
+from mlx_qwen_embeddings.options import OPTIONS, CallOptions, pydantic_fields
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, LOADING_SECONDS, ApiError
 
-Dimensions = Annotated[int | None, Field(ge=1, le=65536, strict=True, description="Keep this many leading dimensions.")]
-Instruction = Annotated[
-    str | None,
-    Field(description="The task in words; null takes the model's own prompt for the role, an empty string none."),
-]
-Cut = Annotated[
-    Truncate | None,
-    Field(description="What happens to texts that are too long: cut at the end (also for null), or refused."),
-]
 Which = Annotated[str | None, Field(description="Alias, maybe with `:query` or `:document`; null is the default model.")]
-
-Bits = Annotated[
-    Precision | None,
-    Field(
-        description="Fewer bits a component, null takes float32; int8 and uint8 count steps of a range fixed by the "
-        "dimensions."
-    ),
-]
 Meant = Annotated[
     Role | None,
     Field(description="Whether the texts are queries or documents; null takes what the model's name says, else document."),
@@ -50,6 +34,22 @@ class Body(BaseModel):
         """Give its options of a call; one that is null is left to the engine's own default."""
         given: Any = self.model_dump(include=set(CallOptions.__annotations__), exclude_none=True)
         return cast("CallOptions", given)
+
+
+SERVED = tuple(option.name for option in OPTIONS.values() if option.served)
+"""The options of a call that requests may set."""
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def with_options(names: Collection[str] = SERVED) -> Callable[[type[AnyBody]], type[AnyBody]]:
+    """Add options of a call to a request as fields; null takes an option's default."""
+
+    def add(body: type[AnyBody]) -> type[AnyBody]:
+        fields = pydantic_fields(names, null=True)
+        return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **fields)
+
+    return add
 
 
 class State(BaseModel):

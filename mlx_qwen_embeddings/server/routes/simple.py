@@ -12,32 +12,23 @@ from pydantic import BaseModel, Field, StrictStr
 from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.routes.schemas import (
-    Bits,
     Body,
-    Cut,
-    Dimensions,
-    Instruction,
     Meant,
     Which,
     declare_errors,
     example,
+    with_options,
 )
 from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
 
 
+@with_options()
 class TextOptions(Body):
     """What the simple endpoints have in common."""
 
     model: Which = None
     role: Meant = None
-    instruction: Instruction = None
-    dimensions: Dimensions = None
-    truncate: Cut = "end"
-    normalize: bool | None = Field(
-        default=True, description="Whether vectors have unit length (also for null); int8 and uint8 need it."
-    )
-    precision: Bits = "float32"
 
 
 class EmbedRequest(TextOptions):
@@ -90,6 +81,7 @@ class EmbedBatchResponse(_Embedded):
     cached: list[bool] = Field(description="Whether each vector came from the cache.")
 
 
+@with_options(["dimensions", "truncate"])
 class SimilarityRequest(Body):
     """Texts to compare with texts."""
 
@@ -111,8 +103,6 @@ class SimilarityRequest(Body):
     model: Which = None
     role_a: Meant = None
     role_b: Meant = None
-    dimensions: Dimensions = None
-    truncate: Cut = "end"
 
 
 class SimilarityResponse(BaseModel):
@@ -136,7 +126,7 @@ def simple_routes(service: Service) -> APIRouter:
         """Embed texts, and respond with what ``content`` makes of the result."""
         start = time.perf_counter()
         found = await service.embed(request, texts, body.model, body.role, body.options, param=param)
-        dimensions = body.dimensions or service.dimensions(body.model)
+        dimensions = body.options.get("dimensions") or service.dimensions(body.model)
         facts = {"dimensions": dimensions, "model": service.name(body.model)}
         return await json_response(lambda: content(found) | facts | _seconds(start), found.vectors.size)
 

@@ -4,6 +4,11 @@ from collections.abc import Iterable
 
 from benchmarks.checkpoint import CONFIG
 
+HIDDEN: int
+INNER: int
+LAYERS: int
+QUERY: int
+KEY: int
 HIDDEN, INNER, LAYERS = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["num_hidden_layers"]
 QUERY, KEY = CONFIG["num_attention_heads"] * CONFIG["head_dim"], CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
 

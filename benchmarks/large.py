@@ -9,15 +9,18 @@ from tokenizers import Tokenizer
 from benchmarks.arithmetic import flops, weight_bytes
 from benchmarks.checkpoint import make
 from benchmarks.record import machine
-from benchmarks.rounds import Child, compare
+from benchmarks.rounds import Child, Order, compare
 from benchmarks.texts import documents
 
-DOCUMENTS = {"texts": "documents"}
-QUERIES = {"texts": "queries", "query": True}
-FEW = {"texts": "documents", "with": {"number": 6, "longest": 40}}
+DOCUMENTS: Order = {"texts": "documents"}
+QUERIES: Order = {"texts": "queries", "query": True}
+FEW: Order = {"texts": "documents", "with": {"number": 6, "longest": 40}}
 """What stock MLX, on its reference BLAS, does in a minute."""
 
-SOME = {"documents without": DOCUMENTS | {"with": {"number": 24}}, "queries without": QUERIES | {"slice": (48,)}}
+SOME: dict[str, Order] = {
+    "documents without": {**DOCUMENTS, "with": {"number": 24}},
+    "queries without": {**QUERIES, "slice": (48,)},
+}
 """What each shortcut's share is measured with."""
 
 SHORTCUTS = ("lanes", "pieces", "attention", "silu", "exp", "order", "step", "prompt", "settled", "last_token")
@@ -34,18 +37,18 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
         )
         three = {"ours": ours, "sentence-transformers fp32": theirs, "sentence-transformers bf16": half}
 
-        def case(name: str, order: dict[str, Any], times: int = rounds) -> None:
+        def case(name: str, order: Order, times: int = rounds) -> None:
             found[name] = compare({peer: (child, order) for peer, child in three.items()}, times, work, name)
 
         before = machine()
         case("(a) documents", DOCUMENTS)
         found["limits"] = limits(model, found["(a) documents"]["ours"], [before, machine()])
         case("(b) instructed queries", QUERIES)
-        case("(c) one query at a time", QUERIES | {"slice": (12,), "how": "one by one"}, rounds * 2 + 1)
+        case("(c) one query at a time", {**QUERIES, "slice": (12,), "how": "one by one"}, rounds * 2 + 1)
         one = found["(c) one query at a time"]["ours"]
         found["limits"]["query over memory floor"] = one["median"] / one["texts"] / found["limits"]["memory floor, s"]
-        calls = {"together": (ours, QUERIES | {"slice": (64,), "how": "together"})}
-        calls["one by one"] = (ours, QUERIES | {"slice": (64,), "how": "one by one"})
+        calls = {"together": (ours, {**QUERIES, "slice": (64,), "how": "together"})}
+        calls["one by one"] = (ours, {**QUERIES, "slice": (64,), "how": "one by one"})
         found["(d) 64 concurrent queries"] = compare(calls, rounds, work, "(d)")
     with ExitStack() as stack:
         peers = {"ours": "ours", "mlx-lm, text by text": "mlx-lm", "mlx-lm, padded batch": "mlx-lm:32"}

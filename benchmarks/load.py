@@ -95,11 +95,10 @@ def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
         found["least cosine"] = float((both[0] * both[1]).sum(axis=1).min())
         for seed, connections in enumerate(CONNECTIONS):
             for name, (server, path, model) in sides.items():
-                asked = {"model": model, "seed": seed}
                 if name == "ours":
-                    found[name].append(counted(server, connections, seconds, **asked))
+                    found[name].append(counted(server, connections, seconds, model=model, seed=seed))
                 else:
-                    found[name].append(wrk.run(server.url + path, connections, seconds, **asked))
+                    found[name].append(wrk.run(server.url + path, connections, seconds, model=model, seed=seed))
     return found
 
 

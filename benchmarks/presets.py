@@ -28,6 +28,8 @@ def measure(preset: str, model: str) -> dict[str, float]:
         return serve(getattr(EngineSettings, preset)(model=model, device="cpu"))
     # Fitted in a process of its own, so that what it took is not in the peak that is measured here.
     told = subprocess.run([sys.executable, "-m", "benchmarks.presets", preset], check=True, stdout=subprocess.PIPE).stdout
+    settings: dict[str, Any]
+    expected: dict[str, float]
     settings, expected = json.loads(told)
     return serve(EngineSettings(**settings)) | expected
 

@@ -19,15 +19,15 @@ class Child:
 
     def __init__(self, peer: str, model: str) -> None:
         """Start it and wait until its model is loaded."""
-        command = [sys.executable, "-m", "benchmarks.child", peer, model]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._command = [sys.executable, "-m", "benchmarks.child", peer, model]
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.load_seconds = self._answer()["load_seconds"]
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            message = f"{self._process.args} ended with status {self._process.wait()}"
+            message = f"{self._command} ended with status {self._process.wait()}"
             raise RuntimeError(message)
         answer: dict[str, Any] = json.loads(line)
         return answer

@@ -56,4 +56,5 @@ def learnt(taught: Sequence[Shard], steps: int = STEPS) -> NDArray[np.float32]:
         optimizer.step()
         optimizer.zero_grad()
     left, _, right = torch.linalg.svd(rotation.detach().double())
-    return (left @ right).float().numpy()
+    orthogonal: NDArray[np.float32] = (left @ right).float().numpy()
+    return orthogonal

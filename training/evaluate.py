@@ -69,7 +69,8 @@ def lexical(path: Path) -> float:
     import bm25s
 
     def words(texts: list[str]) -> list[list[str]]:
-        return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        found: list[list[str]] = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        return found
 
     ranker = bm25s.BM25(method="lucene")
     if path.is_dir():

@@ -142,4 +142,4 @@ class Lessons:
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length one; rows of zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)

@@ -48,8 +48,8 @@ def of_neighbours(found: Tensor, wanted: Tensor) -> Tensor:
         wanted: The teacher's.
     """
     others = ~torch.eye(*wanted.shape, dtype=torch.bool, device=wanted.device)
-    sides = [(side[others].view(len(side), -1) / TEMPERATURE).log_softmax(1) for side in (found, wanted)]
-    return kl_div(*sides, reduction="batchmean", log_target=True)
+    student, teacher = ((side[others].view(len(side), -1) / TEMPERATURE).log_softmax(1) for side in (found, wanted))
+    return kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def of_states(states: Tensor, targets: Tensor) -> Tensor:

@@ -54,4 +54,4 @@ def eos_id(tokenizer: Tokenizer) -> int:
 def own_ids(student: Tokenizer, teacher: Tokenizer) -> list[int | None]:
     """Return the student's id of each of the teacher's, None where it has none."""
     pieces = (teacher.id_to_token(number) for number in range(teacher.get_vocab_size()))
-    return [student.token_to_id(piece) for piece in pieces]
+    return [None if piece is None else student.token_to_id(piece) for piece in pieces]

@@ -73,7 +73,7 @@ def test_padding_is_on_the_right() -> None:
     padded, lengths = pad([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], pad_id=9)
     assert padded.tolist() == [[1, 2, 3], [4, 9, 9]]
     assert lengths.tolist() == [3, 1]
-    assert (padded.dtype, lengths.dtype) == (np.int32, np.int32)
+    assert padded.dtype == lengths.dtype == np.int32
 
 
 def test_padding_of_nothing() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -211,6 +212,6 @@ def test_an_allocation_that_fails_is_an_error_of_loading(
         raise RuntimeError(message)
 
     write(tmp_path)
-    monkeypatch.setattr(loading if step == "fill" else loading.mx, step, fails)
+    monkeypatch.setattr(loading if step == "fill" else mx, step, fails)
     with pytest.raises(ModelLoadError, match=rf"^{tmp_path}: MLX cannot load it \(.*123 bytes\.\): .* free .*memory"):
         pooled_vectors(tmp_path)

@@ -9,11 +9,11 @@ import pytest
 
 from mlx_qwen_embeddings.errors import ModelLoadError
 from tests.support.checkpoints import PACKABLE, Shape, Weights, pack, random_weights, write_checkpoint
-from tests.support.forward import PACKED, ROWS, pooled_vectors
+from tests.support.forward import CPU, PACKED, ROWS, pooled_vectors
 from tests.support.references import pooled, qwen3, unpack
 
-AFFINE_4 = {"mode": "affine", "bits": 4, "group_size": 64}
-AFFINE_8 = {"mode": "affine", "bits": 8, "group_size": 32}
+AFFINE_4: dict[str, Any] = {"mode": "affine", "bits": 4, "group_size": 64}
+AFFINE_8: dict[str, Any] = {"mode": "affine", "bits": 8, "group_size": 32}
 PACKINGS: dict[str, dict[str, Any]] = {
     "affine 4 bits": AFFINE_4,
     "affine 8 bits": AFFINE_8,
@@ -33,13 +33,13 @@ def unpacked(packed: dict[str, mx.array], how: dict[str, Any], single: dict[str,
     arrays = {
         name: np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value) for name, value in packed.items()
     }
-    plain = {}
+    plain: Weights = {}
     for name, value in arrays.items():
         layer = name.removesuffix(".weight")
         said = (single or {}).get(layer, how)
         if f"{layer}.scales" in arrays and name.endswith(".weight"):
             scales, biases = arrays[f"{layer}.scales"], arrays.get(f"{layer}.biases")
-            plain[name] = unpack(value, scales, biases, mode=said["mode"], bits=said["bits"])
+            plain[name] = unpack(value, scales, biases, mode=said["mode"], bits=said["bits"]).astype(np.float32)
         elif not name.endswith((".scales", ".biases")):
             plain[name] = value
     return plain
@@ -56,7 +56,7 @@ def test_quantised_weights_mean_what_their_format_says(
 ) -> None:
     packed = pack(weights, **how)
     write_checkpoint(tmp_path, packed, PACKABLE.config(quantization=how), prefix="model.")
-    vectors = pooled_vectors(tmp_path, **({"backend": PACKED} if form == "packed" else {}))
+    vectors = pooled_vectors(tmp_path, backend=PACKED if form == "packed" else CPU)
     np.testing.assert_allclose(vectors, reference_vectors(unpacked(packed, how)), atol=5e-6)
     assert np.abs(vectors - reference_vectors(weights)).max() > 1e-3  # quantised, it is another model
 
@@ -66,7 +66,7 @@ def test_quantised_weights_mean_what_their_format_says(
 def test_every_width_and_group_of_the_affine_mode(bits: int, group_size: int, tmp_path: Path) -> None:
     shape = Shape(hidden_size=128, intermediate_size=256, head_dim=32)
     how = {"mode": "affine", "bits": bits, "group_size": group_size}
-    packed = pack(random_weights(shape), **how)
+    packed = pack(random_weights(shape), mode="affine", bits=bits, group_size=group_size)
     write_checkpoint(tmp_path, packed, shape.config(quantization=how))
     expected = reference_vectors(unpacked(packed, how), shape)
     np.testing.assert_allclose(pooled_vectors(tmp_path), expected, atol=5e-6)

@@ -66,7 +66,7 @@ def test_one_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = engine.embed_queries(texts)
         with monkeypatch.context() as patch:
             patch.setattr(qwen3.Model, "prefill", lambda *_: [(mx.zeros(1), mx.zeros(1))])
-            patch.setattr(encoder.mx, "eval", fail)
+            patch.setattr(mx, "eval", fail)
             with pytest.raises(EmbeddingFailedError, match="Unable to allocate"):
                 engine.embed_queries(texts, instruction=instruction)
         assert engine.embed_queries(texts, instruction=instruction).shape == wanted.shape
@@ -78,7 +78,7 @@ def test_one_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_memory_is_looked_at_first(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_qwen_embeddings.compute.memory.WORTH_ASKING", 0)
     monkeypatch.setattr("mlx_qwen_embeddings.compute.memory.available_memory", lambda: 1)
-    monkeypatch.setattr(encoder.mx, "get_cache_memory", lambda: 0)
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: 0)
     with pytest.raises(MemoryError, match="400 tokens at once need"):
         embed(made, prompt(0, 400))
 

@@ -1,8 +1,11 @@
 """Every shortcut of the encoder beside the plain path: all tokens through all layers."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute.batching import shared_prefix
@@ -10,6 +13,7 @@ from mlx_qwen_embeddings.compute.encoder import Encoder
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.models import attention
 from mlx_qwen_embeddings.models.activations import silu
+from mlx_qwen_embeddings.models.attention import KeysValues
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import Ids
@@ -24,8 +28,9 @@ def encoders() -> tuple[Encoder, Encoder]:
     return Encoder(FILES, backend), Encoder(FILES, backend, plain=True)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled
 
 
 def ids_of(texts: list[str]) -> list[Ids]:
@@ -52,7 +57,7 @@ def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> No
     assert inner is not None
     original = inner.last_hidden
 
-    def spy(ids: mx.array, lengths: mx.array, prefix: object) -> mx.array:
+    def spy(ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None) -> mx.array:
         shape.append(ids.shape)
         return original(ids, lengths, prefix)
 
@@ -85,7 +90,7 @@ def test_the_cheap_silu_is_the_plain_one() -> None:
     assert np.abs(np.array(silu(mx.array(x))) - wide / (1 + np.exp(-wide))).max() < 2e-6
 
 
-def exact_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> np.ndarray:
+def exact_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> NDArray[np.float64]:
     groups = q.shape[1] // k.shape[1]
     q64 = np.array(q, np.float64)
     k64, v64 = (np.repeat(np.array(x, np.float64), groups, axis=1) for x in (k, v))
@@ -93,7 +98,8 @@ def exact_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> np.n
     scores = q64 @ k64.swapaxes(-1, -2) * scale
     scores[..., np.triu(np.ones((length, keys), dtype=bool), keys - length + 1)] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True) @ v64
+    attended: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True) @ v64
+    return attended
 
 
 @pytest.mark.parametrize("size", [1, 4])

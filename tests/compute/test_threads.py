@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -30,7 +31,11 @@ def test_a_thread_whose_task_ended_takes_the_next_one() -> None:
 
 def test_tasks_at_once_have_a_thread_each() -> None:
     together = threading.Barrier(3)
-    running = [threads.start(lambda: together.wait(PATIENCE) and None, "test") for _ in range(2)]
+
+    def meet() -> None:
+        together.wait(PATIENCE)
+
+    running = [threads.start(meet, "test") for _ in range(2)]
     together.wait(PATIENCE)
     for task in running:
         task.join(PATIENCE)
@@ -59,8 +64,12 @@ def test_nothing_that_a_task_held_is_kept() -> None:
 
     model = Model()
     gone = weakref.ref(model)
-    task: list[Callable[[], None]] = [lambda model=model: None]
-    run(task.pop())
+
+    def task(held: Model) -> None:
+        assert isinstance(held, Model)
+
+    tasks = [partial(task, model)]
+    run(tasks.pop())
     del model
     run(lambda: None)  # by now the thread has let go of the first task
     assert gone() is None
@@ -103,11 +112,12 @@ def test_lanes_run_side_by_side_and_keep_the_order() -> None:
         return number
 
     lanes: Lanes[int] = Lanes(CPU, 3)
-    assert lanes.run([lambda number=number: job(number) for number in range(8)]) == list(range(8))
+    assert lanes.run([partial(job, number) for number in range(8)]) == list(range(8))
 
 
 def test_one_lane_is_the_calling_thread() -> None:
-    for lanes in (Lanes(CPU, 1), Lanes(Backend("gpu", "bfloat16"), 4), Lanes(Backend("cpu", "float32"), 4)):
+    for backend, number in ((CPU, 1), (Backend("gpu", "bfloat16"), 4), (Backend("cpu", "float32"), 4)):
+        lanes: Lanes[threading.Thread] = Lanes(backend, number)
         assert lanes.run([threading.current_thread] * 3) == [threading.current_thread()] * 3
 
 
@@ -124,7 +134,7 @@ def test_a_job_that_fails_ends_the_shift_and_leaves_the_lanes_free(guilty: int) 
 
     lanes: Lanes[int] = Lanes(CPU, 3)
     with pytest.raises(MemoryError, match="out of memory"):
-        lanes.run([lambda number=number: job(number) for number in range(3)])
+        lanes.run([partial(job, number) for number in range(3)])
     assert lanes.run([lambda: 5]) == [5]
 
 

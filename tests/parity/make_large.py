@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
@@ -111,7 +112,8 @@ def write(folder: Path, size: str) -> None:
     """Write a checkpoint piece by piece, so that no more than a piece is in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(size)))
-    rng, weight_map = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    weight_map: dict[str, str] = {}
     for number, shapes in enumerate(parts(size)):
         file = f"model-{number:05}.safetensors"
         arrays: dict[str, mx.array] = {}
@@ -131,12 +133,12 @@ def rows(size: str) -> list[NDArray[np.int32]]:
 def encode(folder: Path, size: str, memory: float | None) -> tuple[NDArray[np.float32], int]:
     """Give the pooled vectors of this package, and how many bytes the weights take in memory."""
     from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-    from mlx_qwen_embeddings.compute import loading
     from mlx_qwen_embeddings.compute.encoder import Encoder
 
-    if memory is not None:
-        loading.available_memory = lambda: int(memory * 1e9)
-    encoder = Encoder(ModelFiles(folder), BACKEND)
+    with pytest.MonkeyPatch.context() as patch:
+        if memory is not None:
+            patch.setattr("mlx_qwen_embeddings.compute.loading.available_memory", lambda: int(memory * 1e9))
+        encoder = Encoder(ModelFiles(folder), BACKEND)
     weights, _ = encoder.memory
     vectors = encoder.encode(rows(size), "last")
     encoder.release()

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from mlx_qwen_embeddings import EmbeddingEngine, verify
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
+from mlx_qwen_embeddings.checkpoint.safetensors import read_header
 from mlx_qwen_embeddings.compute.loading import load_model
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from tests.parity.prose import texts
@@ -118,7 +119,7 @@ def test_bert_base_with_its_heads(activation: str, tmp_path: Path) -> None:
     )
     model = BertForPreTraining(config).eval()
     model.save_pretrained(tmp_path)
-    stored = mx.load(str(tmp_path / "model.safetensors"))
+    stored = list(read_header(tmp_path / "model.safetensors")[0])
     assert any(name.startswith("bert.") for name in stored)
     assert any(name.startswith("cls.") for name in stored)
     ours: Any = load_model(ModelFiles(tmp_path), choose_backend("cpu"))

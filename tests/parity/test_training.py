@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,8 @@ def test_the_memory_holds_the_latest_texts_and_teaches_nothing(monkeypatch: pyte
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
 
 
 def of_a_kind(texts: int, first: int) -> shards.Shard:
@@ -178,8 +180,8 @@ def of_a_kind(texts: int, first: int) -> shards.Shard:
     rng = np.random.default_rng(first)
     vectors = np.zeros((texts, 384))
     vectors[:, first : first + 100] = rng.normal(size=(texts, 100))
-    nothing = np.zeros(0)
-    return shards.Shard(np.ones(texts, np.uint16), nothing, nothing, nothing, unit(vectors).astype(np.float16))
+    none = np.zeros(0, np.uint16), np.zeros(0, np.int8), np.zeros(0, np.float16)
+    return shards.Shard(np.ones(texts, np.uint16), *none, unit(vectors).astype(np.float16))
 
 
 def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None:
@@ -238,6 +240,10 @@ def test_the_first_student_averages_its_entries(taught: lessons.Lessons) -> None
         assert vector @ mean / np.linalg.norm(vector) / np.linalg.norm(mean) > 0.6
 
 
+def _share_done(step: int, stop: int) -> float:
+    return 1.0 if step >= stop else 0.0
+
+
 def trained(taught: lessons.Lessons, stops: list[int], folder: Path) -> Training:
     """Train so many steps in all, in as many runs as there are stops, each going on from the checkpoint."""
     place = WorkFolder(folder)
@@ -247,7 +253,7 @@ def trained(taught: lessons.Lessons, stops: list[int], folder: Path) -> Training
         if place.checkpoint.exists():
             torch.nn.init.zeros_(training.student.norm.weight)  # what is trained stands in the checkpoint
             training.resume(place.checkpoint)
-        training.run(lambda step, stop=stop: 1.0 if step >= stop else 0.0)
+        training.run(partial(_share_done, stop=stop))
     return training
 
 

@@ -47,7 +47,8 @@ def hidden_by_transformers(folder: Path) -> list[NDArray[Any]]:
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: NDArray[Any] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return scaled
 
 
 def assert_same_hidden_states(folder: Path, expected: list[NDArray[Any]]) -> None:

@@ -47,7 +47,7 @@ def test_length_says_nothing(three: NDArray[np.float64]) -> None:
 
 
 def test_a_small_group_names_all_of_its_rows() -> None:
-    found = cluster([[1, 0], [1, 0.1], [0, 1]], 2, central=5)
+    found = cluster([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], 2, central=5)
     assert sorted(found.central[0].tolist()) == [0, 1]
     assert found.central[1].tolist() == [2]
 

@@ -87,7 +87,7 @@ def test_a_memory_map_is_read_at_the_candidates_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "documents.npy", DOCUMENTS)
     stored = np.load(tmp_path / "documents.npy", mmap_mode="r")
 
-    class Watched(np.memmap):  # type: ignore[type-arg]
+    class Watched(np.memmap[Any, Any]):
         rows: list[int] = []  # noqa: RUF012 - one test's
 
         def __getitem__(self, rows: Any) -> Any:

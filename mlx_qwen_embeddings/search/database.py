@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Made:
         instruction: Before each question; None is the model's own.
         chunk_tokens: Most tokens of a passage.
         overlap: Tokens that passages share.
+        options: Fields of the embeddings that shape the vectors of passages and differ from their defaults.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Made:
     instruction: str | None
     chunk_tokens: int
     overlap: int
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_record(folder: Path) -> Made | None:
@@ -176,8 +178,20 @@ def embeddings_for(
         dimensions = made.dimensions if dimensions is None else dimensions
         instruction = made.instruction if instruction is None else instruction
     return MLXQwenEmbeddings(
-        model, revision=revision, dimensions=dimensions, query_instruction=instruction, show_progress=show_progress
+        model,
+        revision=revision,
+        dimensions=dimensions,
+        query_instruction=instruction,
+        show_progress=show_progress,
+        **made.options if made else {},
     )
+
+
+def shaping_fields(embeddings: MLXQwenEmbeddings) -> dict[str, Any]:
+    """Return the fields that shape the vectors of passages and differ from their defaults, except ``dimensions``."""
+    names = {"instruction": "document_instruction"}
+    options = embeddings.vector_options("document")
+    return {names.get(name, name): value for name, value in options.items() if name != "dimensions"}
 
 
 def check_model(database: Path, made: Made, embeddings: MLXQwenEmbeddings) -> None:

@@ -10,7 +10,16 @@ from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
-from mlx_qwen_embeddings.search.database import Made, Store, check, check_model, embeddings_for, read_record, write_record
+from mlx_qwen_embeddings.search.database import (
+    Made,
+    Store,
+    check,
+    check_model,
+    embeddings_for,
+    read_record,
+    shaping_fields,
+    write_record,
+)
 from mlx_qwen_embeddings.search.passages import Passage, Splitter, find
 
 
@@ -154,6 +163,7 @@ def index_folder(
         instruction=embeddings.query_instruction,
         chunk_tokens=chunk_tokens,
         overlap=overlap,
+        options=shaping_fields(embeddings),
     )
     store = _open(database, stored, made)
     before = store.digests()

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from mlx_qwen_embeddings.cli import search as module
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.engine import shared
+from mlx_qwen_embeddings.errors import IndexMismatchError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.search import Hit, embeddings_for, index_folder
+from mlx_qwen_embeddings.search import Hit, embeddings_for, index_folder, search_folder
 from mlx_qwen_embeddings.search import index as indexing
 from mlx_qwen_embeddings.search import passages as files
 from mlx_qwen_embeddings.search.database import RECORD
@@ -380,11 +381,23 @@ def test_the_record_says_how_it_was_made(folder: Path) -> None:
         "instruction": "Find it",
         "chunk_tokens": 256,
         "overlap": 32,
+        "options": {},
     }
     hit = search("birds", folder, "-k", 1)[0]
     embeddings = MLXQwenEmbeddings("nano", dimensions=64, query_instruction="Find it")
     pairs = zip(embeddings.embed_query("birds"), embeddings.embed_documents([hit["text"]])[0], strict=True)
     assert hit["score"] == pytest.approx(sum(a * b for a, b in pairs), abs=1e-5)
+
+
+def test_options_that_shape_vectors_are_recorded_and_used_again(folder: Path) -> None:
+    database = folder.parent / "db"
+    embeddings = MLXQwenEmbeddings("nano", pooling="mean", document_instruction="Read it", timeout=60)
+    index_folder(folder, database, embeddings=embeddings)
+    hit = search_folder("birds", database, count=1)[0]
+    question, passage = np.array(embeddings.embed_query("birds")), np.array(embeddings.embed_documents([hit.text])[0])
+    assert hit.score == pytest.approx(float(question @ passage), abs=1e-5)
+    with pytest.raises(IndexMismatchError, match=r"was made with options \{.*'pooling': 'mean'"):
+        index_folder(folder, database, embeddings=MLXQwenEmbeddings("nano"))
 
 
 def test_a_question_is_embedded_as_a_query(folder: Path, prompted: str) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlx_qwen_embeddings.registry import ModelSpec, list_models, register
     from mlx_qwen_embeddings.settings import EngineSettings
     from mlx_qwen_embeddings.stats import EngineStats
-    from mlx_qwen_embeddings.tools.verify.verification import VerifyReport, verify
+    from mlx_qwen_embeddings.tools.verify import VerifyReport, verify
 
 __version__ = "0.1.0"
 

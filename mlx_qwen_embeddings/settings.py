@@ -154,31 +154,3 @@ class EngineSettings(BaseModel):
         """Give settings for little memory: small batches, one at a time, small cache and queue, one model."""
         small: dict[str, Any] = {"batch_tokens": 512, "lanes": 1, "queue_tokens": 2**17, "cache_bytes": 2**24}
         return cls.from_env(**small | {"max_loaded_models": 1} | overrides)
-
-    @classmethod
-    def fit(
-        cls,
-        model: str | None = None,
-        *,
-        max_memory: str | int | None = None,
-        target_latency_ms: float | None = None,
-        **overrides: Any,
-    ) -> Self:
-        """Load the model, measure it for a few seconds, and choose batch size, lanes, type and cache for the bounds.
-
-        What was chosen and what it should do is written to stderr. ``tools.fit.fit`` returns it as values.
-
-        Args:
-            model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
-            max_memory: Most memory of the process with the cache full, as "2GB", "512MiB" or bytes; None sets no bound.
-            target_latency_ms: Most milliseconds that a query may take that comes while a batch of others runs.
-            **overrides: Fields that are given stay as they are.
-
-        Raises:
-            ValueError: When nothing keeps the bounds; the message says what the least is.
-        """
-        from mlx_qwen_embeddings.tools.fit import announce, fit  # noqa: PLC0415 - it measures an engine, far above this module
-
-        found = fit(model, max_memory=max_memory, target_latency_ms=target_latency_ms, **overrides)
-        announce(found)
-        return cls.model_validate(found.settings.model_dump())

@@ -102,8 +102,8 @@ def test_a_measurement() -> None:
         [BAD],
         ["computes", "float32 on cpu"],
         ["loaded in", "0.2 s"],
-        ["8 to a call", "1,234.6 texts/s, 98,765 tokens/s"],
-        ["4 at once", "56.8 queries/s, p50 1.2, p99 1,234.5 ms"],
+        ["8 per call", "1,234.6 texts/s, 98,765 tokens/s"],
+        ["4 clients", "56.8 queries/s, p50 1.2, p99 1,234.5 ms"],
         ["from the cache", "321 times as fast"],
     ]
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 
 from mlx_qwen_embeddings._html import facts_table
-from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.tools.labelled import passages, questions
+from mlx_qwen_embeddings.tools.evaluate import passages, questions
 
 BATCH_SIZES = (1, 8, 32, 128)
 CLIENTS = (1, 4, 16, 64)
 SHARES = {"batches": 0.5, "clients": 0.4, "cache": 0.1}
-"""Of the time."""
+"""How the time is divided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Calls with so many different paragraphs, one call after the other."""
+    """Speed of calls with this many different paragraphs each, one call after the other."""
 
     batch_size: int
     texts_per_second: float
@@ -32,7 +31,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """So many clients at once, each of which asks one question after the other; times are in milliseconds."""
+    """Speed of this many concurrent clients, each of which asks one question after the other. Times in milliseconds."""
 
     clients: int
     queries_per_second: float
@@ -43,17 +42,17 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What was measured.
+    """The result of a benchmark.
 
     Attributes:
-        model: As it was named.
+        model: The model's name, as given.
         device: "cpu" or "gpu".
-        dtype: What it computed with.
-        load_seconds: Time to read the weights.
-        throughput: By batch size; sizes that would have taken too long are left out.
-        latency: By number of clients, likewise.
-        cache_speedup: How many times faster texts come from the cache in memory than from the model.
-        seconds: How long it took in all.
+        dtype: Compute type.
+        load_seconds: How long reading the weights took.
+        throughput: One row per batch size; sizes that would take too long are left out.
+        latency: One row per number of clients; numbers that would take too long are left out.
+        cache_speedup: How many times faster the memory cache is than the model.
+        seconds: How long the benchmark took.
     """
 
     model: str
@@ -65,49 +64,43 @@ class BenchReport:
     cache_speedup: float
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give plain values, for JSON."""
-        return asdict(self)
-
     def _repr_html_(self) -> str:
         facts = {"computes": f"{self.dtype} on {self.device}", "loaded in": f"{self.load_seconds:.1f} s"}
         facts |= {
-            f"{row.batch_size} to a call": f"{row.texts_per_second:,.1f} texts/s, {row.tokens_per_second:,.0f} tokens/s"
+            f"{row.batch_size} per call": f"{row.texts_per_second:,.1f} texts/s, {row.tokens_per_second:,.0f} tokens/s"
             for row in self.throughput
         }
         facts |= {
-            f"{row.clients} at once": f"{row.queries_per_second:,.1f} queries/s, p50 {row.p50:,.1f}, p99 {row.p99:,.1f} ms"
+            f"{row.clients} clients": f"{row.queries_per_second:,.1f} queries/s, p50 {row.p50:,.1f}, p99 {row.p99:,.1f} ms"
             for row in self.latency
         }
         return facts_table(self.model, facts | {"from the cache": f"{self.cache_speedup:,.0f} times as fast"})
 
 
 def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any) -> BenchReport:
-    """Measure a model for about so long; loading it, and a last call that is begun, come on top.
+    """Measure a model.
 
     Args:
         model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
-        seconds: How long to measure.
-        **settings: See ``EngineSettings``.
+        seconds: Roughly how long to measure, not counting the time to load the model and to finish the last call.
+        **settings: Fields of ``EngineSettings``.
     """
     start = time.perf_counter()
     with EmbeddingEngine(model, **(settings | {"cache_bytes": 0, "cache_path": None})) as engine:
         engine.warmup()
         throughput = _throughput(engine, passages(), seconds * SHARES["batches"] / len(BATCH_SIZES))
         latency = _latency(engine, questions(), seconds * SHARES["clients"] / len(CLIENTS))
-        load_seconds = engine.stats().load_seconds
-        backend = choose_backend(engine.settings.device, engine.settings.dtype)
-        name = engine.settings.model
+        load_seconds, facts, name = engine.stats().load_seconds, engine.facts, engine.settings.model
     with EmbeddingEngine(model, **(settings | {"cache_path": None})) as engine:
         speedup = _cache_speedup(engine.warmup(), questions(), seconds * SHARES["cache"])
     spent = time.perf_counter() - start
-    return BenchReport(name, backend.device, backend.dtype, load_seconds, throughput, latency, speedup, spent)
+    return BenchReport(name, facts.device, facts.dtype, load_seconds, throughput, latency, speedup, spent)
 
 
 def _throughput(engine: EmbeddingEngine, texts: list[str], seconds: float) -> list[Throughput]:
     rows: list[Throughput] = []
     for size in BATCH_SIZES:
-        # A batch of the next size takes about as long as the same texts took in smaller ones.
+        # A call of the next size takes about as long as the same number of texts took in smaller calls.
         if rows and size / rows[-1].texts_per_second > 2 * seconds:
             break
         before = engine.stats().tokens
@@ -122,7 +115,7 @@ def _embed_some(engine: EmbeddingEngine, texts: list[str], size: int, number: in
 
 
 def _repeat(call: Callable[[int], Any], seconds: float) -> tuple[int, float]:
-    """Call, at least once, until the time is over; give the number of calls and the time they took."""
+    """Call until the time is up, at least once; return the number of calls and the seconds they took."""
     start, number, spent = time.perf_counter(), 0, 0.0
     while not number or spent < seconds:
         call(number)
@@ -146,12 +139,10 @@ async def _ask(engine: EmbeddingEngine, texts: list[str], clients: int, seconds:
     taken: list[float] = []
 
     async def client() -> None:
-        while True:
+        while not taken or time.perf_counter() - start < seconds:
             begun = time.perf_counter()
             await engine.aembed_query(texts[next(numbers) % len(texts)])
             taken.append(time.perf_counter() - begun)
-            if time.perf_counter() - start >= seconds:
-                return
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return taken, time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""How good is a model on labelled data: nDCG@10 for retrieval, Spearman for similarity of sentences."""
+"""How good a model is on labelled data: nDCG@10 for retrieval, Spearman's correlation for the similarity of sentences."""
 
 import csv
 import json
@@ -17,55 +17,11 @@ from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.similarity import top_k
 
+LABELLED = Path(__file__).parent / "labelled"
+"""A retrieval set of 150 paragraphs of Wikipedia and 350 questions about them; its README names the source."""
 
-def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], k: int = 10) -> float:
-    """Normalised discounted cumulative gain, as trec_eval's ``ndcg_cut`` computes it: linear gain, log2(rank + 1).
-
-    Args:
-        ranking: Documents, best first.
-        relevance: Gain of each relevant document; one that is absent, or below 0, gains nothing.
-        k: Ranks that count.
-
-    Returns:
-        0 to 1; 0 when nothing is relevant.
-    """
-    gains = [max(relevance.get(document, 0.0), 0.0) for document in ranking[:k]]
-    ideal = sorted((max(gain, 0.0) for gain in relevance.values()), reverse=True)[:k]
-    best = _discounted(ideal)
-    return _discounted(gains) / best if best else 0.0
-
-
-def _discounted(gains: Sequence[float]) -> float:
-    return float(sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)))
-
-
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation: Pearson's, of the ranks, where equal values share the mean of theirs.
-
-    Args:
-        a: Shape (n,).
-        b: Shape (n,).
-
-    Raises:
-        ValueError: When the lengths differ, or one is constant, so that there is nothing to correlate.
-    """
-    left, right = _ranks(np.asarray(a, dtype=np.float64)), _ranks(np.asarray(b, dtype=np.float64))
-    if len(left) != len(right):
-        message = f"a rank correlation needs pairs: there are {len(left)} values and {len(right)}"
-        raise ValueError(message)
-    left, right = left - left.mean(), right - right.mean()
-    size = float(np.sqrt((left @ left) * (right @ right)))
-    if size == 0:
-        message = "a rank correlation needs values that differ: all of one side are the same"
-        raise ValueError(message)
-    return float(left @ right) / size
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: NDArray[np.float64] = last - (counts - 1) / 2
-    return mean[inverse.ravel()]
+RANKS = 10
+"""Number of ranks that count for nDCG."""
 
 
 class DatasetError(MLXQwenEmbeddingsError, ValueError):
@@ -74,11 +30,11 @@ class DatasetError(MLXQwenEmbeddingsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSet:
-    """Questions, documents, and which answer which.
+    """Documents, queries, and which documents are relevant to which query.
 
     Attributes:
-        documents: Text by id, the title in front.
-        queries: Text by id; only those that something is relevant to.
+        documents: Text by id, with the title in front.
+        queries: Text by id, without queries that no document is relevant to.
         relevance: Gain by document, by query.
     """
 
@@ -87,111 +43,17 @@ class RetrievalSet:
     relevance: dict[str, dict[str, float]]
 
 
-def read_retrieval(folder: Path, limit: int | None = None) -> RetrievalSet:
-    """Read ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``).
-
-    Args:
-        folder: Where they lie.
-        limit: Most queries; None is all. All documents stay: fewer would be an easier task.
-
-    Raises:
-        DatasetError: When a file is missing or malformed; the message names the file and the line.
-    """
-    documents = {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in _rows(folder / "corpus.jsonl")}
-    texts = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
-    relevance = _relevance(folder)
-    unknown = [query for query in relevance if query not in texts]
-    if unknown or not relevance:
-        message = (
-            f"{folder}: the relevance file names {unknown[0]!r}, which queries.jsonl lacks"
-            if unknown
-            else (f"{folder}: the relevance file names no document as relevant")
-        )
-        raise DatasetError(message)
-    chosen = [query for query in texts if query in relevance][:limit]
-    return RetrievalSet(documents, {query: texts[query] for query in chosen}, relevance)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            _ = row["_id"], row["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            message = f'{path}, line {number}: every line is a JSON object with "_id" and "text" ({error!r})'
-            raise DatasetError(message) from error
-        yield row
-
-
-def _relevance(folder: Path) -> dict[str, dict[str, float]]:
-    path = folder / "qrels.tsv"
-    if not path.is_file():
-        path = folder / "qrels" / "test.tsv"
-    found: dict[str, dict[str, float]] = {}
-    for query, document, score in _columns(path):
-        if _number(score, path) > 0:
-            found.setdefault(query, {})[document] = float(score)
-    return found
-
-
-def read_pairs(path: Path, limit: int | None = None) -> tuple[list[float], list[str], list[str]]:
-    """Read lines of score, sentence and sentence, divided by tabs, below a line with their names.
-
-    Raises:
-        DatasetError: When it is missing or malformed.
-    """
-    rows = list(_columns(path))[:limit]
-    if not rows:
-        message = f"{path} holds no pair"
-        raise DatasetError(message)
-    scores, first, second = zip(*rows, strict=True)
-    return [_number(score, path) for score in scores], list(first), list(second)
-
-
-def _columns(path: Path, count: int = 3) -> Iterator[list[str]]:
-    # Quotation marks are part of the sentences.
-    lines = csv.reader(_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    next(lines, None)
-    for number, line in enumerate(lines, start=2):
-        if len(line) != count:
-            message = f"{path}, line {number}: {count} columns divided by tabs are needed, not {len(line)}"
-            raise DatasetError(message)
-        yield line
-
-
-def _number(text: str, path: Path) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        message = f"{path}: {text!r} is no number"
-        raise DatasetError(message) from error
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        message = f"there is no {path}: a set is a folder with corpus.jsonl, queries.jsonl and qrels.tsv, or a TSV of pairs"
-        raise DatasetError(message)
-    return path.read_text(encoding="utf-8")
-
-
-__all__ = ["DatasetError", "Score", "evaluate_pairs", "evaluate_retrieval", "ndcg", "rank_scores", "spearman"]
-
-RANKS = 10
-
-
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One figure of a model on one set.
+    """The score of a model on one labelled set.
 
     Attributes:
-        data: The set.
-        figure: What was measured.
-        value: The figure; both kinds are best at 1.
+        data: The set's path.
+        figure: "nDCG@10" or "Spearman"; 1 is the best value of both.
+        value: The score.
         queries: Number of queries, or of pairs.
         documents: Number of documents; 0 for pairs.
-        seconds: Time that it took, loading included.
+        seconds: How long it took, including loading the model.
     """
 
     data: str
@@ -214,41 +76,23 @@ def evaluate_retrieval(
     limit: int | None = None,
     options: CallOptions | None = None,
 ) -> Score:
-    """Rank all documents by cosine for every query, and give the mean nDCG@10.
+    """Rank all documents by cosine for every query, and return the mean nDCG@10.
 
     Args:
         engine: The model.
         folder: A set in BEIR's layout, see ``read_retrieval``.
-        instruction: The task in words, for the queries; None takes the model's own.
-        limit: Most queries; None is all.
+        instruction: Task description for the queries; None takes the model's own.
+        limit: Maximum number of queries; None takes all.
         options: Further options of the embedding calls, such as ``dimensions`` or ``max_length``.
 
     Raises:
-        DatasetError: When the set cannot be read.
+        DatasetError: If the set cannot be read.
     """
     start, data, options = time.perf_counter(), read_retrieval(folder, limit), options or {}
     documents = engine.embed_documents(data.documents.values(), **options)
     queries = engine.embed_queries(data.queries.values(), **options | CallOptions(instruction=instruction))
     value = float(np.mean(rank_scores(data, documents, queries)))
     return Score(str(folder), f"nDCG@{RANKS}", value, len(data.queries), len(data.documents), time.perf_counter() - start)
-
-
-def rank_scores(data: RetrievalSet, documents: Vectors, queries: Vectors) -> list[float]:
-    """Give nDCG@10 of every query.
-
-    Args:
-        data: The set.
-        documents: Unit vectors of its documents, in its order; shape (documents, d).
-        queries: Unit vectors of its queries; shape (queries, d).
-    """
-    # One more than counts, for the document that is the query itself.
-    found = top_k(queries, documents, k=RANKS + 1)[1].tolist()
-    names = list(data.documents)
-    # A query that is a document itself (ArguAna) would find itself: BEIR leaves it out.
-    rankings = (
-        [names[row] for row in rows if names[row] != query] for query, rows in zip(data.queries, found, strict=True)
-    )
-    return [ndcg(ranking, data.relevance[query], RANKS) for query, ranking in zip(data.queries, rankings, strict=True)]
 
 
 def evaluate_pairs(
@@ -259,19 +103,181 @@ def evaluate_pairs(
     limit: int | None = None,
     options: CallOptions | None = None,
 ) -> Score:
-    """Correlate the cosine of two sentences with people's judgement of how alike they are.
+    """Correlate the cosines of pairs of sentences with human judgements of their similarity.
 
     Args:
         engine: The model.
         path: Scored pairs, see ``read_pairs``.
-        instruction: The task in words, put in front of both sentences; None and "" put nothing.
-        limit: Most pairs; None is all.
+        instruction: Task description put before both sentences; None and "" put nothing.
+        limit: Maximum number of pairs; None takes all.
         options: Further options of the embedding calls.
 
     Raises:
-        DatasetError: When the file cannot be read.
+        DatasetError: If the file cannot be read.
     """
     start, (scores, first, second) = time.perf_counter(), read_pairs(path, limit)
     vectors = engine.embed_queries([*first, *second], **(options or {}) | CallOptions(instruction=instruction or ""))
     cosines = np.einsum("nd,nd->n", vectors[: len(first)], vectors[len(first) :], dtype=np.float64)
     return Score(str(path), "Spearman", spearman(cosines, scores), len(first), 0, time.perf_counter() - start)
+
+
+def rank_scores(data: RetrievalSet, documents: Vectors, queries: Vectors) -> list[float]:
+    """Return the nDCG@10 of each query.
+
+    Args:
+        data: The set.
+        documents: Unit vectors of its documents, in its order; shape (documents, d).
+        queries: Unit vectors of its queries; shape (queries, d).
+    """
+    # One rank more, because a query that is also a document (as in ArguAna) finds itself. BEIR does not count that.
+    found = top_k(queries, documents, k=RANKS + 1)[1].tolist()
+    names = list(data.documents)
+    rankings = (
+        [names[row] for row in rows if names[row] != query] for query, rows in zip(data.queries, found, strict=True)
+    )
+    return [ndcg(ranking, data.relevance[query], RANKS) for query, ranking in zip(data.queries, rankings, strict=True)]
+
+
+def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], k: int = RANKS) -> float:
+    """Return the normalised discounted cumulative gain as trec_eval's ``ndcg_cut`` does: linear gain, log2(rank + 1).
+
+    Args:
+        ranking: Documents, best first.
+        relevance: Gain of each relevant document; others, and gains below 0, count as 0.
+        k: Number of ranks that count.
+
+    Returns:
+        0 to 1; 0 if no document is relevant.
+    """
+    gains = [max(relevance.get(document, 0.0), 0.0) for document in ranking[:k]]
+    best = _discounted(sorted((max(gain, 0.0) for gain in relevance.values()), reverse=True)[:k])
+    return _discounted(gains) / best if best else 0.0
+
+
+def _discounted(gains: Sequence[float]) -> float:
+    return float(sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)))
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Spearman's rank correlation: Pearson's of the ranks, where equal values share their mean rank.
+
+    Args:
+        a: Shape (n,).
+        b: Shape (n,).
+
+    Raises:
+        ValueError: If the lengths differ, or all values of one side are equal.
+    """
+    left, right = _ranks(np.asarray(a, dtype=np.float64)), _ranks(np.asarray(b, dtype=np.float64))
+    if len(left) != len(right):
+        message = f"a rank correlation needs pairs: there are {len(left)} values and {len(right)}"
+        raise ValueError(message)
+    left, right = left - left.mean(), right - right.mean()
+    size = float(np.sqrt((left @ left) * (right @ right)))
+    if size == 0:
+        message = "a rank correlation needs values that differ: all of one side are the same"
+        raise ValueError(message)
+    return float(left @ right) / size
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return mean[inverse.ravel()]
+
+
+def passages() -> list[str]:
+    """Return the distinct paragraphs of the labelled set."""
+    return list(dict.fromkeys(read_retrieval(LABELLED).documents.values()))
+
+
+def questions() -> list[str]:
+    """Return the distinct questions of the labelled set."""
+    return list(dict.fromkeys(read_retrieval(LABELLED).queries.values()))
+
+
+def read_retrieval(folder: Path, limit: int | None = None) -> RetrievalSet:
+    """Read ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``).
+
+    Args:
+        folder: The set's folder.
+        limit: Maximum number of queries; None takes all. Documents are not limited: fewer would make the task easier.
+
+    Raises:
+        DatasetError: If a file is missing or malformed; the message names the file and the line.
+    """
+    documents = {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in _rows(folder / "corpus.jsonl")}
+    texts = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
+    relevance = _relevance(folder)
+    if not relevance:
+        message = f"{folder}: the relevance file names no document as relevant"
+        raise DatasetError(message)
+    if unknown := relevance.keys() - texts.keys():
+        message = f"{folder}: the relevance file names {min(unknown)!r}, which queries.jsonl lacks"
+        raise DatasetError(message)
+    chosen = [query for query in texts if query in relevance][:limit]
+    return RetrievalSet(documents, {query: texts[query] for query in chosen}, relevance)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            _ = row["_id"], row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            message = f'{path}, line {number}: every line must be a JSON object with "_id" and "text" ({error!r})'
+            raise DatasetError(message) from error
+        yield row
+
+
+def _relevance(folder: Path) -> dict[str, dict[str, float]]:
+    path = folder / "qrels.tsv"
+    if not path.is_file():
+        path = folder / "qrels" / "test.tsv"
+    relevance: dict[str, dict[str, float]] = {}
+    for query, document, score in _columns(path):
+        if _number(score, path) > 0:
+            relevance.setdefault(query, {})[document] = float(score)
+    return relevance
+
+
+def read_pairs(path: Path, limit: int | None = None) -> tuple[list[float], list[str], list[str]]:
+    """Read scored pairs: a header line, then one score and two sentences per line, separated by tabs.
+
+    Raises:
+        DatasetError: If the file is missing or malformed.
+    """
+    rows = list(_columns(path))[:limit]
+    if not rows:
+        message = f"{path} has no pairs"
+        raise DatasetError(message)
+    scores, first, second = zip(*rows, strict=True)
+    return [_number(score, path) for score in scores], list(first), list(second)
+
+
+def _columns(path: Path, count: int = 3) -> Iterator[list[str]]:
+    # Quotation marks are part of the sentences.
+    lines = csv.reader(_read(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    next(lines, None)
+    for number, line in enumerate(lines, start=2):
+        if len(line) != count:
+            message = f"{path}, line {number}: needs {count} columns separated by tabs, not {len(line)}"
+            raise DatasetError(message)
+        yield line
+
+
+def _number(text: str, path: Path) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        message = f"{path}: {text!r} is not a number"
+        raise DatasetError(message) from error
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        message = f"{path} is missing: a set is a folder with corpus.jsonl, queries.jsonl and qrels.tsv, or a TSV of pairs"
+        raise DatasetError(message)
+    return path.read_text(encoding="utf-8")

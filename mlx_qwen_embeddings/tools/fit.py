@@ -1,8 +1,7 @@
-"""Settings for one machine, a bound on memory and a wait, found by measuring the model for a few seconds."""
+"""Choose an engine's settings for this machine, a memory limit and a latency target, by measuring for a few seconds."""
 
 import re
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,23 +13,23 @@ from mlx_qwen_embeddings.compute.mlx.blas import cores
 from mlx_qwen_embeddings.compute.mlx.lanes import MOST_LANES
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.settings import EngineSettings
-from mlx_qwen_embeddings.tools.labelled import passages
+from mlx_qwen_embeddings.tools.evaluate import passages
 
-BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
-"""Tokens of a batch that are tried, until one takes too long or too much."""
+BATCH_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
+"""Batch sizes that are tried, in tokens, until one takes too long."""
 
-WORTH = 0.03
-"""A larger batch has to be faster by this part: a smaller one lets others in sooner."""
+WORTHWHILE_GAIN = 0.03
+"""A batch that is faster by less than this is not worth its size: smaller batches let other calls in sooner."""
 
-WORDS = 60
-"""Words of a text that is measured with: about 90 tokens."""
+TEXT_WORDS = 60
+"""Words of each text that is embedded, about 90 tokens."""
 
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one choice did: seconds of a batch, tokens a second, bytes of the process at most."""
+    """One measured choice: seconds per batch, tokens per second, and peak memory of the process in bytes."""
 
     lanes: int
     batch_tokens: int
@@ -41,14 +40,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The settings that were chosen, and what they are expected to do.
+    """The chosen settings and what to expect of them. As text, both in a few sentences.
 
     Attributes:
         settings: To open an engine with.
-        expected: The trial that they rest on.
-        query_seconds: Time of one query while nothing else runs.
+        expected: The trial that the choice rests on.
+        query_seconds: How long a query takes while nothing else runs.
         device: "cpu" or "gpu".
-        trials: All that was measured.
+        trials: All measurements.
     """
 
     settings: EngineSettings
@@ -62,8 +61,8 @@ class Fit:
         alone, behind = 1000 * self.query_seconds, 1000 * (best.seconds + self.query_seconds)
         return (
             f"{chosen.model}: batch_tokens={chosen.batch_tokens}, lanes={chosen.lanes}, dtype={chosen.dtype}, "
-            f"cache_bytes={chosen.cache_bytes} on this {self.device}. Expected: {best.tokens_per_second:,.0f} tokens a "
-            f"second; a query alone {alone:.0f} ms, and at most {behind:.0f} ms behind a batch of others; "
+            f"cache_bytes={chosen.cache_bytes} on this {self.device}. Expected: {best.tokens_per_second:,.0f} tokens per "
+            f"second; {alone:.0f} ms for a query alone, at most {behind:.0f} ms behind a batch of other texts; "
             f"{(best.memory_bytes + chosen.cache_bytes) / 1e9:.2f} GB with a full cache."
         )
 
@@ -76,64 +75,62 @@ def fit(
     seconds: float = 8.0,
     **overrides: Any,
 ) -> Fit:
-    """Load the model, try batches of growing size, and choose.
+    """Load the model, measure batches of growing size, and choose batch size, lanes, compute type and cache size.
 
-    Of what keeps the bounds, the fastest is taken, by tokens a second, and the smallest batch that is nearly as fast.
-    Memory is that of the whole process, as the system counts it, with half of what is left given to the cache.
+    The choice is the fastest that keeps both limits, or the smallest batch that is nearly as fast. Memory is that of the
+    whole process, as the system counts it. The cache gets half of what is left.
 
     Args:
         model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
-        max_memory: Most memory of the process with the cache full, as "2GB", "512MiB" or bytes; None sets no bound.
-        target_latency_ms: Most milliseconds that a query may take that comes while a batch of others runs.
-        seconds: How long to measure, beside loading.
-        **overrides: See ``EngineSettings``; what is given stays as it is.
+        max_memory: Maximum memory of the process with a full cache: "2GB", "512MiB" or a number of bytes; None sets no
+            limit.
+        target_latency_ms: Maximum milliseconds for a query that arrives while a batch of other texts runs; None sets no
+            limit.
+        seconds: How long to measure, not counting the time to load the model.
+        **overrides: Fields of ``EngineSettings`` that stay as given.
 
     Raises:
-        ValueError: When nothing keeps the bounds; the message says what the least is.
+        ValueError: If nothing keeps the limits; the message says how much is needed.
     """
-    most = None if max_memory is None else parse_bytes(max_memory)
+    limit = None if max_memory is None else parse_bytes(max_memory)
     base = EngineSettings.from_env(model=model, **overrides)
     trials: list[Trial] = []
     queries: dict[int, float] = {}
     device, dtype = "", ""
-    ways = _lanes(base)
-    for lanes in ways:
-        tried = {"lanes": lanes, "batch_tokens": BUDGETS[-1], "cache_bytes": 0, "cache_path": None}
+    lane_counts = _lane_counts(base)
+    for lanes in lane_counts:
+        tried = {"lanes": lanes, "batch_tokens": BATCH_TOKENS[-1], "cache_bytes": 0, "cache_path": None}
         before = resident_memory()
         with EmbeddingEngine(settings=base.model_copy(update=tried)) as engine:
             engine.warmup()
             device, dtype = engine.facts.device, engine.facts.dtype
             queries[lanes] = _query_seconds(engine)
-            budgets = BUDGETS if base.batch_tokens is None else (base.batch_tokens,)
-            trials += _trials(engine, lanes, budgets, before, seconds / len(ways))
+            sizes = BATCH_TOKENS if base.batch_tokens is None else (base.batch_tokens,)
+            trials += _measure(engine, lanes, sizes, before, seconds / len(lane_counts))
         if device == "gpu":
-            break
-    best = _choose(trials, queries, most, target_latency_ms)
-    room = base.cache_bytes if most is None else min(base.cache_bytes, (most - best.memory_bytes) // 2)
-    chosen = {"lanes": best.lanes, "batch_tokens": best.batch_tokens, "dtype": dtype}
-    kept = base.cache_bytes if "cache_bytes" in overrides else room
-    return Fit(base.model_copy(update=chosen | {"cache_bytes": kept}), best, queries[best.lanes], device, tuple(trials))
+            break  # lanes are for CPUs
+    best = _choose(trials, queries, limit, target_latency_ms)
+    cache_bytes = base.cache_bytes
+    if limit is not None and "cache_bytes" not in overrides:
+        cache_bytes = min(cache_bytes, (limit - best.memory_bytes) // 2)
+    chosen = {"lanes": best.lanes, "batch_tokens": best.batch_tokens, "dtype": dtype, "cache_bytes": cache_bytes}
+    return Fit(base.model_copy(update=chosen), best, queries[best.lanes], device, tuple(trials))
 
 
 def parse_bytes(amount: str | int) -> int:
-    """Read "2GB", "1.5 GiB" or a number of bytes.
+    """Return the bytes of "2GB", "1.5 GiB" or a number.
 
     Raises:
-        ValueError: When it is none of these, or nothing is left.
+        ValueError: If it is none of these, or 0.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(amount).lower())
     if found is None or found[2] not in UNITS or not float(found[1]):
-        message = f'max_memory={amount!r} is no amount of memory: write "2GB", "512MiB" or a number of bytes'
+        message = f'max_memory={amount!r} is not an amount of memory: write "2GB", "512MiB" or a number of bytes'
         raise ValueError(message)
     return round(float(found[1]) * UNITS[found[2]])
 
 
-def announce(found: Fit) -> None:
-    """Tell the person at the keyboard what was chosen."""
-    sys.stderr.write(f"{found}\n")
-
-
-def _lanes(base: EngineSettings) -> tuple[int, ...]:
+def _lane_counts(base: EngineSettings) -> tuple[int, ...]:
     if base.lanes is not None:
         return (base.lanes,)
     most = min(cores(), MOST_LANES)
@@ -146,37 +143,37 @@ def _query_seconds(engine: EmbeddingEngine) -> float:
         start = time.perf_counter()
         engine.embed_query(f"what is written on page {number}?")
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+    return statistics.median(taken[1:])  # the first is slower
 
 
-def _trials(engine: EmbeddingEngine, lanes: int, budgets: tuple[int, ...], before: int, seconds: float) -> Iterator[Trial]:
-    """Measure batch after batch; the first is always measured, and each twice."""
-    start, texts = time.perf_counter(), _texts(budgets[-1] // 32)
-    buffers = CACHE_LIMIT[engine.facts.device]  # a few batches do not fill them yet
+def _measure(engine: EmbeddingEngine, lanes: int, sizes: tuple[int, ...], before: int, seconds: float) -> Iterator[Trial]:
+    """Measure each batch size twice until the time is up; the first size is always measured."""
+    start, texts = time.perf_counter(), _texts(sizes[-1] // 32)
+    free_buffers = CACHE_LIMIT[engine.facts.device]  # a few batches do not fill them yet
     longest, last = max(engine.count_tokens(texts[:64])), 0.0
-    for budget in budgets:
-        # The next batch takes about twice as long as this one, twice.
+    for size in sizes:
+        # The next batch takes about twice as long as the last one, and runs twice.
         if last and time.perf_counter() - start + 4 * last > seconds:
             return
-        some = texts[: max(1, budget // longest)]
+        batch = texts[: max(1, size // longest)]
         taken, tokens = [], engine.stats().tokens
         for _ in range(2):
             begun = time.perf_counter()
-            engine.embed_documents(some)
+            engine.embed_documents(batch)
             taken.append(time.perf_counter() - begun)
         last, stats = min(taken), engine.stats()
-        memory = max(resident_memory(), before + stats.peak_memory_bytes) + max(0, buffers - kept_memory())
-        yield Trial(lanes, budget, last, (stats.tokens - tokens) / 2 / last, memory)
+        memory = max(resident_memory(), before + stats.peak_memory_bytes) + max(0, free_buffers - kept_memory())
+        yield Trial(lanes, size, last, (stats.tokens - tokens) / 2 / last, memory)
 
 
 def _texts(number: int) -> list[str]:
     words = " ".join(passages()).split()
-    starts = [place * 37 % (len(words) - WORDS) for place in range(max(1, number))]
-    return [" ".join(words[start : start + WORDS]) for start in starts]
+    starts = [place * 37 % (len(words) - TEXT_WORDS) for place in range(max(1, number))]
+    return [" ".join(words[start : start + TEXT_WORDS]) for start in starts]
 
 
-def _choose(trials: list[Trial], queries: dict[int, float], most: int | None, target: float | None) -> Trial:
-    small = [trial for trial in trials if most is None or trial.memory_bytes <= most]
+def _choose(trials: list[Trial], queries: dict[int, float], limit: int | None, target: float | None) -> Trial:
+    small = [trial for trial in trials if limit is None or trial.memory_bytes <= limit]
     if not small:
         least = min(trial.memory_bytes for trial in trials)
         message = (
@@ -184,13 +181,13 @@ def _choose(trials: list[Trial], queries: dict[int, float], most: int | None, ta
         )
         raise ValueError(message)
     waits = {trial: 1000 * (trial.seconds + queries[trial.lanes]) for trial in small}
-    soon = [trial for trial in small if target is None or waits[trial] <= target]
-    if not soon:
+    quick = [trial for trial in small if target is None or waits[trial] <= target]
+    if not quick:
         message = (
             f"a query behind a batch takes at least {min(waits.values()):.0f} ms here, more than "
             f"target_latency_ms={target:g}: raise it, or take a smaller model"
         )
         raise ValueError(message)
-    fastest = max(trial.tokens_per_second for trial in soon)
-    near = [trial for trial in soon if trial.tokens_per_second >= (1 - WORTH) * fastest]
+    fastest = max(trial.tokens_per_second for trial in quick)
+    near = [trial for trial in quick if trial.tokens_per_second >= (1 - WORTHWHILE_GAIN) * fastest]
     return min(near, key=lambda trial: (trial.batch_tokens, -trial.tokens_per_second))

@@ -21,7 +21,7 @@ from mlx_qwen_embeddings.engine import shared
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 from mlx_qwen_embeddings.stats import StatsCounter
-from mlx_qwen_embeddings.tools.verify.verification import verify
+from mlx_qwen_embeddings.tools.verify import verify
 from tests.support.cached_vectors import Array, is_right, key, make, row, there, vector
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.tools.convert.conversion import convert
+from mlx_qwen_embeddings.tools.convert import convert
 from tests.support.checkpoints import NANO_ENTRIES, PACKABLE, Shape, Weights, random_weights, write_checkpoint
 from tests.support.forward import pooled_vectors
 

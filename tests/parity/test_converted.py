@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.tools.convert.conversion import convert
+from mlx_qwen_embeddings.tools.convert import convert
 from tests.support.bert_reference import BertShape, bert_weights, write_bert
 from tests.support.checkpoints import NANO_ENTRIES, Shape, random_weights, write_checkpoint
 

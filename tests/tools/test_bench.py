@@ -1,6 +1,7 @@
 """``mlx-qwen bench``: the figures add up, are printed and drawn; nothing is said of how fast this machine is."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ from the cache: 46 times as fast
 def test_json_and_a_picture(tmp_path: Path) -> None:
     status, out, err = run("-m", "nano", "--json", "--plot", tmp_path / "out.png")
     assert (status, err) == (0, "")
-    assert json.loads(out) == REPORT.as_dict()
+    assert json.loads(out) == asdict(REPORT)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 

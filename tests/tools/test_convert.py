@@ -20,12 +20,10 @@ from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.tools.convert import conversion
-from mlx_qwen_embeddings.tools.convert.choice import choose
-from mlx_qwen_embeddings.tools.convert.conversion import ConversionError, convert
-from mlx_qwen_embeddings.tools.evaluate import read_retrieval
-from mlx_qwen_embeddings.tools.labelled import LABELLED
-from mlx_qwen_embeddings.tools.verify.verification import verify
+from mlx_qwen_embeddings.tools.convert import ConversionError, Cost, conversion, convert
+from mlx_qwen_embeddings.tools.convert.packing import choose_packing
+from mlx_qwen_embeddings.tools.evaluate import LABELLED, read_retrieval
+from mlx_qwen_embeddings.tools.verify import verify
 from tests.support.bert_reference import BertShape, bert_weights, write_bert
 from tests.support.bpe_tokenizer import END_ID, write_bpe
 from tests.support.checkpoints import (
@@ -94,7 +92,7 @@ def test_affine_weights_are_within_a_step(bits: int, group: int, source: Path, w
     arrays = stored(tmp_path / "out")
     said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
     assert said == {"bits": bits, "group_size": group, "mode": "affine"}
-    assert (str(done.choice), done.dtype, done.plain) == (f"{bits} bits, groups of {group}, affine", "float32", 0)
+    assert (str(done.packing), done.dtype, done.unpacked) == (f"{bits} bits, groups of {group}, affine", "float32", 0)
     for name in ("embed_tokens", "layers.1.self_attn.v_proj", "layers.0.mlp.down_proj"):
         parts = [np.array(arrays[f"model.{name}.{part}"]) for part in ("weight", "scales", "biases")]
         scales, biases = (np.repeat(part, group, axis=1) for part in parts[1:])
@@ -147,8 +145,8 @@ def test_matrices_with_other_rows_stay_plain(tmp_path: Path) -> None:
     done = convert(str(folder), tmp_path / "out", bits=8, group_size=128, report=False)
     packed = sorted(name for name in stored(tmp_path / "out") if name.endswith(".scales"))
     assert packed == [f"model.layers.{layer}.self_attn.o_proj.scales" for layer in (0, 1)]
-    assert done.plain == 13
-    assert "stored plain, since their rows are no multiple of 128: 13 matrices" in str(done)
+    assert done.unpacked == 13
+    assert "not packed, because their rows are not a multiple of 128: 13 matrices" in str(done)
     assert cosines(embed(folder), embed(tmp_path / "out")).min() > 0.999
 
 
@@ -172,7 +170,7 @@ def test_without_bits_only_the_type_changes(dtype: str, source: Path, weights: W
     for name, array in arrays.items():
         assert array.dtype == getattr(mx, dtype)
         assert mx.array_equal(array, mx.array(weights[name.removeprefix("model.")]).astype(array.dtype))
-    assert (done.choice, done.dtype, done.repacked) == (None, dtype, False)
+    assert (done.packing, done.dtype, done.repacked) == (None, dtype, False)
 
 
 def test_the_type_is_the_sources_unless_named(weights: Weights, tmp_path: Path) -> None:
@@ -317,6 +315,7 @@ def test_the_labelled_set_is_500_texts_with_their_licence() -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bits": 7}, "--bits 7 is not possible in mode 'affine': it is one of 2, 3, 4, 5, 6, 8"),
+    ({"bits": 4, "group_size": 0}, "--group-size 0 is not possible in mode 'affine': it is one of 32, 64, 128"),
     ({"group_size": 64}, "--bits is needed: it is one of 2, 3, 4, 5, 6, 8"),
     ({"mode": "affine"}, "--bits is needed: it is one of 2, 3, 4, 5, 6, 8"),
     ({"bits": 4, "group_size": 16}, "--group-size 16 is not possible in mode 'affine': it is one of 32, 64, 128"),
@@ -336,10 +335,10 @@ def test_what_mlx_cannot_pack_is_refused_with_what_it_can(asked: dict[str, Any],
 
 
 def test_modes_of_one_width_need_no_bits() -> None:
-    made = [str(choose(None, None, mode, None)) for mode in ("mxfp4", "mxfp8", "nvfp4")]
+    made = [str(choose_packing(None, None, mode)) for mode in ("mxfp4", "mxfp8", "nvfp4")]
     assert made == ["4 bits, groups of 32, mxfp4", "8 bits, groups of 32, mxfp8", "4 bits, groups of 16, nvfp4"]
-    assert str(choose(5, None, None, None)) == "5 bits, groups of 64, affine"
-    assert choose(None, None, None, "bfloat16") is None
+    assert str(choose_packing(5, None, None)) == "5 bits, groups of 64, affine"
+    assert choose_packing(None, None, None) is None
 
 
 def fill(target: Path) -> None:
@@ -355,7 +354,7 @@ def link(target: Path) -> None:
 def test_what_is_there_is_never_overwritten(occupy: Any, tmp_path: Path) -> None:
     occupy(tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConversionError, match=rf"^{tmp_path}/out is there already: name a folder that is new or empty"):
+    with pytest.raises(ConversionError, match=rf"^{tmp_path}/out exists: name a new or empty folder"):
         convert("nano", tmp_path / "out", bits=4)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -364,12 +363,14 @@ def test_an_empty_folder_will_do_and_a_missing_one_above_will_not(source: Path, 
     (tmp_path / "out").mkdir()
     convert(str(source), tmp_path / "out", bits=4, report=False)
     assert (tmp_path / "out" / "model.safetensors").exists()
-    with pytest.raises(ConversionError, match=rf"{tmp_path}/no is no folder, so out cannot be made in it: make it first"):
+    with pytest.raises(
+        ConversionError, match=rf"{tmp_path}/no is not a folder, so out cannot be made in it: make it first"
+    ):
         convert(str(source), tmp_path / "no" / "out", bits=4)
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"])
-@pytest.mark.parametrize("at", ["copy_side_files", "measure", "_write_card"])
+@pytest.mark.parametrize("at", ["model_folder.copy_other_files", "conversion.measure", "conversion._write_card"])
 def test_a_failure_leaves_nothing(
     at: str, error: BaseException, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,9 +378,9 @@ def test_a_failure_leaves_nothing(
         assert [path.name.startswith(".out-") for path in tmp_path.iterdir()] == [True]
         raise error
 
-    monkeypatch.setattr(conversion, "measure", lambda *_, **__: conversion.Cost(0, 0, 0, "", 0, 0, 0))
-    monkeypatch.setattr(conversion, "compare", lambda source, result: source)
-    monkeypatch.setattr(conversion, at, fail)
+    monkeypatch.setattr(conversion, "measure", lambda *_: None)
+    monkeypatch.setattr(conversion, "compare", lambda *_: Cost(0, 0, 0, "", 0, 0, 0))
+    monkeypatch.setattr(f"mlx_qwen_embeddings.tools.convert.{at}", fail)
     with pytest.raises(type(error)):
         convert(str(source), tmp_path / "out", bits=4)
     assert list(tmp_path.iterdir()) == []
@@ -435,7 +436,7 @@ def test_the_command_as_json(source: Path, tmp_path: Path) -> None:
     status, said, err = run("convert", str(source), str(tmp_path / "out"), "--dtype", "bfloat16", "--json")
     data = json.loads(said)
     assert (status, err) == (0, "")
-    assert (data["dtype"], data["choice"], data["target"]) == ("bfloat16", None, str(tmp_path / "out"))
+    assert (data["dtype"], data["packing"], data["target"]) == ("bfloat16", None, str(tmp_path / "out"))
     assert data["cost"]["texts"] == 500
     assert 0.999 < data["cost"]["worst"] <= data["cost"]["mean"] < 1
 

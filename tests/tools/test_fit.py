@@ -1,11 +1,11 @@
-"""EngineSettings.fit: what it chooses among trials, and that it measures a real model within the bounds."""
+"""``fit``: what it chooses among trials, and that its choice for a real model keeps the limits."""
 
 import re
 
 import numpy as np
 import pytest
 
-from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
+from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.compute.memory import resident_memory
 from mlx_qwen_embeddings.tools.fit import Trial, _choose, fit, parse_bytes
 
@@ -56,12 +56,12 @@ def test_what_is_no_amount_is_refused(written: str | int) -> None:
         parse_bytes(written)
 
 
-def test_nano_is_fitted_and_the_settings_keep_their_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_with_the_chosen_settings_keeps_the_limit() -> None:
     most = resident_memory() + 2**30
-    settings = EngineSettings.fit("nano", max_memory=most, target_latency_ms=60_000, device="cpu", seconds=1.0)
-    said = capsys.readouterr().err
-    assert f"batch_tokens={settings.batch_tokens}, lanes={settings.lanes}" in said
-    assert "tokens a second" in said
+    found = fit("nano", max_memory=most, target_latency_ms=60_000, device="cpu", seconds=1.0)
+    settings = found.settings
+    assert f"batch_tokens={settings.batch_tokens}, lanes={settings.lanes}" in str(found)
+    assert "tokens per second" in str(found)
     assert settings.cache_bytes <= 256 * 2**20
     with EmbeddingEngine(settings=settings) as engine:
         vectors = engine.embed_documents([f"line {number} of a file" for number in range(500)])
@@ -78,4 +78,4 @@ def test_what_was_given_stays() -> None:
 
 def test_a_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="max_memory"):
-        EngineSettings.fit("nano", max_memory="1MB", device="cpu", seconds=0.1)
+        fit("nano", max_memory="1MB", device="cpu", seconds=0.1)

@@ -1,5 +1,6 @@
-"""Convert a checkpoint to fewer bits, and measure what that costs."""
+"""Convert a model to MLX's format, packed or not, and measure what that costs."""
 
-from mlx_qwen_embeddings.tools.convert.conversion import convert
+from mlx_qwen_embeddings.tools.convert.conversion import Conversion, Cost, convert
+from mlx_qwen_embeddings.tools.convert.packing import ConversionError, Packing
 
-__all__ = ["convert"]
+__all__ = ["Conversion", "ConversionError", "Cost", "Packing", "convert"]

@@ -67,7 +67,7 @@ def test_a_finished_file_and_a_score() -> None:
     assert cells(report) == [
         ["out.parquet"],
         ["rows", "20,000"],
-        ["of an earlier run", "512"],
+        ["from an earlier run", "512"],
         ["dimensions", "384"],
         ["time", "1.23 s"],
     ]
@@ -80,7 +80,7 @@ def test_a_finished_corpus_and_an_index() -> None:
         [BAD],
         ["parts", "20"],
         ["rows", "20,000"],
-        ["of an earlier run", "512"],
+        ["from an earlier run", "512"],
         ["dimensions", "384"],
         ["time", "1.23 s"],
     ]

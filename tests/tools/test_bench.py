@@ -98,7 +98,7 @@ def test_json_and_a_picture(tmp_path: Path) -> None:
 def test_the_picture_shows_every_figure(tmp_path: Path) -> None:
     plot_bench(REPORT, tmp_path / "out.svg")
     drawing = (tmp_path / "out.svg").read_text("utf-8")
-    for words in ("texts a call", "tokens a second", "clients at once", "milliseconds a query", "p99"):
+    for words in ("texts per call", "tokens per second", "concurrent clients", "milliseconds per query", "p99"):
         assert f"<!-- {words} -->" in drawing
 
 

@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.server.routes.schemas import (
     MODEL_NAMES,
     SERVED,
     Body,
-    Meant,
+    RoleName,
     declare_errors,
     example,
     with_options,
@@ -37,14 +37,14 @@ class EmbeddingsRequest(Body):
         | Annotated[list[StrictStr], Field(min_length=1)]
         | Annotated[list[StrictInt], Field(min_length=1)]
         | Annotated[list[list[StrictInt]], Field(min_length=1)]
-    ) = Field(description="A text, or several. Token ids are refused unless the server allows them.")
-    model: str = Field(description=f"{MODEL_NAMES} to choose the role.")
+    ) = Field(description="One or several texts. Token ids are refused unless the server allows them.")
+    model: str = Field(description=f"{MODEL_NAMES}.")
     encoding_format: Literal["float", "base64"] | None = Field(
         default="float",
-        description="`base64` holds float32 numbers, little-endian, also for the other precisions; null takes `float`.",
+        description="`base64` is little-endian float32, whatever the precision; null takes `float`.",
     )
-    user: str | None = Field(default=None, description="Taken and not used.")
-    role: Meant = None
+    user: str | None = Field(default=None, description="Accepted but not used.")
+    role: RoleName = None
 
 
 class Embedding(BaseModel):

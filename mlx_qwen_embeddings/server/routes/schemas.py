@@ -9,14 +9,15 @@ from mlx_qwen_embeddings.options import OPTIONS, CallOptions, pydantic_fields
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.errors import BUSY_SECONDS, LOADING_SECONDS, ApiError
 
-Which = Annotated[str | None, Field(description="Alias, maybe with `:query` or `:document`; null is the default model.")]
-Meant = Annotated[
+MODEL_NAMES = "Alias or Hub name of a served model, optionally with `:query` or `:document` at the end to choose the role"
+
+ModelName = Annotated[str | None, Field(description=f"{MODEL_NAMES}; null takes the default model.")]
+RoleName = Annotated[
     Role | None,
-    Field(description="Whether the texts are queries or documents; null takes what the model's name says, else document."),
+    Field(
+        description="Whether the texts are queries or documents; null takes the role in the model's name, else document."
+    ),
 ]
-
-
-MODEL_NAMES = "Alias or name on the Hub of a served model, also with `:query` or `:document` at the end"
 
 
 def example(*bodies: dict[str, Any]) -> ConfigDict:
@@ -25,25 +26,25 @@ def example(*bodies: dict[str, Any]) -> ConfigDict:
 
 
 class Body(BaseModel):
-    """A request; a field that is not known is refused, since it was meant to do something."""
+    """A request; unknown fields are refused, since the client expects them to do something."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     @property
     def options(self) -> CallOptions:
-        """Give its options of a call; one that is null is left to the engine's own default."""
+        """The options for the engine; one that is null takes the engine's default."""
         given: Any = self.model_dump(include=set(CallOptions.__annotations__), exclude_none=True)
         return cast("CallOptions", given)
 
 
 SERVED = tuple(option.name for option in OPTIONS.values() if option.served)
-"""The options of a call that requests may set."""
+"""Options that requests may set."""
 
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def with_options(names: Collection[str] = SERVED) -> Callable[[type[AnyBody]], type[AnyBody]]:
-    """Add options of a call to a request as fields; null takes an option's default."""
+    """Return a decorator that adds these options to a request as fields; null takes an option's default."""
 
     def add(body: type[AnyBody]) -> type[AnyBody]:
         fields = pydantic_fields(names, null=True)

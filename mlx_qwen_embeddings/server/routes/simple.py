@@ -13,8 +13,8 @@ from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.routes.schemas import (
     Body,
-    Meant,
-    Which,
+    ModelName,
+    RoleName,
     declare_errors,
     example,
     with_options,
@@ -25,10 +25,10 @@ from mlx_qwen_embeddings.similarity import METRICS, Metric
 
 @with_options()
 class TextOptions(Body):
-    """What the simple endpoints have in common."""
+    """What requests for vectors share."""
 
-    model: Which = None
-    role: Meant = None
+    model: ModelName = None
+    role: RoleName = None
 
 
 class EmbedRequest(TextOptions):
@@ -36,7 +36,7 @@ class EmbedRequest(TextOptions):
 
     model_config = example({"text": "Tides follow the moon.", "model": "nano"})
 
-    text: StrictStr = Field(description="What to embed; it is taken as it is.")
+    text: StrictStr = Field(description="What to embed, unchanged.")
 
 
 class EmbedBatchRequest(TextOptions):
@@ -44,11 +44,11 @@ class EmbedBatchRequest(TextOptions):
 
     model_config = example({"texts": ["Tides follow the moon.", "The cat sleeps."], "model": "nano"})
 
-    texts: list[StrictStr] = Field(description="What to embed, each taken as it is; an empty list gives no vectors.")
+    texts: list[StrictStr] = Field(description="What to embed, unchanged; an empty list gives no vectors.")
 
 
 class _Embedded(BaseModel):
-    """What every response with vectors says."""
+    """What responses with vectors share."""
 
     dimensions: int = Field(description="Dimensions of a vector; binary precisions pack eight of them into one number.")
     model: str
@@ -94,15 +94,17 @@ class SimilarityRequest(Body):
         }
     )
 
-    texts_a: list[StrictStr] = Field(description="Each has a row of scores.")
-    texts_b: list[StrictStr] | None = Field(default=None, description="null compares the first texts with one another.")
+    texts_a: list[StrictStr] = Field(description="Texts to compare; each has a row of scores.")
+    texts_b: list[StrictStr] | None = Field(
+        default=None, description="Texts to compare with; null compares `texts_a` with each other."
+    )
     metric: Metric | None = Field(
         default="cosine",
-        description="Cosine for null. Of cosine and dot more is nearer, of the distances euclidean and manhattan less.",
+        description="cosine and dot are higher for similar texts, the distances euclidean and manhattan lower; null takes cosine.",
     )
-    model: Which = None
-    role_a: Meant = None
-    role_b: Meant = None
+    model: ModelName = None
+    role_a: RoleName = None
+    role_b: RoleName = None
 
 
 class SimilarityResponse(BaseModel):

@@ -11,14 +11,7 @@ from pydantic import BaseModel, Field, StrictStr
 
 from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.server.routes.schemas import (
-    Body,
-    ModelName,
-    RoleName,
-    declare_errors,
-    example,
-    with_options,
-)
+from mlx_qwen_embeddings.server.routes.schemas import Body, ModelName, RoleName, declare_errors, example, with_options
 from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
 
@@ -100,7 +93,7 @@ class SimilarityRequest(Body):
     )
     metric: Metric | None = Field(
         default="cosine",
-        description="cosine and dot are higher for similar texts, the distances euclidean and manhattan lower; null takes cosine.",
+        description="cosine and dot (higher is more similar), euclidean or manhattan distance (lower is); null is cosine.",
     )
     model: ModelName = None
     role_a: RoleName = None

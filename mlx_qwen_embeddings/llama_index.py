@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model, to_floats, to_floats_in_turns
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings.checkpoint.fingerprint import of_the_package
+from mlx_qwen_embeddings.checkpoint.fingerprint import nano_fingerprint
 from mlx_qwen_embeddings.options import OF_THE_RUN, CallOptions
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import NANO_FOLDER, resolve
@@ -117,7 +117,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         """
         fields = {name: value for name, value in super().to_dict(**kwargs).items() if name not in OF_THE_RUN}
         embedded = resolve(self.model_name).source == str(NANO_FOLDER)
-        return fields | ({CONTENT: of_the_package()} if embedded else {})
+        return fields | ({CONTENT: nano_fingerprint()} if embedded else {})
 
     def call_options(self, role: Role) -> CallOptions:
         """Return the options of a call; raise a ``ValueError`` for an ``embeddings_cache`` that would mix the roles."""

@@ -160,7 +160,7 @@ def pipeline(model: MLXQwenEmbedding) -> IngestionPipeline:
 def test_a_new_version_of_nano_embeds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pipeline(MLXQwenEmbedding("nano", dimensions=40))
     with monkeypatch.context() as older:
-        older.setattr(llama_index, "of_the_package", lambda: FIRST_NANO)
+        older.setattr(llama_index, "nano_fingerprint", lambda: FIRST_NANO)
         first.run(documents=documents())
         first.persist(str(tmp_path))
     model = MLXQwenEmbedding("nano", dimensions=40)

@@ -1,1 +1,1 @@
-"""From a model name to files that can be trusted: download, checks, configuration, fingerprint. It computes nothing."""
+"""From a model's name to files that can be trusted: find or download them, check them, read all but the weights."""

@@ -1,4 +1,4 @@
-"""Which models lie in the Hugging Face cache, how large they are there and in memory, and how they go."""
+"""List and delete the models in the Hugging Face cache, and estimate what a model takes on disk and in memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,8 @@ from typing import Any
 from mlx_qwen_embeddings.checkpoint.hub import cache_state
 from mlx_qwen_embeddings.registry import ModelSpec
 
-_BYTES_A_WEIGHT = {
-    "4-bit DWQ": 0.5625,
-    "8- and 5-bit": 0.833,
-    "8-bit": 1.0625,
-    "mxfp8": 1.03,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "fp32": 4.0,
-}
+_BYTES_EACH = {"4-bit DWQ": 0.5625, "8- and 5-bit": 0.833, "8-bit": 1.0625, "mxfp8": 1.03, "bf16": 2, "fp16": 2, "fp32": 4}
+"""Bytes per weight, scales of packed ones included, by what the registry says of a model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +17,8 @@ class Download:
 
     Attributes:
         path: Its folder.
-        size: On disk, in bytes; files that revisions share count once.
-        revisions: Commits that are there.
+        size: Bytes on disk; files that revisions share count once.
+        revisions: Commits in the cache.
     """
 
     path: Path
@@ -34,23 +27,21 @@ class Download:
 
 
 def downloads(cache_dir: Path | None = None) -> dict[str, Download]:
-    """Give every model of the cache by its Hub name.
+    """Return every model in the cache by its Hub name.
 
     Args:
         cache_dir: The cache; None is the Hugging Face cache.
     """
-    info = _scan(cache_dir)
-    return {
-        repo.repo_id: Download(
-            Path(repo.repo_path), repo.size_on_disk, tuple(sorted(revision.commit_hash for revision in repo.revisions))
-        )
-        for repo in (info.repos if info else ())
-        if repo.repo_type == "model"
-    }
+    info, found = _scan(cache_dir), {}
+    for repo in info.repos if info else ():
+        if repo.repo_type == "model":
+            commits = sorted(revision.commit_hash for revision in repo.revisions)
+            found[repo.repo_id] = Download(Path(repo.repo_path), repo.size_on_disk, tuple(commits))
+    return found
 
 
 def remove(name: str, cache_dir: Path | None = None) -> int:
-    """Delete a model from the cache, all revisions of it; give the bytes that are free again.
+    """Delete all revisions of a model from the cache, and return the number of bytes freed.
 
     Args:
         name: Its Hub name.
@@ -59,12 +50,10 @@ def remove(name: str, cache_dir: Path | None = None) -> int:
     Raises:
         FileNotFoundError: When it is not there.
     """
-    found = downloads(cache_dir).get(name)
-    info = _scan(cache_dir)
+    found, info = downloads(cache_dir).get(name), _scan(cache_dir)
     if found is None or info is None:
         folder, _ = cache_state(cache_dir, offline=True)
-        message = f"{name} is not in {folder}: there is nothing to remove"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"{name} is not in {folder}: there is nothing to remove")
     strategy = info.delete_revisions(*found.revisions)
     strategy.execute()
     return int(strategy.expected_freed_size)
@@ -82,24 +71,22 @@ def _scan(cache_dir: Path | None) -> Any:
 
 
 def memory_estimate(spec: ModelSpec, device: str) -> int | None:
-    """Estimate what a model's weights take in memory, in bytes; None when the registry does not say how large it is.
+    """Return about how many bytes a model's weights take in memory; None when the registry does not know its size.
 
-    A CPU computes with float32. A GPU keeps packed weights packed, and the others as bfloat16.
+    A CPU computes in float32. A GPU keeps packed weights packed, and the others in bfloat16.
 
     Args:
-        spec: A row of the registry.
+        spec: The model.
         device: "cpu" or "gpu".
     """
-    each = _BYTES_A_WEIGHT.get(spec.weights)
-    stored = stored_bytes(spec)
-    if each is None or not stored:
+    stored_each, stored = _BYTES_EACH.get(spec.weights), stored_bytes(spec)
+    if stored_each is None or not stored:
         return None
-    weights = stored / each
-    return round(weights * (4 if device == "cpu" else min(each, 2)))
+    return round(stored / stored_each * (4 if device == "cpu" else min(stored_each, 2)))
 
 
 def stored_bytes(spec: ModelSpec) -> int | None:
-    """Give the size of a model's weights as they are stored, in bytes; None when the registry does not say."""
+    """Return the size of a model's weights on disk, in bytes; None when the registry does not know it."""
     if not spec.local:
         return spec.download_bytes
     path = Path(spec.source)

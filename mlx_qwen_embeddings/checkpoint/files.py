@@ -1,4 +1,4 @@
-"""What a model's files say: configuration, pooling, prompts, lengths. Reads JSON or a GGUF's header, no weights."""
+"""Read what a model's files say: configuration, pooling, prompts, lengths, tokenizer. No weights are read."""
 
 import json
 import logging
@@ -12,9 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 
-from mlx_qwen_embeddings.checkpoint.gguf.config import config_of, pooling_of
+from mlx_qwen_embeddings.checkpoint.gguf import metadata
 from mlx_qwen_embeddings.checkpoint.gguf.header import Header, read_header
-from mlx_qwen_embeddings.checkpoint.gguf.tokenizer import build_tokenizer, carries_tokenizer, check_sibling
 from mlx_qwen_embeddings.checkpoint.tokenizer import read_tokenizer
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models import FAMILIES, Family
@@ -22,23 +21,16 @@ from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 
 DEFAULT_MAX_LENGTH = 8192
-"""Most tokens of a text unless the caller raises it: longer ones cost memory and time that should be asked for."""
+"""Most tokens of a text unless the caller raises it, because longer texts cost much memory and time."""
 
 MAX_JSON_BYTES = 100_000_000
-"""The largest such file, the index of the weights, has less than a hundredth of it."""
+"""Largest JSON file that is read. The largest published ones, indexes of weights, have less than a hundredth of that."""
 
 MAX_TEMPLATE_BYTES = 1_000_000
-"""The largest published chat templates have a twentieth of it."""
+"""Largest chat template that is read. The largest published ones have a twentieth of that."""
 
-_POOLING_NAMES: dict[str, Pooling] = {
-    "cls": "first",
-    "cls_token": "first",
-    "max": "max",
-    "max_tokens": "max",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "lasttoken": "last",
-}
+_POOLING_NAMES: dict[str, Pooling] = {"cls": "first", "cls_token": "first", "lasttoken": "last"}
+_POOLING_NAMES |= {"max": "max", "max_tokens": "max", "mean": "mean", "mean_tokens": "mean"}
 _SERVED_MODULES = ("Transformer", "Pooling", "Normalize")
 
 logger = logging.getLogger(__name__)
@@ -46,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder.
+    """The folder of a model.
 
     Attributes:
         path: The folder.
-        revision: Commit on the Hub; None for a folder of the user's own.
-        gguf: The one file with configuration, tokenizer and weights; None for a folder with config.json. JSON files
-            beside it count for what it does not say itself.
-        known_prompts: Prompts by role that the registry knows; they count where the files name none.
+        revision: Commit on the Hub; None for a local folder.
+        gguf: The file that holds configuration, tokenizer and weights; None for a folder with config.json. JSON files
+            beside it are used for what it does not say itself.
+        known_prompts: The registry's prompts by role, used when the files name none.
     """
 
     path: Path
@@ -62,23 +54,24 @@ class ModelFiles:
     known_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def file(self, name: str) -> Path:
-        """Give the path of a file, which need not be there.
+        """Return the path of a file, which may be missing.
 
         Raises:
-            ModelLoadError: When it lies, or a link leads, outside the folder. Links of the Hub's cache, whose snapshots
-                are links to blobs, are allowed.
+            ModelLoadError: When it is outside the folder, or a link that leads outside. The links of the Hub's cache, from
+                a snapshot to its blobs, are allowed.
         """
         path = self.path / name
         if self.gguf != path and not is_inside(self.path, path):
-            message = f"{path} leads outside the model's folder, to {path.resolve()}: refused; put the file itself there"
-            raise ModelLoadError(message)
+            raise ModelLoadError(
+                f"{path} leads outside the model's folder, to {path.resolve()}: refused; put the file itself there"
+            )
         return path
 
     def json(self, name: str) -> Any:
-        """Parse a JSON file of the folder; an absent one is an empty mapping.
+        """Parse a JSON file of the folder; a missing one is an empty mapping.
 
         Raises:
-            ModelLoadError: When it is not JSON, or lies outside the folder.
+            ModelLoadError: When it is not JSON, or is outside the folder.
         """
         path = self.file(name)
         if not path.is_file():
@@ -86,23 +79,21 @@ class ModelFiles:
         try:
             return json.loads(_read_text(path, MAX_JSON_BYTES))
         except (ValueError, OSError, RecursionError) as error:
-            message = f"{path} cannot be read as JSON ({error}): download it again"
-            raise ModelLoadError(message) from error
+            raise ModelLoadError(f"{path} cannot be read as JSON ({error}): download it again") from error
 
     @cached_property
     def header(self) -> Header | None:
-        """What the GGUF file says of itself; None for a folder with config.json."""
+        """The header of the GGUF file; None for a folder with config.json."""
         return read_header(self.gguf) if self.gguf else None
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json``, which every model has, or the same from a GGUF's metadata."""
+        """The content of ``config.json``, or the same from a GGUF's metadata."""
         if self.header:
-            return config_of(self.header)
+            return metadata.config_of(self.header)
         config = self.json("config.json")
         if not config:
-            message = f"{self.path} has no config.json, so it is not a model folder: give the one that was downloaded whole"
-            raise ModelLoadError(message)
+            raise ModelLoadError(f"{self.path} has no config.json, so it is not a model folder: give a complete one")
         return dict(config)
 
     @cached_property
@@ -110,22 +101,23 @@ class ModelFiles:
         """The architecture that ``model_type`` names."""
         kind = self.config.get("model_type")
         if kind not in FAMILIES:
-            message = f"{self.path} holds a model of type {kind!r}, which is not served; served are: {', '.join(FAMILIES)}"
-            raise ModelLoadError(message)
+            raise ModelLoadError(
+                f"{self.path} holds a model of type {kind!r}, which is not served; served are: {', '.join(FAMILIES)}"
+            )
         return FAMILIES[kind]
 
     @cached_property
     def pooling(self) -> Pooling:
-        """The model's own pooling, from its GGUF, sentence-transformers' files or the architecture's custom."""
-        if self.header and (said := pooling_of(self.header)):
-            return said
+        """The model's own pooling: from its GGUF, from sentence-transformers' files, or what its architecture uses."""
+        if self.header and (named := metadata.pooling_of(self.header)):
+            return named
         folder, config = self._pooling_config
         if config:
             return _pooling(config, self.path / folder)
-        if not self.family.needs_end_token:  # where there is one, every model of the family is pooled there
+        if not self.family.needs_end_token:  # a family with an end token is always pooled there
             logger.warning(
-                "%s does not say how its vectors are pooled: the %s is taken, as in sentence-transformers. Where its card "
-                "says otherwise, copy modules.json and 1_Pooling from the original model, or pass pooling=.",
+                "%s does not say how its vectors are pooled: %r is used, as in sentence-transformers. If its card says "
+                "otherwise, copy modules.json and 1_Pooling from the original model, or pass pooling=.",
                 self.path,
                 self.family.pooling,
             )
@@ -133,7 +125,7 @@ class ModelFiles:
 
     @cached_property
     def pools_prompt(self) -> bool:
-        """Whether the tokens of a prompt count in a mean: false for INSTRUCTOR and its like."""
+        """Whether a mean includes the tokens of the prompt: false for INSTRUCTOR and models like it."""
         return self._pooling_config[1].get("include_prompt") is not False
 
     @cached_property
@@ -142,18 +134,17 @@ class ModelFiles:
         for module in self.json("modules.json") or ():
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             if kind not in _SERVED_MODULES:
-                message = (
-                    f"{self.path}/modules.json has a module {kind!r}, which is not served and would change every "
-                    "vector: take a model without it"
+                raise ModelLoadError(
+                    f"{self.path}/modules.json has a module {kind!r}, which is not served and would change every vector: "
+                    "take a model without it"
                 )
-                raise ModelLoadError(message)
             if kind == "Pooling":
                 folder = module.get("path", folder)
         return folder, self.json(f"{folder}/config.json")
 
     @cached_property
     def prompts(self) -> dict[str, str]:
-        """The model's own prompts by role; "" where there is none."""
+        """The model's own prompts by role; "" stands for none."""
         config = self.json("config_sentence_transformers.json")
         if "prompts" not in config:
             return dict(self.known_prompts or self.family.prompts)
@@ -162,12 +153,12 @@ class ModelFiles:
         # The names that sentence-transformers tries for a document, in its order.
         document = next((named[name] for name in ("document", "passage", "corpus") if name in named), default)
         own = {"query": named.get("query", default), "document": document}
-        # sentence-transformers saves an empty prompt for both roles where nobody set one.
+        # sentence-transformers saves an empty prompt for both roles when none was set.
         return own if any(own.values()) or not self.known_prompts else dict(self.known_prompts)
 
     @cached_property
     def limit(self) -> int:
-        """Most tokens that the model can take."""
+        """Most tokens that the model can read."""
         limits = [
             self.config.get("max_position_embeddings"),
             self.json("tokenizer_config.json").get("model_max_length"),
@@ -177,7 +168,7 @@ class ModelFiles:
 
     @cached_property
     def max_length(self) -> int:
-        """Most tokens of a text by default: sentence-transformers' setting, else 8,192, never above the limit."""
+        """Most tokens of a text by default: sentence-transformers' setting or 8,192, and never above the limit."""
         own = self.json("sentence_bert_config.json").get("max_seq_length")
         return min(own or DEFAULT_MAX_LENGTH, self.limit)
 
@@ -188,7 +179,7 @@ class ModelFiles:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The model's own chat template, a Jinja source; None when it has none."""
+        """The source of the model's own chat template, in Jinja; None when it has none."""
         if self.header:
             return self.header.metadata.get("tokenizer.chat_template")
         path = self.file("chat_template.jinja")
@@ -196,13 +187,12 @@ class ModelFiles:
             try:
                 return _read_text(path, MAX_TEMPLATE_BYTES)
             except (ValueError, OSError) as error:
-                message = f"{path} cannot be read as a chat template ({error}): download it again"
-                raise ModelLoadError(message) from error
+                raise ModelLoadError(f"{path} cannot be read as a chat template ({error}): download it again") from error
         template = self.json("tokenizer_config.json").get("chat_template")
         return template if isinstance(template, str) else None
 
     def tokenizer(self) -> TextTokenizer:
-        """Read the tokenizer and mend a lost end token, with a warning.
+        """Read the tokenizer. One that lost its end token is repaired, with a warning.
 
         Raises:
             ModelLoadError: When it is missing, broken, or has more ids than the model has embeddings.
@@ -210,59 +200,58 @@ class ModelFiles:
         raw = self.raw_tokenizer()
         if self.json("sentence_bert_config.json").get("do_lower_case") is True:
             before = [raw.normalizer] if raw.normalizer else []
-            raw.normalizer = Sequence([Lowercase(), *before])  # where sentence-transformers puts it
+            raw.normalizer = Sequence([Lowercase(), *before])  # first, as in sentence-transformers
         end = self._end_token_id(raw.token_to_id) if self.family.needs_end_token else None
         tokenizer = TextTokenizer(raw, end_token_id=end)
         if tokenizer.repaired:
             logger.warning(
-                "%s: the tokenizer does not close a text with %r, which the model needs; it is appended. Copy the original "
-                "model's tokenizer.json to mend the folder.",
+                "%s: the tokenizer does not close a text with %r, which the model needs: it is appended. Copy the original "
+                "model's tokenizer.json to repair the folder.",
                 self.path,
                 raw.id_to_token(end) if end is not None else None,
             )
         rows = self.config.get("vocab_size")
         if rows is not None and tokenizer.vocabulary_size > rows:
-            message = (
+            raise ModelLoadError(
                 f"{self.path}: the tokenizer has {tokenizer.vocabulary_size} ids, the model only {rows} embeddings: they "
                 "belong to different models; copy tokenizer.json from the model's own repository"
             )
-            raise ModelLoadError(message)
         return tokenizer
 
     def raw_tokenizer(self) -> Tokenizer:
-        """Read the tokenizer as it is, not mended.
+        """Read the tokenizer without repairing it.
 
         Raises:
             ModelLoadError: When it is missing or broken.
         """
-        if self.header and carries_tokenizer(self.header):
-            tokens = self.header.metadata["tokenizer.ggml.tokens"]
-            return build_tokenizer(self.header, self._end_token_id({token: i for i, token in enumerate(tokens)}.get))
+        if self.header and metadata.carries_tokenizer(self.header):
+            ids = {token: number for number, token in enumerate(self.header.metadata["tokenizer.ggml.tokens"])}
+            return metadata.build_tokenizer(self.header, self._end_token_id(ids.get))
         tokenizer = read_tokenizer(self.file("tokenizer.json"))
         if self.header:
-            check_sibling(self.header, tokenizer)
+            metadata.check_sibling(self.header, tokenizer)
         return tokenizer
 
     def _end_token_id(self, token_to_id: Any) -> int:
-        # Qwen3's tokenizer_config names <|im_end|> as eos_token, which ends a turn of chat: the encoder was trained with
-        # the padding token at the end.
+        # Not eos_token: Qwen3's is <|im_end|>, which ends a turn of chat. The encoder was trained with the padding token.
         pad = self.json("tokenizer_config.json").get("pad_token")
         names = [pad.get("content") if isinstance(pad, dict) else pad, "<|endoftext|>"]
         found = [token_to_id(name) for name in names if name]
         known = [token for token in (*found, self.config.get("eos_token_id")) if isinstance(token, int)]
         if not known:
-            message = f"{self.path}: no end token is named in tokenizer_config.json or config.json: copy the original files"
-            raise ModelLoadError(message)
+            raise ModelLoadError(
+                f"{self.path}: no end token is named in tokenizer_config.json or config.json: copy the original files"
+            )
         return known[0]
 
 
 def is_inside(folder: Path, path: Path) -> bool:
-    """Say whether a file of a model's folder is in it, or is a blob of the same entry of the Hub's cache."""
+    """Return whether a file is inside a model's folder, or is a blob of the same repository in the Hub's cache."""
     root = folder.resolve()
     blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     if any(path.resolve().is_relative_to(place) for place in (root, blobs)):
         return True
-    # A blob may itself be a link, into a store that models share; huggingface_hub made both.
+    # A blob may itself be a link into a store that models share; huggingface_hub made both links.
     parent = path.parent.resolve()
     linked = path.is_symlink() and Path(os.path.normpath(parent / path.readlink())).parent == blobs != root
     return linked and parent.is_relative_to(root)
@@ -270,21 +259,19 @@ def is_inside(folder: Path, path: Path) -> bool:
 
 def _read_text(path: Path, most: int) -> str:
     if path.stat().st_size > most:
-        message = f"it has {path.stat().st_size} bytes, more than {most}"
-        raise ValueError(message)
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than {most}")
     return path.read_text(encoding="utf-8")
 
 
 def _pooling(config: dict[str, Any], path: Path) -> Pooling:
-    # Since 6.0 sentence-transformers writes one "pooling_mode"; before, one flag a mode.
+    # sentence-transformers writes one "pooling_mode" since 6.0, and wrote one flag per mode before.
     flags = [
         name.removeprefix("pooling_mode_") for name, on in config.items() if name.startswith("pooling_mode_") and on is True
     ]
     mode = config.get("pooling_mode", flags)
     modes = [mode] if isinstance(mode, str) else list(mode)
     if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
-        message = (
+        raise ModelLoadError(
             f"{path}/config.json asks for pooling {modes}, which is not served; served is one of {sorted(_POOLING_NAMES)}"
         )
-        raise ModelLoadError(message)
     return _POOLING_NAMES[modes[0]]

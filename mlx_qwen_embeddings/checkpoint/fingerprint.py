@@ -1,4 +1,4 @@
-"""What tells one model's vectors from another's: a hash of the content of its folder."""
+"""The fingerprint of a model: a hash of all content that its vectors depend on."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ from mlx_qwen_embeddings.checkpoint.files import ModelFiles, is_inside
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 WHOLE_BYTES = 64 * 2**20
-"""Files up to this size are hashed whole: a tenth of a second."""
+"""Files up to this size are hashed completely, which takes a tenth of a second."""
 
 _SAMPLE_BYTES, _SAMPLES = 2**16, 256
 _SUFFIXES = {".json", ".safetensors", ".jinja", ".gguf"}
 
 
 def fingerprint(files: ModelFiles) -> str:
-    """Hash all that shapes a vector: configuration, tokenizer, pooling, prompts, weights.
+    """Return the hash of all that shapes a vector: configuration, tokenizer, pooling, prompts, weights.
 
-    Prompts that the registry knows count too. Of a large file the size, the time of its last change, and 256 pieces spread
-    over it are taken, since reading 16 GB would take longer than loading them. A Hub snapshot is told by its commit, which
-    names the content already.
+    Prompts from the registry count too. Reading 16 GB would take longer than loading them, so a large file counts with its
+    size, the time of its last change, and 256 samples spread over it. A snapshot from the Hub counts with its commit, which
+    is a hash of the content already.
     """
     state = hashlib.blake2b(digest_size=16)
     if files.known_prompts:
@@ -41,8 +41,8 @@ def fingerprint(files: ModelFiles) -> str:
 
 
 @cache
-def of_the_package() -> str:
-    """Hash the model inside the package, which changes with a new version of it and not while a process runs."""
+def nano_fingerprint() -> str:
+    """Return the fingerprint of the model inside the package, which does not change while a process runs."""
     return fingerprint(ModelFiles(NANO_FOLDER))
 
 
@@ -50,9 +50,9 @@ def _content(path: Path) -> bytes:
     stat = path.stat()
     if stat.st_size <= WHOLE_BYTES:
         return bytes.fromhex(file_digest(path))
+    state = hashlib.blake2b(str(stat.st_mtime_ns).encode(), digest_size=16)
     with path.open("rb") as file:
-        state = hashlib.blake2b(str(stat.st_mtime_ns).encode(), digest_size=16)
         for sample in range(_SAMPLES):
             file.seek(sample * (stat.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))
             state.update(file.read(_SAMPLE_BYTES))
-        return state.digest()
+    return state.digest()

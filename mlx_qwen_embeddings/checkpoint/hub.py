@@ -73,20 +73,9 @@ def open_folder(
 
 
 def find_folder(spec: ModelSpec, *, revision: str | None = None, cache_dir: Path | None = None) -> ModelFiles | None:
-    """Return the model's folder as it is on disk, to read its small files.
+    """Return the model's folder as it is on disk, to read its small files; None when it was not downloaded yet.
 
-    Nothing is downloaded or checked, and the Hub is not asked: ``open_folder`` does so before weights are read.
-
-    Args:
-        spec: The model.
-        revision: Branch, tag or commit; None is the main branch.
-        cache_dir: Where downloads are kept; None is the Hugging Face cache.
-
-    Returns:
-        None when the model has not been downloaded yet.
-
-    Raises:
-        ModelLoadError: When a local folder does not exist, or the Hub cannot have such a name.
+    Nothing is downloaded or checked: ``open_folder`` does so before weights are read. Arguments and errors are the same.
     """
     if spec.local:
         return _local(Path(spec.source), revision)

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.checkpoint.gguf.config import checkpoint_name
 from mlx_qwen_embeddings.checkpoint.gguf.header import read_header as read_gguf_header
+from mlx_qwen_embeddings.checkpoint.gguf.metadata import checkpoint_name
 from mlx_qwen_embeddings.checkpoint.safetensors import check_safetensors, read_header
 from mlx_qwen_embeddings.compute.mlx.backend import parent_computed
 from mlx_qwen_embeddings.errors import ModelLoadError

@@ -185,7 +185,7 @@ def test_nonsense_is_refused_by_folder(files: dict[str, Any], tmp_path: Path) ->
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelLoadError, match=rf"^{tmp_path} has no config\.json, so it is not a model folder: give the one"
+        ModelLoadError, match=rf"^{tmp_path} has no config\.json, so it is not a model folder: give a complete one"
     ):
         locate(EngineSettings(model=str(tmp_path)))
 

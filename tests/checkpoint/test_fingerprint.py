@@ -8,7 +8,7 @@ import pytest
 
 from mlx_qwen_embeddings.checkpoint import fingerprint as module
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.checkpoint.fingerprint import fingerprint, of_the_package
+from mlx_qwen_embeddings.checkpoint.fingerprint import fingerprint, nano_fingerprint
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from tests.support.checkpoints import FIRST_NANO
 
@@ -92,4 +92,4 @@ def test_a_snapshot_is_told_by_repository_and_commit(tmp_path: Path) -> None:
 
 
 def test_nano_is_another_model_than_the_first_one() -> None:
-    assert of_the_package() == fingerprint(ModelFiles(NANO_FOLDER)) != FIRST_NANO
+    assert nano_fingerprint() == fingerprint(ModelFiles(NANO_FOLDER)) != FIRST_NANO

@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.checkpoint.gguf.header import read_header
-from mlx_qwen_embeddings.checkpoint.gguf.tokenizer import SPLIT
+from mlx_qwen_embeddings.checkpoint.gguf.metadata import SPLIT
 from mlx_qwen_embeddings.checkpoint.hub import open_folder
 from mlx_qwen_embeddings.compute.batching import pad
 from mlx_qwen_embeddings.compute.loading import load_model

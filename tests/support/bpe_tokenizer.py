@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mlx_qwen_embeddings.checkpoint.gguf.tokenizer import SPLIT
+from mlx_qwen_embeddings.checkpoint.gguf.metadata import SPLIT
 
 ENTRIES = 1024
 END, TURN_END = "<|endoftext|>", "<|im_end|>"

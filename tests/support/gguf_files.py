@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.checkpoint.gguf.config import MODULES
+from mlx_qwen_embeddings.checkpoint.gguf.metadata import MODULES
 
 Weights = Mapping[str, NDArray[np.float32]]
 

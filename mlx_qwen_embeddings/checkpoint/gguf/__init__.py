@@ -1,1 +1,1 @@
-"""GGUF files: header, configuration and tokenizer; their tensors are read in `compute.weights`."""
+"""Read GGUF files but for their weights: header and metadata. ``compute.weights`` reads the weights."""

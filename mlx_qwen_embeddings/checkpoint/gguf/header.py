@@ -1,4 +1,4 @@
-"""Read and check the header of a GGUF file before native code maps it: a crafted or cut file must not get that far.
+"""Read and check the header of a GGUF file before it is mapped: native code must not see a crafted or cut file.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Little-endian: magic, version, counts, key-value pairs,
 tensor descriptions, then the data at the next multiple of the alignment.
@@ -15,25 +15,24 @@ from typing import Any
 from mlx_qwen_embeddings.errors import ModelLoadError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""struct's letter by the number of the type."""
+"""Format characters of ``struct``, by GGUF's number of a type."""
 
 _STRING, _ARRAY = 8, 9
 
 
-class Cursor:
-    """A place in the header, moved on by every read.
+class _Cursor:
+    """A position in the header, moved by every read.
 
-    Every method raises ``ValueError`` when the file has fewer bytes than what is read asks for.
+    Every method raises ``ValueError`` when the file has fewer bytes than it asks for.
     """
 
     def __init__(self, data: mmap.mmap) -> None:
-        """Begin at the file's first byte."""
         self._data = data
         self.position = 0
         self.size = len(data)
 
     def take(self, count: int, what: str) -> bytes:
-        """Give the next ``count`` bytes."""
+        """Return the next ``count`` bytes."""
         end = self.position + count
         if end > self.size:
             raise ValueError(f"{what} of {count} bytes at byte {self.position} of a file of {self.size}")
@@ -42,25 +41,25 @@ class Cursor:
         return taken
 
     def number(self, letter: str) -> Any:
-        """Give one number, by struct's letter."""
+        """Return one number, by its format character."""
         return struct.unpack("<" + letter, self.take(struct.calcsize("<" + letter), "a number"))[0]
 
     def count(self, *, minimum_bytes: int, what: str) -> int:
-        """Give a count of things that take at least so many bytes each."""
+        """Return a count of things that take at least ``minimum_bytes`` each."""
         count = int(self.number("Q"))
         if count * minimum_bytes > self.size - self.position:
             raise ValueError(f"it claims {count} {what}, more than a file of {self.size} bytes can hold")
         return count
 
     def string(self, *, limit: int | None = None) -> str:
-        """Give one string; ``limit`` is its most bytes, None has no limit but the file's end."""
+        """Return one string of at most ``limit`` bytes; None has no limit but the end of the file."""
         length = self.count(minimum_bytes=1, what="characters")
         if limit is not None and length > limit:
             raise ValueError(f"a name of {length} bytes")
         return self.take(length, "a string").decode("utf-8")
 
     def value(self) -> Any:
-        """Give one value with its type in front."""
+        """Return one value, which is preceded by its type."""
         kind = self.number("I")
         if kind == _STRING:
             return self.string()
@@ -75,28 +74,21 @@ class Cursor:
         if kind == _STRING:
             return [self.string() for _ in range(self.count(minimum_bytes=8, what="strings"))]
         if kind not in _SCALARS:
-            raise ValueError(f"an array of type {kind}, which no model of ours has")
+            raise ValueError(f"an array of type {kind}, which no served model has")
         letter = _SCALARS[kind]
         width = struct.calcsize("<" + letter)
         count = self.count(minimum_bytes=width, what="numbers")
         return list(struct.unpack(f"<{count}{letter}", self.take(count * width, "an array")))
 
 
-MAX_DIMENSIONS = 4
-MAX_NAME_BYTES = 65_535
-VERSIONS = (2, 3)
+_MAX_DIMENSIONS = 4
+_MAX_NAME_BYTES = 65_535
+_VERSIONS = (2, 3)
 """Version 1 had 32-bit counts and was replaced in 2023."""
 
-BLOCKS: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    8: ("Q8_0", 32, 34),
-    14: ("Q6_K", 256, 210),
-    30: ("BF16", 1, 2),
-}
-"""Name, weights a block and bytes a block of the types that MLX reads rightly, by number."""
+_BLOCKS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34)}
+_BLOCKS |= {14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2)}
+"""Name, weights per block and bytes per block of the types that MLX reads correctly, by number."""
 
 _OTHER = {6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 15: "Q8_K", 39: "MXFP4"}
 _OTHER |= {16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
@@ -105,11 +97,11 @@ _OTHER |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor's description.
+    """The description of a tensor.
 
     Attributes:
         kind: Name of its type: "Q8_0".
-        shape: Slowest dimension first, as in numpy; the file has it the other way round.
+        shape: Slowest dimension first, as in numpy; the file has the opposite order.
     """
 
     kind: str
@@ -132,39 +124,38 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """The prefix of the model's own keys: "qwen3"."""
+        """Name of the architecture, the prefix of the model's own keys: "qwen3"."""
         return str(self.metadata.get("general.architecture", ""))
 
     def own(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key of the architecture."""
+        """Return the value of a key of the architecture."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
 def read_header(path: Path) -> Header:
-    """Read the header and hold every count, length and offset in it against the size of the file.
+    """Read the header, and check every count, length and offset in it against the size of the file.
 
     Raises:
-        ModelLoadError: When the file is no GGUF, is cut short, or holds a type that is not read; the message names it.
+        ModelLoadError: When the file is not a GGUF, is cut short, or holds a type that is not read; the message names it.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(path, Cursor(data))
+            return _parse(path, _Cursor(data))
     except (ValueError, OSError) as error:
-        message = f"{path} is no whole GGUF file ({error}): download it again"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(f"{path} is no whole GGUF file ({error}): download it again") from error
 
 
-def _parse(path: Path, cursor: Cursor) -> Header:
+def _parse(path: Path, cursor: _Cursor) -> Header:
     if bytes(cursor.take(4, "magic")) != b"GGUF":
         raise ValueError("it does not begin with 'GGUF'")
     version = cursor.number("I")
-    if version not in VERSIONS:
+    if version not in _VERSIONS:
         raise ValueError(f"version {version}, or big-endian; read are the little-endian versions 2 and 3")
     tensors = cursor.count(minimum_bytes=24, what="tensors")
     pairs = cursor.count(minimum_bytes=13, what="key-value pairs")
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
-        key = cursor.string(limit=MAX_NAME_BYTES)
+        key = cursor.string(limit=_MAX_NAME_BYTES)
         if key in metadata:
             raise ValueError(f"the key {key!r} is there twice")
         metadata[key] = cursor.value()
@@ -175,20 +166,19 @@ def _parse(path: Path, cursor: Cursor) -> Header:
     return Header(path, metadata, {name: tensor for name, (tensor, _, _) in described.items()})
 
 
-def _tensor(path: Path, cursor: Cursor) -> tuple[str, tuple[Tensor, int, int]]:
-    name = cursor.string(limit=MAX_NAME_BYTES)
+def _tensor(path: Path, cursor: _Cursor) -> tuple[str, tuple[Tensor, int, int]]:
+    name = cursor.string(limit=_MAX_NAME_BYTES)
     dimensions = cursor.number("I")
-    if not 1 <= dimensions <= MAX_DIMENSIONS:
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {dimensions} dimensions")
     shape = tuple(cursor.number("Q") for _ in range(dimensions))
     kind, offset = cursor.number("I"), cursor.number("Q")
-    if kind not in BLOCKS:
-        message = (
-            f"{path}: tensor {name!r} is of type {_OTHER.get(kind, kind)}, which MLX does not read rightly; "
-            f"read are {', '.join(known for known, _, _ in BLOCKS.values())}: take the Q8_0 or F16 file of the same model"
+    if kind not in _BLOCKS:
+        raise ModelLoadError(
+            f"{path}: tensor {name!r} is of type {_OTHER.get(kind, kind)}, which MLX does not read correctly; it reads "
+            f"{', '.join(known for known, _, _ in _BLOCKS.values())}: take the Q8_0 or F16 file of the same model"
         )
-        raise ModelLoadError(message)
-    label, weights, size = BLOCKS[kind]
+    label, weights, size = _BLOCKS[kind]
     # MLX keeps a dimension in 31 bits.
     if not all(0 < length < 2**31 for length in shape) or shape[0] % weights:
         raise ValueError(f"tensor {name!r} of type {label} cannot have the shape {shape[::-1]}")
@@ -202,7 +192,7 @@ def _alignment(metadata: Mapping[str, Any]) -> int:
     return alignment
 
 
-def _check_spans(described: Mapping[str, tuple[Tensor, int, int]], alignment: int, cursor: Cursor) -> None:
+def _check_spans(described: Mapping[str, tuple[Tensor, int, int]], alignment: int, cursor: _Cursor) -> None:
     start = -(-cursor.position // alignment) * alignment
     for name, (_, offset, size) in described.items():
         if offset % alignment:

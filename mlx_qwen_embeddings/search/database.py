@@ -1,4 +1,4 @@
-"""The database of an index: passages and vectors in LanceDB, and a record of how the vectors were made."""
+"""The database of an index: a LanceDB table of passages and vectors, and a record of how the vectors were made."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -19,17 +19,17 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """How the vectors of a database were made; one database holds vectors of one kind.
+class IndexRecord:
+    """How the vectors of a database were made; all vectors of a database are made in the same way.
 
     Attributes:
-        model: As it was named.
-        revision: Commit on the Hub; None for a folder or a file of one's own, and for ``nano``.
-        fingerprint: Of the model's content.
+        model: Name of the model, as given.
+        revision: Commit on the Hub; None for a local folder or file, and for ``nano``.
+        fingerprint: Hash of the model's content.
         dimensions: Width of the vectors.
-        instruction: Before each question; None is the model's own.
+        instruction: Task in front of each question; None is the model's own.
         chunk_tokens: Most tokens of a passage.
-        overlap: Tokens that passages share.
+        overlap: Tokens shared by neighbouring passages.
         options: Fields of the embeddings that shape the vectors of passages and differ from their defaults.
     """
 
@@ -43,11 +43,11 @@ class Made:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def read_record(folder: Path) -> Made | None:
-    """Give how a database was made; None when there is none.
+def read_record(folder: Path) -> IndexRecord | None:
+    """Return how a database was made, or None if there is no database.
 
     Raises:
-        IndexMismatchError: When it is of another version of this package.
+        IndexMismatchError: If another version of this package made it.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -56,42 +56,41 @@ def read_record(folder: Path) -> Made | None:
     if record.pop("version", None) != VERSION:
         message = f"{folder} was made by another version of this package: delete it and index again"
         raise IndexMismatchError(message)
-    return Made(**record)
+    return IndexRecord(**record)
 
 
-def write_record(folder: Path, made: Made) -> None:
-    """Say how a database is made, in one step."""
+def write_record(folder: Path, record: IndexRecord) -> None:
+    """Write the record of a new database in one step."""
     with replaced(folder / RECORD) as file:
-        file.write(json.dumps({"version": VERSION, **asdict(made)}, indent=2).encode())
+        file.write(json.dumps({"version": VERSION, **asdict(record)}, indent=2).encode())
 
 
-def check(folder: Path, stored: Made, wanted: dict[str, Any]) -> None:
-    """Refuse what does not go with the vectors that are there.
+def refuse_other_options(database: Path, record: IndexRecord, wanted: dict[str, Any]) -> None:
+    """Refuse options that differ from those in the record.
 
     Args:
-        folder: Of the database.
-        stored: How it was made.
-        wanted: Fields that were asked for.
+        database: Folder of the database.
+        record: How it was made.
+        wanted: Requested values by field of the record.
 
     Raises:
-        IndexMismatchError: When one differs; the message says which was used.
+        IndexMismatchError: If a value differs; the message gives both.
     """
-    stands = {name: getattr(stored, name) for name in wanted}
-    differing = [f"{name} {stands[name]!r}, not {value!r}" for name, value in wanted.items() if stands[name] != value]
+    recorded = {name: getattr(record, name) for name in wanted}
+    differing = [f"{name} {recorded[name]!r}, not {value!r}" for name, value in wanted.items() if recorded[name] != value]
     if differing:
-        raise mismatch(folder, "; ".join(differing))
+        raise _mismatch(database, "; ".join(differing))
 
 
-def mismatch(folder: Path, used: str) -> IndexMismatchError:
-    """Make the error that says what a database was made with, and what to do."""
+def _mismatch(folder: Path, used: str) -> IndexMismatchError:
     return IndexMismatchError(f"{folder} was made with {used}: use the same, or another --db")
 
 
 class Store:
-    """The table of passages."""
+    """The table of passages and their vectors."""
 
     def __init__(self, folder: Path, dimensions: int) -> None:
-        """Open it, or make it."""
+        """Open the table, or create it."""
         arrow = require("pyarrow", "search", "mlx-qwen index")
         fields = [(name, arrow.string()) for name in ("file", "digest", "text")]
         fields += [(name, arrow.int32()) for name in ("start_line", "end_line", "page", "indent")]
@@ -103,30 +102,30 @@ class Store:
         return int(self._table.count_rows())
 
     def digests(self) -> dict[str, str]:
-        """Give the hash of every file's content as it was indexed."""
+        """Return the hash of every indexed file's content."""
         rows = self._table.search().select(["file", "digest"]).to_list()
         return {row["file"]: row["digest"] for row in rows}
 
     def vectors(self, files: Sequence[str]) -> dict[str, Any]:
-        """Give the vectors of all passages of some files, by text."""
+        """Return the vectors of all passages of some files, by text."""
         if not files:
             return {}
         rows = self._table.search().where(_among(files)).select(["text", "vector"]).to_list()
         return {row["text"]: row["vector"] for row in rows}
 
     def replace(self, files: Sequence[str], rows: list[dict[str, Any]]) -> None:
-        """Put rows in the place of all that was there of some files."""
+        """Replace all rows of some files."""
         if files:
             self._table.delete(_among(files))
         if rows:
             self._table.add(rows)
 
     def tidy(self) -> None:
-        """Join small pieces, and give back the room of what was replaced long enough ago that nobody reads it still."""
+        """Merge small fragments, and delete replaced rows that are old enough that no reader needs them."""
         self._table.optimize(cleanup_older_than=timedelta(hours=1))
 
     def nearest(self, vector: Any, count: int) -> list[dict[str, Any]]:
-        """Give the nearest passages, each with its cosine as ``score``."""
+        """Return the nearest passages, each with its cosine as ``score``."""
         found = self._table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count).to_list()
         return [row | {"score": 1 - row["_distance"]} for row in found]
 
@@ -149,41 +148,41 @@ def embeddings_for(
     cache_dir: Path | None = None,
     show_progress: bool = False,
 ) -> MLXQwenEmbeddings:
-    """Make the embeddings of a database.
+    """Return embeddings that fit a database.
 
     Args:
-        database: Folder of the database, which need not be there yet.
-        model: Alias, Hub name or local folder; None takes the database's, and for a new one the default.
+        database: Folder of the database, which need not exist yet.
+        model: Alias, Hub name or local folder; None takes the database's model, and for a new database the default.
         revision: Branch, tag or commit on the Hub; None takes the database's.
-        dimensions: None takes the database's, and for a new one all.
-        instruction: Before each question; None takes the database's, and for a new one the model's own.
+        dimensions: Width of the vectors; None takes the database's, and for a new database the full width.
+        instruction: Task in front of each question; None takes the database's, and for a new database the model's own.
         cache_dir: Folder of downloaded models; None is the Hugging Face cache.
         show_progress: Whether to draw a progress bar over documents.
 
     Raises:
-        IndexMismatchError: When the database was made with another model.
-        UnknownModelError: When the name means nothing.
-        ModelLoadError: When the model cannot be had.
+        IndexMismatchError: If the database was made with another model.
+        UnknownModelError: If the model name is unknown.
+        ModelLoadError: If the model cannot be found or read.
     """
-    made = read_record(database)
-    if made is not None:
-        model = model or made.model
+    record = read_record(database)
+    if record is not None:
+        model = model or record.model
         if revision is None and not resolve(model).local:
-            revision = made.revision
+            revision = record.revision
     if cache_dir is not None:
-        get_engine(model, revision=revision, cache_dir=cache_dir)  # shared: the embeddings below get the same one
-    if made is not None:
-        # Its width and its instruction come after the check: of another model they say nothing.
-        check_model(database, made, MLXQwenEmbeddings(model, revision=revision))
-        dimensions = made.dimensions if dimensions is None else dimensions
-        instruction = made.instruction if instruction is None else instruction
+        get_engine(model, revision=revision, cache_dir=cache_dir)  # the embeddings below share this engine
+    if record is not None:
+        # Width and instruction are read after the check: they mean nothing for another model.
+        refuse_other_model(database, record, MLXQwenEmbeddings(model, revision=revision))
+        dimensions = record.dimensions if dimensions is None else dimensions
+        instruction = record.instruction if instruction is None else instruction
     return MLXQwenEmbeddings(
         model,
         revision=revision,
         dimensions=dimensions,
         query_instruction=instruction,
         show_progress=show_progress,
-        **made.options if made else {},
+        **record.options if record else {},
     )
 
 
@@ -194,33 +193,33 @@ def shaping_fields(embeddings: MLXQwenEmbeddings) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in options.items() if name != "dimensions"}
 
 
-def check_model(database: Path, made: Made, embeddings: MLXQwenEmbeddings) -> None:
-    """Refuse another model than the database's: by its name, before it is downloaded, or else by its content.
+def refuse_other_model(database: Path, record: IndexRecord, embeddings: MLXQwenEmbeddings) -> None:
+    """Refuse a model that is not the database's: by its name before it is downloaded, otherwise by its content.
 
     Args:
         database: Folder of the database.
-        made: How it was made.
-        embeddings: What is to be used.
+        record: How it was record.
+        embeddings: The embeddings to be used.
 
     Raises:
-        IndexMismatchError: When it is another; the message says which was used.
+        IndexMismatchError: If the models differ; the message names both.
     """
     repository = _repository(embeddings.model)
-    another = f"the model {made.model!r}, not {embeddings.model!r}"
-    if repository is not None and repository != _repository(made.model):
-        raise mismatch(database, another)
+    another = f"the model {record.model!r}, not {embeddings.model!r}"
+    if repository is not None and repository != _repository(record.model):
+        raise _mismatch(database, another)
     engine = embeddings.engine
-    if engine.fingerprint == made.fingerprint:
+    if engine.fingerprint == record.fingerprint:
         return
-    if repository is not None and made.revision not in {None, engine.revision}:
-        raise mismatch(database, f"the model {made.model!r} at revision {made.revision!r}, not {engine.revision!r}")
-    if embeddings.model != made.model:
-        raise mismatch(database, another)
-    raise mismatch(database, f"the model {made.model!r} of another content")
+    if repository is not None and record.revision not in {None, engine.revision}:
+        raise _mismatch(database, f"the model {record.model!r} at revision {record.revision!r}, not {engine.revision!r}")
+    if embeddings.model != record.model:
+        raise _mismatch(database, another)
+    raise _mismatch(database, f"the model {record.model!r} of another content")
 
 
 def _repository(model: str) -> str | None:
-    """Give a model's name on the Hub; None for a folder or a file, which may hold the same content as another."""
+    """Return a model's name on the Hub; None for a local folder or file, which only its content identifies."""
     try:
         spec = resolve(model)
     except UnknownModelError:  # its folder is gone

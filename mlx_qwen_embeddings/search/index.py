@@ -1,4 +1,4 @@
-"""Bring a database up to date with a folder: only what changed is read, cut and embedded."""
+"""Bring a database up to date with a folder, reading and embedding only what changed, and search it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.search.database import (
-    Made,
+    IndexRecord,
     Store,
-    check,
-    check_model,
     embeddings_for,
     read_record,
+    refuse_other_model,
+    refuse_other_options,
     shaping_fields,
     write_record,
 )
-from mlx_qwen_embeddings.search.passages import Passage, Splitter, find
+from mlx_qwen_embeddings.search.passages import Passage, Splitter, find_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Hit:
     """A passage that was found.
 
     Attributes:
-        score: Cosine to the question.
-        file: Where it is from.
-        start_line: Its first line, in a PDF of the page.
+        score: Cosine between passage and question.
+        file: Path of its file.
+        start_line: Its first line, from 1; in a PDF, on its page.
         end_line: Its last line.
-        page: Of a PDF, from 1; 0 in other files.
+        page: Page of a PDF, from 1; 0 in other files.
         indent: Columns before the passage on its first line.
         text: The passage.
     """
@@ -55,53 +55,53 @@ def search_folder(
     instruction: str | None = None,
     cache_dir: Path | None = None,
 ) -> list[Hit]:
-    """Find the passages of a database that are nearest to a question, nearest first.
+    """Return the passages of a database that are nearest to a question, nearest first.
 
-    The model, its revision, the dimensions and the instruction are those that the database was made with.
+    Model, revision, dimensions and instruction are those that the database was made with.
 
     Args:
-        question: In words.
+        question: The question, in words.
         database: Folder of the database.
-        count: At most so many.
-        model: None takes the database's; another name has to mean the same model.
+        count: Most passages to return.
+        model: None takes the database's model; another name must mean the same model.
         instruction: None takes the database's; another one is refused.
         cache_dir: Folder of downloaded models; None is the Hugging Face cache.
 
     Raises:
-        FileNotFoundError: When there is no database.
-        IndexMismatchError: When the model is another one, or has changed.
+        FileNotFoundError: If there is no database.
+        IndexMismatchError: If the model differs or has changed.
     """
-    made = read_record(database)
-    if made is None:
+    record = read_record(database)
+    if record is None:
         message = f"there is no index in {database}: make it with mlx-qwen index FOLDER --db {database}"
         raise FileNotFoundError(message)
     if instruction is not None:
-        check(database, made, {"instruction": instruction})
+        refuse_other_options(database, record, {"instruction": instruction})
     embeddings = embeddings_for(database, model=model, cache_dir=cache_dir)
-    rows = Store(database, made.dimensions).nearest(embeddings.embed_query(question), count)
+    rows = Store(database, record.dimensions).nearest(embeddings.embed_query(question), count)
     return [Hit(**{name: row[name] for name in Hit.__slots__}) for row in rows]
 
 
 BLOCK_PASSAGES = 512
-"""Passages that are embedded and stored together: what a kill can cost."""
+"""Passages that are embedded and stored together; a killed run loses at most these."""
 
 CHUNK_TOKENS, OVERLAP = 256, 32
 
 COUNTS_KEPT = 16_384
-"""Pieces whose tokens need not be counted again: most are words that come back."""
+"""Size of the cache of token counts: the same words come up again and again."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What was done.
+    """What a run did.
 
     Attributes:
-        files: Files found.
-        changed: Those of them that were new or had changed.
-        removed: Files that are no longer there, and now not in the database either.
-        passages: Passages in the database.
-        embedded: Those of them that were embedded now.
-        skipped: Files that could not be read, with the reason; nothing of them is in the database.
+        files: Number of files found.
+        changed: How many of them were new or had changed.
+        removed: Number of deleted files, whose passages were removed.
+        passages: Passages in the database now.
+        embedded: How many of them this run embedded.
+        skipped: Files that could not be read, with the reason; the database holds nothing of them.
     """
 
     files: int
@@ -131,31 +131,32 @@ def index_folder(
     chunk_tokens: int = CHUNK_TOKENS,
     overlap: int = OVERLAP,
 ) -> IndexReport:
-    """Index a folder, or a file; several of them may go into one database.
+    """Index a folder or a file; one database may hold several.
 
     Args:
-        path: What to index.
-        database: Folder of the database; made if need be.
-        embeddings: What embeds; its ``query_instruction`` is for questions. ``embeddings_for`` gives those of a database.
-        pattern: See ``find``.
-        limit: At most so many files.
+        path: Folder or file.
+        database: Folder of the database; created if missing.
+        embeddings: Embeddings to use; ``query_instruction`` is for questions. ``embeddings_for`` returns those of a
+            database.
+        pattern: Which files to take, see ``find_files``.
+        limit: Most files; None takes all.
         chunk_tokens: Most tokens of a passage.
-        overlap: Tokens that passages share, at most.
+        overlap: Most tokens shared by neighbouring passages.
 
     Raises:
-        IndexMismatchError: When the database was made otherwise.
-        FileNotFoundError: When there is nothing at ``path``.
-        MissingExtraError: When the extra ``search`` is not installed.
+        IndexMismatchError: If the database was made with another model or other options.
+        FileNotFoundError: If ``path`` does not exist.
+        MissingExtraError: If the extra ``search`` is not installed.
     """
     if not 0 <= overlap < chunk_tokens:
         message = f"overlap={overlap} has to be less than chunk_tokens={chunk_tokens}"
         raise ValueError(message)
-    files = [file for file in find(path, pattern, limit) if not file.is_relative_to(database.resolve())]
-    stored = read_record(database)
-    if stored is not None:
-        check_model(database, stored, embeddings)
+    files = [file for file in find_files(path, pattern, limit) if not file.is_relative_to(database.resolve())]
+    recorded = read_record(database)
+    if recorded is not None:
+        refuse_other_model(database, recorded, embeddings)
     engine = embeddings.engine
-    made = Made(
+    record = IndexRecord(
         model=embeddings.model,
         revision=engine.revision,
         fingerprint=engine.fingerprint,
@@ -165,7 +166,7 @@ def index_folder(
         overlap=overlap,
         options=shaping_fields(embeddings),
     )
-    store = _open(database, stored, made)
+    store = _open(database, recorded, record)
     before = store.digests()
     skipped: dict[str, str] = {}
     now = _digests(files, skipped)
@@ -174,7 +175,7 @@ def index_folder(
     store.replace(gone, [])
     read = embedded = 0
     for block in _blocks(changed, _splitter(engine, chunk_tokens, overlap), skipped):
-        read += sum(bool(passages) for _, passages in block)  # an empty file has nothing to be remembered by
+        read += sum(bool(passages) for _, passages in block)  # an empty file leaves no row
         embedded += _store(block, now, store, embeddings)
     stale = [file for file in skipped if file in before]
     store.replace(stale, [])
@@ -183,14 +184,15 @@ def index_folder(
     return IndexReport(len(files), read, len(gone), len(store), embedded, tuple(skipped.values()))
 
 
-def _open(database: Path, stored: Made | None, made: Made) -> Store:
-    if stored is not None:
+def _open(database: Path, recorded: IndexRecord | None, record: IndexRecord) -> Store:
+    if recorded is not None:
         of_the_model = {"model", "revision", "fingerprint"}
-        check(database, stored, {name: getattr(made, name) for name in Made.__slots__ if name not in of_the_model})
-        return Store(database, made.dimensions)
+        options = {name: getattr(record, name) for name in IndexRecord.__slots__ if name not in of_the_model}
+        refuse_other_options(database, recorded, options)
+        return Store(database, record.dimensions)
     database.mkdir(parents=True, exist_ok=True)
-    store = Store(database, made.dimensions)
-    write_record(database, made)
+    store = Store(database, record.dimensions)
+    write_record(database, record)
     return store
 
 
@@ -205,20 +207,20 @@ def _digests(files: list[Path], skipped: dict[str, str]) -> dict[str, str]:
 
 
 def _reason(file: Path | str, error: OSError | ValueError) -> str:
-    """Say why a file is left out; an ``OSError`` does not always name it."""
+    """Return why a file is skipped; an ``OSError`` does not always name the file."""
     return f"{file} cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _is_gone(file: Path, root: Path) -> bool:
     try:
         file.stat()
-    except OSError:  # it is not there, or in a folder that cannot be entered any more
+    except OSError:  # deleted, or in a folder that can no longer be entered
         return file.is_relative_to(root)
     return False
 
 
 def _splitter(engine: EmbeddingEngine, chunk_tokens: int, overlap: int) -> Splitter:
-    """Count without special tokens: a passage has them once, and the splitter adds up the counts of its pieces."""
+    """Return a splitter that counts without special tokens: it adds up counts of pieces, and a passage has them once."""
     special = engine.count_tokens([""])[0]
 
     @lru_cache(COUNTS_KEPT)
@@ -247,7 +249,7 @@ def _blocks(files: list[str], splitter: Splitter, skipped: dict[str, str]) -> It
 
 
 def _store(block: Block, digests: dict[str, str], store: Store, embeddings: MLXQwenEmbeddings) -> int:
-    """Store files' passages; what was in them before keeps its vector. Gives the number of those embedded."""
+    """Store the passages of some files, reusing known vectors, and return how many were embedded."""
     files = [file for file, _ in block]
     known = store.vectors(files)
     new = list(dict.fromkeys(passage.text for _, passages in block for passage in passages if passage.text not in known))

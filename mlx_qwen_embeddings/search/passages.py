@@ -1,4 +1,4 @@
-"""Files cut into passages, by a splitter that knows the file's language."""
+"""Find files, and split them into passages where their language allows it."""
 
 import stat
 from collections.abc import Callable, Iterator
@@ -9,22 +9,22 @@ from typing import Any
 
 from mlx_qwen_embeddings._extras import require
 
-LARGEST = 8 * 2**20
-"""Bytes of a text file; larger ones are data."""
+MAX_TEXT_BYTES = 8 * 2**20
+"""Larger text files are data."""
 
 
-def find(path: Path, pattern: str | None, limit: int | None) -> list[Path]:
-    """Give the files below a folder in the order of their names, or the one file that is named.
+def find_files(path: Path, pattern: str | None, limit: int | None) -> list[Path]:
+    """Return the files in a folder, sorted by name, or the file itself.
 
-    Hidden files and folders are left out, and without a pattern what does not look like text, code or PDF.
+    Hidden files and folders are skipped. Without a pattern so is everything that is not text, code or PDF by its name.
 
     Args:
         path: Folder or file.
-        pattern: What a file's path below the folder has to match: "*.md", "docs/**/*.txt".
-        limit: At most so many; None takes all.
+        pattern: Glob pattern of paths in the folder: "*.md", "docs/**/*.txt".
+        limit: Most files; None takes all.
 
     Raises:
-        FileNotFoundError: When there is no such folder or file.
+        FileNotFoundError: If ``path`` does not exist.
     """
     if not path.exists():
         message = f"there is no folder or file {path}"
@@ -45,11 +45,11 @@ def _walk(root: Path, pattern: str | None) -> Iterator[Path]:
 def _may_be_text(path: Path) -> bool:
     try:
         status = path.stat()
-    except FileNotFoundError:  # a link to nowhere
+    except FileNotFoundError:  # a broken link
         return False
-    except OSError:  # whoever reads it learns why it cannot be read
+    except OSError:  # reading it will say why it cannot be read
         return True
-    return stat.S_ISREG(status.st_mode) and (path.suffix.lower() == ".pdf" or status.st_size <= LARGEST)
+    return stat.S_ISREG(status.st_mode) and (path.suffix.lower() == ".pdf" or status.st_size <= MAX_TEXT_BYTES)
 
 
 LANGUAGES = {
@@ -85,10 +85,10 @@ LANGUAGES = {
     ".ts": "ts",
     ".tsx": "ts",
 }
-"""What the splitter knows, by the end of a file's name."""
+"""Languages that the splitter knows, by suffix."""
 
 PLAIN = {".cfg", ".css", ".ini", ".json", ".pdf", ".sh", ".sql", ".toml", ".txt", ".yaml", ".yml"}
-"""What is read besides."""
+"""Other suffixes that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ class Passage:
     """A piece of a file.
 
     Attributes:
-        text: As it stands in the file.
-        start_line: Its first line, from 1; in a PDF of the page.
+        text: The text, without the indent of its first line.
+        start_line: Its first line, from 1; in a PDF, on its page.
         end_line: Its last line.
-        page: Of a PDF, from 1; 0 in other files.
-        indent: Columns before it on its first line, which is stripped.
+        page: Page of a PDF, from 1; 0 in other files.
+        indent: Columns of that indent.
     """
 
     text: str
@@ -111,23 +111,23 @@ class Passage:
 
 
 class Splitter:
-    """Cuts texts at the joints of their language into passages of at most so many tokens."""
+    """Splits texts where their language allows it, into passages of a bounded number of tokens."""
 
     def __init__(self, count: Callable[[str], int], tokens: int, overlap: int) -> None:
         """Prepare.
 
         Args:
-            count: Gives the tokens of a text.
+            count: Counts the tokens of a text.
             tokens: Most tokens of a passage.
-            overlap: Tokens that a passage repeats of the one before it, at most.
+            overlap: Most tokens that a passage repeats from the one before it.
         """
         self._count, self._tokens, self._overlap = count, tokens, overlap
 
     def split(self, path: Path) -> list[Passage]:
-        """Cut a file.
+        """Split a file.
 
         Raises:
-            ValueError: When it is no text, or no PDF that can be read.
+            ValueError: If it is neither text nor a readable PDF.
         """
         pages = enumerate(_pdf_pages(path), 1) if path.suffix.lower() == ".pdf" else [(0, _text(path))]
         return [passage for page, text in pages for passage in self._pieces(text, path.suffix.lower(), page)]
@@ -135,7 +135,7 @@ class Splitter:
     def _pieces(self, text: str, suffix: str, page: int) -> Iterator[Passage]:
         start = -1
         for piece in self._splitter(suffix).split_text(text):
-            # Two passages never begin at one place, so one that repeats an earlier one is told from it.
+            # Each passage starts after the one before, so a repeated text is found at its own place.
             start = max(text.find(piece, start + 1), 0)
             first = text.count("\n", 0, start) + 1
             before = text[text.rfind("\n", 0, start) + 1 : start].expandtabs(4)
@@ -152,7 +152,7 @@ class Splitter:
 def _text(path: Path) -> str:
     content = path.read_bytes()
     if b"\0" in content:
-        message = f"{path} is no text: it holds a zero byte"
+        message = f"{path} is not text: it holds a zero byte"
         raise ValueError(message)
     try:
         return content.decode("utf-8-sig")
@@ -165,8 +165,8 @@ def _pdf_pages(path: Path) -> Iterator[str]:
     pypdf = require("pypdf", "search", "A PDF file")
     try:
         for page in pypdf.PdfReader(path).pages:
-            # What is no letter has no code, and comes as half of a surrogate pair.
+            # Characters without a code come as lone surrogates.
             yield page.extract_text().encode("utf-8", "replace").decode()
-    except Exception as error:  # pypdf says of itself that any may come of a broken file, and others of an encrypted one
+    except Exception as error:  # pypdf documents that a broken file may raise anything, and so does an encrypted one
         message = f"{path} cannot be read as PDF: {str(error) or type(error).__name__}"
         raise ValueError(message) from error

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.cli import search as module
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.engine import shared
@@ -44,7 +45,7 @@ def search(question: str, folder: Path, *arguments: object) -> Any:
 
 
 def pdf(*pages: str, more: str = "") -> bytes:
-    """Give a PDF with a line of text a page, and ``more`` in its trailer."""
+    """Return a PDF with one line of text per page, and ``more`` in its trailer."""
     count = len(pages)
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(count))
     objects = [
@@ -83,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_found_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_finds_its_passage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = folder.parent / "db"
     done = f"5 files, 4 new or changed, 0 removed; 5 passages embedded, 5 in {database}\n"
     assert index(folder) == (0, done, "")
@@ -173,7 +174,7 @@ def test_a_pattern_and_a_limit(folder: Path) -> None:
     assert index(folder / "tool.py")[1].startswith("1 files, 1 new")
 
 
-def test_what_cannot_be_read_is_left_out_and_said(folder: Path) -> None:
+def test_what_cannot_be_read_is_skipped_with_the_reason(folder: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff\xfe")
     (folder / "bad.pdf").write_bytes(b"no PDF")
     status, out, err = index(folder)
@@ -183,7 +184,7 @@ def test_what_cannot_be_read_is_left_out_and_said(folder: Path) -> None:
     assert "4 new or changed" in out
 
 
-def test_an_encrypted_pdf_is_left_out_and_said(folder: Path) -> None:
+def test_an_encrypted_pdf_is_skipped_with_the_reason(folder: Path) -> None:
     key = "00" * 48
     aes = f"/Filter /Standard /V 5 /R 6 /Length 256 /P -4 /O <{key}> /U <{key}> /OE <{key[:64]}> /UE <{key[:64]}>"
     cipher = "/CF << /StdCF << /CFM /AESV3 /Length 32 >> >> /StmF /StdCF /StrF /StdCF"
@@ -198,7 +199,6 @@ def test_an_encrypted_pdf_is_left_out_and_said(folder: Path) -> None:
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Make files of these names fail as a broken disk does, without their name in the error."""
-    file_digest = indexing.file_digest
 
     def fail(path: Path) -> str:
         if path.name in names:
@@ -208,14 +208,16 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(indexing, "file_digest", fail)
 
 
-def test_a_file_that_cannot_be_opened_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_opened_is_skipped_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unreadable(monkeypatch, "cooking.md")
     status, out, err = index(folder)
     assert (status, out.split(";")[0]) == (0, "5 files, 3 new or changed, 0 removed")
     assert err == f"mlx-qwen: left out: {folder / 'cooking.md'} cannot be read: Input/output error\n"
 
 
-def test_a_file_that_may_not_even_be_looked_at_is_left_out_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_whose_status_cannot_be_read_is_skipped_with_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index(folder)
     place, stat = folder / "more" / "bird's.md", Path.stat
 
@@ -226,7 +228,7 @@ def test_a_file_that_may_not_even_be_looked_at_is_left_out_and_said(folder: Path
 
     monkeypatch.setattr(Path, "stat", refuse)
     unreadable(monkeypatch, "bird's.md")
-    assert place in files.find(folder, None, None)
+    assert place in files.find_files(folder, None, None)
     status, out, err = index(folder)
     assert (status, out.split(";")[0]) == (0, "5 files, 0 new or changed, 0 removed")
     assert err == f"mlx-qwen: left out: {place} cannot be read: Input/output error\n"

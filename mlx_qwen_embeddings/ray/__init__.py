@@ -1,6 +1,6 @@
 """Ray: datasets and corpora embedded by the machines of a cluster, each with an engine of its own.
 
-This package must be installed on every node, with the back end that suits it.
+This package must be installed on every node, with the back end that suits the node.
 """
 
 from mlx_qwen_embeddings._extras import require

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+import pyarrow as pa
 from ray.data import Dataset
 
+from mlx_qwen_embeddings.bulk.job import embed
+from mlx_qwen_embeddings.bulk.parquet import as_lists
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
 from mlx_qwen_embeddings.prompts import Role
-from mlx_qwen_embeddings.ray.model import SharedModel, TableEmbedder
+from mlx_qwen_embeddings.ray.model import SharedModel
 from mlx_qwen_embeddings.ray.placement import Placement
 
 BATCH_ROWS = 512
-"""Rows that go to an actor at once, enough for its engine to sort by length, and what is computed anew when it dies."""
+"""Rows that an actor gets at a time: enough for its engine to sort by length. They are computed again when it dies."""
 
 
 def embed_dataset(
@@ -28,33 +31,34 @@ def embed_dataset(
     settings: Mapping[str, Any] | None = None,
     **options: Unpack[CallOptions],
 ) -> Dataset:
-    """Embed a column of a dataset on a cluster, with one engine an actor.
+    """Embed a column of a dataset on a cluster, with one engine in each actor.
 
     A node finds the model at once; everything else is lazy, as in all of Ray Data. An actor or node that dies is replaced,
-    and its batches are computed anew. Ray Data gives rows in any order unless its context says ``preserve_order``.
-    A run that was killed as a whole begins anew: ``embed_parquet`` with a ``RayRunner``, or ``mlx-qwen bulk``, continues.
+    and its batches are computed again. Ray Data returns rows in any order unless its context sets ``preserve_order``.
+    A run that was killed as a whole starts from the beginning; ``embed_parquet`` with a ``RayRunner``, or
+    ``mlx-qwen bulk``, continues.
 
-    Large blocks are cut into ``batch_rows`` rows, so that a single large file still keeps every actor busy. An actor's
-    engine cuts those by length and tokens, and two batches are in its hand at once: memory is bounded by them.
+    Large blocks are cut into ``batch_rows`` rows, so that a single large file keeps every actor busy. An actor has two such
+    batches at once, which bounds its memory; its engine splits them by length and tokens.
 
     Args:
         ds: The dataset.
-        column: Which column holds the texts.
-        model: Alias, Hub name, or a folder that lies at the same path on every node; None takes ``MLX_QWEN_MODEL``, else
-            "small". Each node takes a named model from its own Hugging Face cache, at the commit that the first one found.
-        role: Whether they are documents or queries.
+        column: The column that holds the texts.
+        model: Alias, Hub name, or a folder with the same path on every node; None takes ``MLX_QWEN_MODEL``, or else
+            "small". Each node takes a named model from its own Hugging Face cache, at the commit that the first node found.
+        role: Whether the texts are documents or queries.
         vector_column: Name of the vectors, which are lists of fixed size: float32 unless ``precision`` says otherwise.
         concurrency: See ``Placement``.
         num_cpus: See ``Placement``.
         num_gpus: See ``Placement``.
-        batch_rows: Rows that go to an actor at once.
-        settings: Further fields of ``EngineSettings`` for each actor's engine, ``dtype`` or ``cache_dir`` for one.
+        batch_rows: Rows that an actor gets at a time.
+        settings: Further fields of ``EngineSettings`` for each actor's engine, such as ``dtype`` or ``cache_dir``.
         **options: See ``EmbedOptions``.
 
     Raises:
-        UnknownModelError: When the name means nothing.
-        ModelLoadError: When a node cannot have the model.
-        ValueError: When an option does not fit, no node could hold an actor, or all of them would leave no CPU for reading.
+        UnknownModelError: When no model has this name.
+        ModelLoadError: When a node cannot get the model.
+        ValueError: When an option is wrong, no node has room for an actor, or the actors would leave no CPU for reading.
     """
     checked, placement = EmbedOptions(**options), Placement(concurrency=concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
     placement.check_room_for_reading()
@@ -68,3 +72,28 @@ def embed_dataset(
         udf_modifying_row_count=False,
         **placement.resources(),
     )
+
+
+class TableEmbedder:
+    """An actor that adds vectors to tables."""
+
+    def __init__(self, model: SharedModel, column: str, role: Role, vector_column: str, options: EmbedOptions) -> None:
+        """Open the engine and load the model."""
+        self._engine = model.open().warmup()
+        self._column, self._vector_column, self._role, self._options = column, vector_column, role, options
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Add the vectors of one column.
+
+        Raises:
+            ValueError: When that column is missing, or there is one with the name of the vectors.
+        """
+        if self._column not in table.column_names or self._vector_column in table.column_names:
+            there = ", ".join(table.column_names)
+            message = (
+                f"the dataset has the columns {there}: column={self._column!r} must be one of them, "
+                f"and vector_column={self._vector_column!r} must not"
+            )
+            raise ValueError(message)
+        texts = table.column(self._column).to_pylist()
+        return table.append_column(self._vector_column, as_lists(embed(self._engine, texts, self._role, self._options)))

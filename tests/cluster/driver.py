@@ -1,15 +1,17 @@
-"""A run on a cluster in a process of its own, which says when a part is done: source, folder, address."""
+"""A run on a cluster in another process, which prints a line for each part. Arguments: source, folder, address."""
 
 import sys
+from collections.abc import Iterator, Sequence
 
 from mlx_qwen_embeddings.bulk import embed_parquet
+from mlx_qwen_embeddings.bulk.corpus import CorpusJob
 from mlx_qwen_embeddings.ray import Placement, RayRunner
 
 
 class Tells(RayRunner):
-    """Prints a line a part."""
+    """Prints a line for each part."""
 
-    def run(self, job, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         for rows in super().run(job, missing):
             sys.stdout.write(f"part of {rows}\n")
             sys.stdout.flush()

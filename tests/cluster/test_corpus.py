@@ -1,4 +1,4 @@
-"""A corpus embedded by a cluster: as by a single process, whatever dies on the way."""
+"""A corpus embedded by a cluster has the output of a single process, whatever dies on the way."""
 
 import os
 import subprocess
@@ -21,12 +21,12 @@ from mlx_qwen_embeddings.bulk.corpus import CorpusJob
 from mlx_qwen_embeddings.errors import ModelLoadError, UnknownModelError, WorkersDiedError
 from mlx_qwen_embeddings.ray import Placement, RayRunner
 from mlx_qwen_embeddings.ray.model import SharedModel
-from tests.cluster.corpora import COUNT, WIDTH, texts, write
-from tests.cluster.processes import actors, all_end, are_gone, kill, remove_node, running
+from tests.support.numbered_texts import COUNT, WIDTH, texts, write
+from tests.support.ray_cluster import actors, add_node, all_end, are_gone, kill, remove_node, running
 
 DRIVER = str(Path(__file__).parent / "driver.py")
 FEW = 2000
-"""Rows of the runs in which something dies."""
+"""Number of rows of the runs in which something dies."""
 
 
 def runner(**places: Any) -> RayRunner:
@@ -40,7 +40,7 @@ def read(folder: Path) -> tuple[list[int], list[str], Any]:
 
 
 def check(folder: Path, count: int, wanted: Any) -> None:
-    """Hold that each row is there once, in its place, with the vector that a single process gives it."""
+    """Check that each row is there once, in its place, with the vector that a single process computes."""
     ids, found, vectors = read(folder)
     assert ids == list(range(count))
     assert found == texts(count)
@@ -48,7 +48,7 @@ def check(folder: Path, count: int, wanted: Any) -> None:
 
 
 class Disturbed(RayRunner):
-    """Lets something happen once so many parts are done."""
+    """Calls functions when certain numbers of parts are done."""
 
     def __init__(self, happens: dict[int, Callable[[], None]], **options: Any) -> None:
         super().__init__(**options)
@@ -62,17 +62,15 @@ class Disturbed(RayRunner):
                 self.left.append(len(job.missing()))
 
 
-def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, tmp_path: Path, cluster: Cluster, wanted: Any) -> None:
+def test_the_output_is_that_of_a_single_process(corpus: Path, tmp_path: Path, cluster: Cluster, wanted: Any) -> None:
     report = embed_parquet(corpus, tmp_path / "out", runner=runner(), dimensions=WIDTH)
     assert (report.rows, report.resumed, report.dimensions) == (COUNT, 0, WIDTH)
     check(tmp_path / "out", COUNT, wanted)
     assert all_end(cluster, "PartWriter")
 
 
-def test_an_actor_and_a_node_that_die_in_the_middle_are_made_good(
-    tmp_path: Path, three_nodes: Cluster, engine: EmbeddingEngine
-) -> None:
-    # Each actor has a node of its own. The first to die is replaced; the second dies for good: the other nodes are taken.
+def test_an_actor_and_a_node_die_in_the_middle(tmp_path: Path, three_nodes: Cluster, engine: EmbeddingEngine) -> None:
+    # Each actor has a node of its own. The one that is killed is restarted; the node that is removed does not return.
     ended: list[int] = []
 
     def end(*, whole_node: bool) -> None:
@@ -93,7 +91,7 @@ def test_an_actor_and_a_node_that_die_in_the_middle_are_made_good(
     check(tmp_path / "out", FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
-def test_a_killed_driver_is_continued(tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine) -> None:
+def test_a_run_whose_driver_was_killed_is_continued(tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine) -> None:
     source, folder = write(tmp_path / "in.parquet", FEW), tmp_path / "out"
     command = [sys.executable, DRIVER, str(source), str(folder), cluster.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
@@ -105,7 +103,7 @@ def test_a_killed_driver_is_continued(tmp_path: Path, cluster: Cluster, engine: 
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "bulk", str(source), str(folder), "--ray", cluster.address]
     command += ["--model", "nano", "--part-rows", "50", "--dimensions", str(WIDTH), "--concurrency", "2", "--num-cpus", "1"]
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    # An actor may have ended a part after its driver was gone.
+    # An actor may have finished a part after its driver was killed.
     resumed = int(said.split(" of them from an earlier run")[0].split(", ")[-1].replace(",", ""))
     assert said.startswith(f"{folder}: {FEW:,} vectors of {WIDTH} dimensions in {FEW // 50} parts, ")
     assert 50 * len(there) <= resumed < FEW
@@ -113,26 +111,40 @@ def test_a_killed_driver_is_continued(tmp_path: Path, cluster: Cluster, engine: 
     check(folder, FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
-def test_without_a_bound_there_are_as_many_actors_as_there_is_room_for(cluster: Cluster) -> None:
-    assert Placement(num_cpus=1).wanted() == 5
-    assert Placement(num_cpus=2).wanted() == 3
-    assert Placement(concurrency=(1, 2), num_cpus=1).wanted() == 2
-    assert Placement().resources() == {"num_cpus": 1}
-    assert Placement(num_gpus=1).wanted() == 1
+def test_an_actor_whose_node_is_lost_for_good_leaves_its_parts_to_the_others(
+    tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
+) -> None:
+    # Each actor has a node of its own, and no other node has room for it.
+    ended: list[int] = []
+
+    def end() -> None:
+        actor, node = min(actors(cluster, "PartWriter").items())
+        remove_node(cluster, node)
+        assert are_gone([actor], "PartWriter")
+        ended.append(node)
+
+    disturbed = Disturbed({6: end}, model="nano", placement=Placement(concurrency=2, num_cpus=2))
+    try:
+        embed_parquet(
+            write(tmp_path / "in.parquet", FEW), tmp_path / "out", runner=disturbed, part_rows=50, dimensions=WIDTH
+        )
+    finally:
+        add_node(cluster)
+    assert disturbed.left[0] > 5
+    check(tmp_path / "out", FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
 @pytest.mark.usefixtures("gpu_node")
-def test_a_gpu_is_found_and_actors_go_where_it_is() -> None:
-    def given() -> dict[str, float]:
-        return ray.get_runtime_context().get_assigned_resources()
+def test_an_actor_gets_a_gpu_where_there_is_one() -> None:
+    def given() -> float:
+        return float(ray.get_runtime_context().get_assigned_resources()["GPU"])
 
     assert Placement().resources() == {"num_gpus": 1.0}
-    assert Placement().wanted() == 2
-    assert ray.get(ray.remote(**Placement().resources())(given).remote())["GPU"] == 1
+    assert ray.get(ray.remote(**Placement().resources())(given).remote()) == 1
 
 
 @pytest.mark.parametrize(("places", "largest"), [({"num_cpus": 3}, "2 CPUs"), ({"num_gpus": 1}, "0 GPUs")])
-def test_an_actor_that_no_node_can_hold_is_refused(places: dict[str, Any], largest: str, cluster: Cluster) -> None:
+def test_an_actor_too_large_for_every_node_is_refused(places: dict[str, Any], largest: str, cluster: Cluster) -> None:
     (asked,) = (f"{name}={amount}" for name, amount in places.items())
     with pytest.raises(ValueError, match=f"can hold an actor of {asked}: the largest has {largest}"):
         RayRunner(model="nano", placement=Placement(concurrency=1, **places)).stamp()
@@ -145,19 +157,19 @@ def test_an_actor_computes_with_the_cores_that_it_was_given(cluster: Cluster) ->
     assert ray.get([ray.remote(num_cpus=given)(threads).remote() for given in (1, 2)]) == ["1", "2"]
 
 
-def test_a_row_without_a_text_is_named(tmp_path: Path, cluster: Cluster) -> None:
+def test_an_error_of_an_actor_names_the_row_and_ends_all_actors(tmp_path: Path, cluster: Cluster) -> None:
     pq.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "in.parquet")
     with pytest.raises(ValueError, match=r"in\.parquet, row 2: column 'text' is empty, not a text"):
         embed_parquet(tmp_path / "in.parquet", tmp_path / "out", runner=runner(), part_rows=1)
     assert all_end(cluster, "PartWriter")
 
 
-def test_a_model_that_nobody_knows_is_an_error_here(cluster: Cluster) -> None:
+def test_an_unknown_model_is_an_error_of_the_driver(cluster: Cluster) -> None:
     with pytest.raises(UnknownModelError, match="smal"):
         RayRunner(model="smal").stamp()
 
 
-def test_a_node_with_another_content_is_refused(cluster: Cluster) -> None:
+def test_a_node_with_another_model_or_dtype_is_refused(cluster: Cluster) -> None:
     shared = SharedModel.find("nano", {}, Placement(num_cpus=1))
 
     def opened(model: SharedModel) -> int:
@@ -165,22 +177,21 @@ def test_a_node_with_another_content_is_refused(cluster: Cluster) -> None:
 
     look = ray.remote(num_cpus=1)(opened)
     assert ray.get(look.remote(shared)) == 384
-    for changed, remedy in (("fingerprint", "rsync -a"), ("dtype", "give dtype=")):
-        other = SharedModel(shared.settings, shared.stamp._replace(**{changed: "other"}))
+    stamp = shared.stamp
+    for other, remedy in ((stamp._replace(fingerprint="other"), "rsync -a"), (stamp._replace(dtype="other"), "set dtype=")):
         with pytest.raises(ModelLoadError, match=rf"would not go together: .*{remedy}"):
-            ray.get(look.remote(other))
+            ray.get(look.remote(SharedModel(shared.settings, other)))
 
 
-def test_a_part_that_ends_its_actor_again_and_again_ends_the_run(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_part_that_kills_every_actor_ends_the_run(tmp_path: Path, cluster: Cluster) -> None:
     class Fatal(CorpusJob):
         def write(self, number: int, engine: Any, reader: Any) -> int:
             os._exit(1)
 
     class Sends(RayRunner):
         def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
-            fatal = Fatal(job.corpus, job.folder, job.part_rows, job.role, job.vector_column, job.options)
-            yield from super().run(fatal, missing)
+            yield from super().run(Fatal(**vars(job)), missing)
 
     sends = Sends(model="nano", placement=Placement(concurrency=1, num_cpus=1))
-    with pytest.raises(WorkersDiedError, match=r"3 actors died over part 0, for lack of memory maybe"):
+    with pytest.raises(WorkersDiedError, match="3 actors died over part 0: they may have run out of memory"):
         embed_parquet(write(tmp_path / "in.parquet", 5), tmp_path / "out", runner=sends)

@@ -1,4 +1,4 @@
-"""A Ray dataset with vectors: those of a single process, whichever actor dies."""
+"""A Ray dataset gets the vectors of a single process, whatever dies on the way."""
 
 import os
 from contextlib import ExitStack
@@ -14,8 +14,8 @@ from ray.data import Dataset
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.ray import embed_dataset
-from tests.cluster.corpora import COUNT, WIDTH, texts, write
-from tests.cluster.processes import actors, are_gone, kill, remove_node, running
+from tests.support.numbered_texts import COUNT, WIDTH, texts, write
+from tests.support.ray_cluster import actors, are_gone, kill, remove_node, running
 
 FEW = 1500
 
@@ -32,7 +32,7 @@ def vectors(table: pa.Table, name: str = "embedding") -> Any:
     return table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
 
-def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Cluster, wanted: Any) -> None:
+def test_the_vectors_are_those_of_a_single_process(corpus: Path, cluster: Cluster, wanted: Any) -> None:
     table = collect(embed_dataset(ray.data.read_parquet(str(corpus)), **options()))
     assert table["id"].to_pylist() == list(range(COUNT))
     assert table["text"].to_pylist() == texts(COUNT)
@@ -41,7 +41,7 @@ def test_a_cluster_gives_what_a_single_process_gives(corpus: Path, cluster: Clus
 
 
 @pytest.mark.parametrize("victim", ["actor", "node"])
-def test_what_dies_in_the_middle_is_replaced(
+def test_an_actor_or_a_node_dies_in_the_middle(
     victim: str, tmp_path: Path, three_nodes: Cluster, engine: EmbeddingEngine
 ) -> None:
     gate = tmp_path / "gate"
@@ -49,14 +49,14 @@ def test_what_dies_in_the_middle_is_replaced(
 
     def wait_for_the_kill(table: pa.Table) -> pa.Table:
         if table["id"][0].as_py() >= FEW // 2:
-            gate.open("rb").close()  # until somebody opens it for writing
+            gate.open("rb").close()  # blocks until it is opened for writing
         return table
 
     source = ray.data.read_parquet(str(write(tmp_path / "in.parquet", FEW)), override_num_blocks=1)
     gated = source.repartition(target_num_rows_per_block=50).map_batches(
         wait_for_the_kill, batch_format="pyarrow", batch_size=50, num_cpus=0
     )
-    found, node = [], -1
+    found, node = list[pa.Table](), -1
     with ExitStack() as at_the_end:
         for batch in embed_dataset(gated, batch_rows=50, **options()).iter_batches(batch_size=50, batch_format="pyarrow"):
             if not found:
@@ -64,7 +64,7 @@ def test_what_dies_in_the_middle_is_replaced(
                 assert there
                 actor, node = min(there.items())
                 kill(actor) if victim == "actor" else remove_node(three_nodes, node)
-                # Half of the rows wait at the gate, so it is not the end that ends the process.
+                # Half of the rows wait at the gate, so the actor cannot have ended because its work was done.
                 assert are_gone([actor], "TableEmbedder")
                 at_the_end.callback(os.close, os.open(gate, os.O_RDWR))
             found.append(batch)
@@ -75,7 +75,7 @@ def test_what_dies_in_the_middle_is_replaced(
     np.testing.assert_allclose(vectors(table), wanted, rtol=0, atol=1e-5)
 
 
-def test_role_instruction_precision_and_names(cluster: Cluster, engine: EmbeddingEngine) -> None:
+def test_role_options_and_column_names(cluster: Cluster, engine: EmbeddingEngine) -> None:
     dataset = ray.data.from_arrow(pa.table({"id": range(9), "body": texts(9)}))
     called: dict[str, Any] = {"instruction": "Find it", "precision": "int8"}
     table = collect(embed_dataset(dataset, "body", role="query", vector_column="v", **options(**called)))
@@ -83,26 +83,26 @@ def test_role_instruction_precision_and_names(cluster: Cluster, engine: Embeddin
     np.testing.assert_array_equal(vectors(table, "v"), engine.embed_queries(texts(9), dimensions=WIDTH, **called))
 
 
-def test_a_column_that_is_not_there_is_named(cluster: Cluster) -> None:
+def test_a_missing_column_is_an_error(cluster: Cluster) -> None:
     dataset = ray.data.from_arrow(pa.table({"id": [1], "body": ["a"]}))
     with pytest.raises(Exception, match="the dataset has the columns id, body: column='text' must be one of them"):
         embed_dataset(dataset, **options()).materialize()
 
 
-def test_an_option_that_does_not_fit_is_refused_at_once(cluster: Cluster) -> None:
+def test_a_wrong_option_is_refused_at_once(cluster: Cluster) -> None:
     dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
     with pytest.raises(ValueError, match="dimensions"):
         embed_dataset(dataset, **options(dimensions=0))
 
 
-def test_an_actor_that_no_node_can_hold_is_refused(cluster: Cluster) -> None:
+def test_an_actor_too_large_for_every_node_is_refused(cluster: Cluster) -> None:
     dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
     with pytest.raises(ValueError, match=r"can hold an actor of num_cpus=3: the largest has 2 CPUs"):
         embed_dataset(dataset, **options(concurrency=1, num_cpus=3))
 
 
 @pytest.mark.parametrize("places", [{"concurrency": 2, "num_cpus": 2}, {"concurrency": (4, 8), "num_cpus": 1}])
-def test_actors_that_leave_no_cpu_to_read_with_are_refused(places: dict[str, Any], cluster: Cluster) -> None:
+def test_actors_that_leave_no_cpu_for_reading_are_refused(places: dict[str, Any], cluster: Cluster) -> None:
     dataset = ray.data.from_arrow(pa.table({"text": ["a"]}))
     with pytest.raises(ValueError, match=r"leave none of the cluster's 4 to read with"):
         embed_dataset(dataset, **options(**places))

@@ -1,4 +1,4 @@
-"""Texts of the runs, short and all different, and the file that holds them."""
+"""Short texts that all differ, and a Parquet file that holds them."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 COUNT = int(os.environ.get("RAY_TEXTS", "20000"))
-"""Texts of the comparison with a single process."""
+"""Number of texts in the comparison with a single process."""
 
 SUBJECTS = ("cats", "a lease", "stew", "rivers", "swallows", "credit", "tea")
 WIDTH = 64
-"""Dimensions that are kept."""
+"""Dimensions of the vectors."""
 
 
 def texts(count: int) -> list[str]:
-    """Give texts of several lengths."""
+    """Return texts of several lengths."""
     return [f"{SUBJECTS[n % 7]} {n}{' and more' * (n % 4 == 0)}" for n in range(count)]
 
 

@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.bulk.job import LOCK, Job, ModelStamp, embed, run
 from mlx_qwen_embeddings.bulk.parquet import Corpus, RangeReader, as_lists, open_corpus
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.shared import get_engine
-from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
 from mlx_qwen_embeddings.prompts import Role
 
 CORPUS_PART_ROWS = 1024
@@ -59,8 +59,8 @@ class CorpusJob(Job):
             ValueError: When a row has no text.
             MLXQwenEmbeddingsError: As the engine's methods; positions in the message count from the part's first row.
         """
-        start, stop = self.bounds(number)
-        table = reader.table(start, stop)
+        start, rows = number * self.part_rows, self.size(number)
+        table = reader.table(start, start + rows)
         vectors = embed(engine, reader.texts(table, start), self.role, self.options)
         # Two may write the same part: a worker that was taken for dead, and the one that took its place.
         temporary = self.state / f"{self.path(number).name}.{uuid.uuid4().hex}.tmp"
@@ -71,7 +71,7 @@ class CorpusJob(Job):
             move(temporary, self.path(number))
         finally:
             temporary.unlink(missing_ok=True)
-        return stop - start
+        return rows
 
     def finish(self, model: ModelStamp) -> None:  # noqa: ARG002 - a FileJob needs it
         """Remove what workers that died were writing."""
@@ -180,7 +180,7 @@ def embed_parquet(
         source=corpus,
         fingerprint=corpus.footers,
         rows=corpus.rows,
-        part_rows=part_rows,
+        part_rows=whole_number("part_rows", part_rows),
         role=role,
         vector_column=vector_column,
         options=checked,

@@ -20,7 +20,7 @@ from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, writ
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError
-from mlx_qwen_embeddings.options import CallOptions, EmbedOptions
+from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role
 
@@ -74,11 +74,11 @@ class FileJob(Job):
 
     def embed(self, engine: EmbeddingEngine, missing: Sequence[int]) -> Iterator[int]:
         """Embed and write the parts from the first of ``missing`` on, and yield the rows of each."""
-        start, _ = self.bounds(missing[0])
+        start = missing[0] * self.part_rows
         texts = islice(self.source.texts(), start, None)
         try:
             vectors = embed_blocks(engine, texts, self.part_rows, self.role, self.options)
-            for number, block in zip(missing, vectors, strict=True):
+            for number, block in zip(missing, vectors, strict=False):  # a source that changes is noticed at the end
                 self.write(number, block)
                 yield len(block)
         except (InputTooLongError, EmbeddingFailedError) as error:
@@ -192,7 +192,7 @@ def embed_file(
         fingerprint=rows.fingerprint(),
         schema=columns_of(rows, form, vector_column),
         rows=sum(1 for _ in rows.texts()),
-        part_rows=part_rows,
+        part_rows=whole_number("part_rows", part_rows),
         role=role,
         vector_column=vector_column,
         options=checked,

@@ -70,12 +70,6 @@ class Job(ABC):
     options: EmbedOptions
     folder: Path
 
-    def __post_init__(self) -> None:
-        """Raise a ``ValueError`` when a part would have no rows."""
-        if self.part_rows < 1:
-            message = f"part_rows must be at least 1, got {self.part_rows}"
-            raise ValueError(message)
-
     @property
     def state(self) -> Path:
         """Folder of the manifest and the lock."""
@@ -86,15 +80,9 @@ class Job(ABC):
         """Number of parts."""
         return -(-self.rows // self.part_rows)
 
-    def bounds(self, number: int) -> tuple[int, int]:
-        """Return the first row of a part, and the row after its last."""
-        start = number * self.part_rows
-        return start, min(start + self.part_rows, self.rows)
-
     def size(self, number: int) -> int:
         """Return the number of rows in a part."""
-        start, stop = self.bounds(number)
-        return stop - start
+        return min(self.part_rows, self.rows - number * self.part_rows)
 
     def path(self, number: int) -> Path:
         """Return the file of a part."""

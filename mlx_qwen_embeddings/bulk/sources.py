@@ -125,19 +125,13 @@ class JsonLinesSource(FileSource):
 
     def rows(self) -> Iterator[Row]:
         """Parse the lines."""
-        for row, _ in self._parsed():
-            yield row
+        for number, line in enumerate(self.lines(), 1):
+            if line.strip():
+                yield self._parse(line, number)
 
     def records(self) -> Iterator[str]:
         """Return the lines as they are: a number that is parsed and written again may change its digits."""
-        for _, line in self._parsed():
-            yield line
-
-    def _parsed(self) -> Iterator[tuple[Row, str]]:
-        for number, line in enumerate(self.lines(), 1):
-            record = line.strip()
-            if record:
-                yield self._parse(record, number), record
+        return filter(None, map(str.strip, self.lines()))
 
     def _parse(self, record: str, number: int) -> Row:
         try:

@@ -1,4 +1,4 @@
-"""A corpus of Parquet files into a folder of parts: the same rows, the same vectors, whatever was killed."""
+"""``embed_parquet``: the same rows and vectors as without a kill, and what is refused."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def texts(count: int = ROWS) -> list[str]:
 
 
 def write_corpus(folder: Path, *, sizes: Sequence[int] = (40, 0, 63), group: int = 17) -> Path:
-    """Write files of these sizes, in row groups that no part fits."""
+    """Write files of these sizes. The bounds of their row groups are not those of the parts."""
     folder.mkdir()
     start = 0
     for number, size in enumerate(sizes):
@@ -53,11 +53,11 @@ def read(folder: Path) -> tuple[pa.Table, Any]:
 
 
 class Stopped(Exception):  # noqa: N818 - it stands for the end of the process
-    """Ends a run in its middle."""
+    """Raised to end a run before it is done."""
 
 
 class StopsAfter(LocalRunner):
-    """Computes some parts, and is gone."""
+    """Computes some parts, then raises ``Stopped``."""
 
     def __init__(self, engine: EmbeddingEngine, parts: int) -> None:
         super().__init__(engine)
@@ -108,7 +108,7 @@ def test_a_row_group_is_decoded_once_for_neighbouring_ranges(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("role", ["document", "query"])
-def test_texts_are_embedded_as_what_they_are(role: Any, prompted: str, tmp_path: Path) -> None:
+def test_queries_and_documents_are_embedded_differently(role: Any, prompted: str, tmp_path: Path) -> None:
     # Without an instruction: with one, queries and documents get the same prompt.
     with EmbeddingEngine(prompted) as engine:
         embed_parquet(write_corpus(tmp_path / "in", sizes=(6,)), tmp_path / "out", model=engine, role=role)
@@ -119,7 +119,7 @@ def test_texts_are_embedded_as_what_they_are(role: Any, prompted: str, tmp_path:
 
 
 @pytest.mark.parametrize("precision", ["int8", "ubinary", "float16"])
-def test_roles_and_precisions(precision: Any, tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_vectors_have_the_precision_of_the_call(precision: Any, tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_corpus(tmp_path / "in", sizes=(6,))
     embed_parquet(source, tmp_path / "out", model=engine, role="query", instruction="Find it", precision=precision)
     wanted = engine.embed_queries(texts(6), instruction="Find it", precision=precision)
@@ -128,12 +128,12 @@ def test_roles_and_precisions(precision: Any, tmp_path: Path, engine: EmbeddingE
     np.testing.assert_array_equal(vectors, wanted)
 
 
-def test_a_run_that_was_stopped_goes_on_with_what_is_missing(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_stopped_run_is_continued_with_the_missing_parts(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source, folder = write_corpus(tmp_path / "in"), tmp_path / "out"
     stopped = StopsAfter(engine, 4)
     with pytest.raises(Stopped):
         embed_parquet(source, folder, runner=stopped, part_rows=10)
-    # What a kill leaves behind: a part half written, one lost, and one cut short by a file system that forgot it.
+    # What a kill or a power cut may leave behind: a half-written file, a missing part, and a part that was cut short.
     (folder / "_job" / "part-00000004.parquet.abc.tmp").write_bytes(b"half")
     (folder / "part-00000001.parquet").unlink()
     whole = (folder / "part-00000002.parquet").read_bytes()
@@ -154,14 +154,14 @@ def test_a_part_with_another_number_of_rows_is_computed_again(rows: int, tmp_pat
     embed_parquet(source, folder, model=engine, part_rows=10)
     part = folder / "part-00000001.parquet"
     whole = pq.read_table(part)
-    pq.write_table(pa.concat_tables([whole, whole]).slice(0, rows), part)  # a sound file, as another program writes it
+    pq.write_table(pa.concat_tables([whole, whole]).slice(0, rows), part)  # a valid Parquet file
     again = StopsAfter(engine, 100)
     assert embed_parquet(source, folder, runner=again, part_rows=10).resumed == 15
     assert again.done == [1]
     assert pq.read_table(part).equals(whole)
 
 
-def test_parts_and_manifest_outlive_a_power_cut(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_parts_and_manifest_survive_a_power_cut(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_corpus(tmp_path / "in", sizes=(25,))
     with watched_renames() as renames:
         embed_parquet(source, tmp_path / "out", model=engine, part_rows=10)
@@ -170,7 +170,7 @@ def test_parts_and_manifest_outlive_a_power_cut(tmp_path: Path, engine: Embeddin
     assert [rename for rename in renames if not rename.durable] == []
 
 
-def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_two_workers_may_write_the_same_part(tmp_path: Path, engine: EmbeddingEngine) -> None:
     corpus = open_corpus(write_corpus(tmp_path / "in"), "text")
     job = CorpusJob(
         source=corpus,
@@ -183,7 +183,7 @@ def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: Embeddin
         folder=tmp_path / "out",
     )
     job.state.mkdir(parents=True)
-    other: CorpusJob = pickle.loads(pickle.dumps(job))  # noqa: S301 - as another machine has it
+    other: CorpusJob = pickle.loads(pickle.dumps(job))  # noqa: S301 - as another machine gets it
     reader = RangeReader(corpus)
     assert [each.write(3, engine, reader) for each in (job, other)] == [10, 10]
     assert job.missing() == [0, 1, 2, *range(4, 11)]
@@ -199,7 +199,7 @@ def test_a_part_that_two_write_at_once_is_whole(tmp_path: Path, engine: Embeddin
         ({"vector_column": "vector"}, "a run with another vector_column: "),
     ],
 )
-def test_another_job_is_refused_until_told_to_begin_anew(
+def test_a_run_with_other_values_is_refused_without_restart(
     change: dict[str, Any], said: str, tmp_path: Path, engine: EmbeddingEngine
 ) -> None:
     source, folder = write_corpus(tmp_path / "in", sizes=(25,)), tmp_path / "out"
@@ -216,7 +216,7 @@ def test_another_source_is_refused(tmp_path: Path, engine: EmbeddingEngine) -> N
         embed_parquet(write_corpus(tmp_path / "other", sizes=(6,)), tmp_path / "out", model=engine)
 
 
-def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_source_that_changes_during_the_run_is_an_error(tmp_path: Path, engine: EmbeddingEngine) -> None:
     class Changes(LocalRunner):
         def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
             yield from super().run(job, missing)
@@ -228,7 +228,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, engine: Embe
     assert not json.loads((tmp_path / "out" / "_job" / "manifest.json").read_text())["finished"]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_errors_name_the_file_row_and_column(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_corpus(tmp_path / "in", sizes=(5, 5))
     with pytest.raises(FileNotFoundError, match="neither a Parquet file nor a folder that holds any"):
         embed_parquet(tmp_path / "nowhere", tmp_path / "out", model=engine)
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, engine: EmbeddingEngine) -
         embed_parquet(source, tmp_path / "out", model=engine, column="body")
     with pytest.raises(ValueError, match="has a column 'id' already"):
         embed_parquet(source, tmp_path / "out", model=engine, vector_column="id")
-    with pytest.raises(ValueError, match="part_rows must be at least 1"):
+    with pytest.raises(ValueError, match="part_rows must be a whole number from 1"):
         embed_parquet(source, tmp_path / "out", model=engine, part_rows=0)
     with pytest.raises(FileExistsError, match="new or empty folder"):
         embed_parquet(source, source, model=engine)
@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, engine: EmbeddingEngine) -
         embed_parquet(source, tmp_path / "out2", model=engine)
 
 
-def test_a_run_that_got_nowhere_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source, folder = write_corpus(tmp_path / "in", sizes=(25,)), tmp_path / "out"
     with pytest.raises(ValueError, match="dimensions=9999"):
         embed_parquet(source, folder, model=engine, dimensions=9999)
@@ -257,10 +257,10 @@ def test_a_run_that_got_nowhere_leaves_nothing(tmp_path: Path, engine: Embedding
     assert embed_parquet(source, folder, model=engine, dimensions=64).rows == 25
     with pytest.raises(ValueError, match="dimensions=9999"):
         embed_parquet(source, folder, model=engine, dimensions=9999, restart=True)
-    assert list(folder.iterdir()) == []  # it was there before
+    assert list(folder.iterdir()) == []  # the folder existed before the run
 
 
-def test_no_rows_are_a_finished_job(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_corpus_without_rows_is_finished_at_once(tmp_path: Path, engine: EmbeddingEngine) -> None:
     report = embed_parquet(write_corpus(tmp_path / "in", sizes=(0,)), tmp_path / "out", model=engine)
     assert (report.rows, report.parts) == (0, 0)
     assert json.loads((tmp_path / "out" / "_job" / "manifest.json").read_text())["finished"]

@@ -1,4 +1,4 @@
-"""Bulk jobs that are killed, at random moments and at every single step, and continued."""
+"""Bulk jobs are killed, at random moments and at each step on the disk, and continued."""
 
 import os
 import random
@@ -22,22 +22,22 @@ def engine() -> Iterator[EmbeddingEngine]:
         yield engine
 
 
-def test_a_job_that_is_killed_at_random_moments_ends_as_one_that_is_not(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_job_killed_at_random_moments_ends_with_the_same_output(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = write_rows(tmp_path / "in.jsonl", 200)
     target, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     embed_file(source, whole, model=engine, part_rows=PART, dimensions=64)
     kills, written = kill_until_done(source, target, random.Random(3), most=60)
     assert kills > 4
-    # A part may have been written by a run that was killed before it said so, but none was written twice.
+    # No part was written twice; a run that was killed before it reported a part is not counted.
     assert written <= 25
     compare(target, whole)
-    # Killed between the move and the removal, the folder is left, and the next run removes it.
+    # A run that is killed after it has moved the target leaves the folder; the next run removes it.
     if (tmp_path / "out.jsonl.parts").exists():
         embed_file(source, target, model=engine, part_rows=PART, dimensions=64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
 
 
-def test_what_was_done_is_not_computed_again(tmp_path: Path) -> None:
+def test_finished_parts_are_not_computed_again(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 200)
     job = start(source, tmp_path / "out.npy")
     assert job.stdout is not None
@@ -53,11 +53,11 @@ def test_what_was_done_is_not_computed_again(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing of ours catches it."""
+    """Stands for the end of the process: the package catches it nowhere."""
 
 
 class Disk:
-    """Lets so many steps on the disk happen, and then ends the process."""
+    """Allows a number of steps on the disk, then raises ``Killed``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10_000
@@ -84,7 +84,7 @@ def test_a_kill_at_any_step_on_the_disk_loses_nothing(
     whole = target.read_bytes()
     disk = Disk(monkeypatch)
     for steps in range(100):
-        os.remove(target)  # noqa: PTH107 - pathlib's is counted
+        os.remove(target)  # noqa: PTH107 - the one of pathlib is counted
         disk.left = steps
         try:
             embed_file(source, target, model=engine, part_rows=PART)

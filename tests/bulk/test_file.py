@@ -1,4 +1,4 @@
-"""Files in, vectors out: every form, what is carried on, and what is refused."""
+"""``embed_file``: every format, what is kept of the rows, how a run is continued, and what is refused."""
 
 import json
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def same(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_json_lines_are_carried_on_to_the_letter(lines: Path, engine: EmbeddingEngine, wanted: Any) -> None:
+def test_json_lines_keep_their_text(lines: Path, engine: EmbeddingEngine, wanted: Any) -> None:
     report = embed_file(lines, lines.with_name("out.jsonl"), model=engine, part_rows=2)
     assert (report.rows, report.resumed, report.dimensions) == (5, 0, 384)
     given = [line for line in lines.read_text("utf-8-sig").splitlines() if line]
@@ -86,14 +86,14 @@ def test_json_is_one_array(lines: Path, engine: EmbeddingEngine, wanted: Any) ->
     assert rows == [json.loads(line) for line in lines.read_text("utf-8-sig").splitlines() if line]
 
 
-def test_npy_is_the_vectors_alone_with_the_options_of_the_call(lines: Path, engine: EmbeddingEngine) -> None:
+def test_npy_holds_only_the_vectors(lines: Path, engine: EmbeddingEngine) -> None:
     target = lines.with_name("out.npy")
     embed_file(lines, target, model=engine, part_rows=3, role="query", instruction="Find it", dimensions=64)
     same(np.load(target), engine.embed_queries(TEXTS, instruction="Find it", dimensions=64))
 
 
 @pytest.mark.parametrize("role", ["document", "query"])
-def test_texts_are_embedded_as_what_they_are(role: Any, prompted: str, lines: Path) -> None:
+def test_queries_and_documents_are_embedded_differently(role: Any, prompted: str, lines: Path) -> None:
     # Without an instruction: with one, queries and documents get the same prompt.
     with EmbeddingEngine(prompted) as engine:
         embed_file(lines, lines.with_name("out.npy"), model=engine, role=role)
@@ -122,9 +122,7 @@ def test_parquet_to_json_lines(tmp_path: Path, engine: EmbeddingEngine, wanted: 
     assert row == {"id": 2, "text": TEXTS[3], "tags": ["b", "c"], "at": moment, "price": "1.50", "kind": "y"}
 
 
-def test_bytes_have_no_form_in_json_which_is_said_before_anything_is_computed(
-    tmp_path: Path, engine: EmbeddingEngine
-) -> None:
+def test_bytes_for_json_are_refused_before_anything_is_computed(tmp_path: Path, engine: EmbeddingEngine) -> None:
     pq.write_table(pa.table({"x": [float("nan")], "text": ["a"], "image": [b"\xff"]}), tmp_path / "in.parquet")
     before = engine.stats().texts
     with pytest.raises(ValueError, match=r"it holds bytes.*write Parquet"):
@@ -133,7 +131,7 @@ def test_bytes_have_no_form_in_json_which_is_said_before_anything_is_computed(
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
-def test_what_is_no_number_is_null_in_json(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_nan_and_infinity_are_null_in_json(tmp_path: Path, engine: EmbeddingEngine) -> None:
     rows = {"text": ["a", "b"], "x": [float("nan"), 0.5], "more": [{"y": [float("inf"), 1.0]}, {"y": []}]}
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     target = embed_file(tmp_path / "in.parquet", tmp_path / "out.jsonl", model=engine).target
@@ -141,7 +139,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path, engine: EmbeddingEngi
     assert [(row["x"], row["more"]["y"]) for row in found] == [(None, [None, 1.0]), (0.5, [])]
 
 
-def test_json_lines_to_parquet_find_their_types(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_types_of_json_lines_are_found_for_parquet(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(
         '{"text": "a", "n": null}\n{"text": "b", "n": 1, "more": {"x": [1]}}\n{"text": "c", "n": 2.5}\n', "utf-8"
@@ -153,7 +151,7 @@ def test_json_lines_to_parquet_find_their_types(tmp_path: Path, engine: Embeddin
         embed_file(source, tmp_path / "no.parquet", model=engine)
 
 
-def test_cells_stay_strings(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
+def test_csv_cells_stay_strings(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
     source = tmp_path / "in.csv"
     rows = "".join(f'"0{number}","{text}"\r\n' for number, text in enumerate(TEXTS))
     source.write_text(f"\ufeffid,text\r\n{rows}", "utf-8", newline="")
@@ -165,19 +163,19 @@ def test_cells_stay_strings(tmp_path: Path, engine: EmbeddingEngine, wanted: Any
     assert json.loads(target.read_text("utf-8"))["text"] == "a, b"
 
 
-def test_a_long_cell(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_cell_beyond_pythons_limit(tmp_path: Path, engine: EmbeddingEngine) -> None:
     (tmp_path / "in.csv").write_text("text\n" + "word " * 40_000 + "\n", "utf-8")
     assert embed_file(tmp_path / "in.csv", tmp_path / "out.npy", model=engine).rows == 1
 
 
-def test_lines_of_text_keep_in_step_with_vectors(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
+def test_every_line_of_text_has_a_vector(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", "utf-8")
     target = embed_file(tmp_path / "in.txt", tmp_path / "out.npy", model=engine).target
     same(np.load(target), wanted)
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "npy", "parquet"])
-def test_no_rows(suffix: str, tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_file_without_rows(suffix: str, tmp_path: Path, engine: EmbeddingEngine) -> None:
     (tmp_path / "in.txt").touch()
     target = tmp_path / f"out.{suffix}"
     assert embed_file(tmp_path / "in.txt", target, model=engine).rows == 0
@@ -204,7 +202,7 @@ def test_precisions(precision: Any, lines: Path, engine: EmbeddingEngine, wanted
 
 @pytest.fixture
 def begun(tmp_path: Path, engine: EmbeddingEngine) -> tuple[Path, Path]:
-    """Give source and target of a job whose last row was too long, after five parts of a row each."""
+    """Return source and target of a run that failed at its sixth row, after five parts of one row each."""
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("\n".join([*TEXTS, "long " * 60]), "utf-8")
     with pytest.raises(InputTooLongError, match=r"in\.txt: texts\[5\] has 61 tokens"):
@@ -213,7 +211,7 @@ def begun(tmp_path: Path, engine: EmbeddingEngine) -> tuple[Path, Path]:
     return source, target
 
 
-def test_after_a_failure_the_job_goes_on(begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any) -> None:
+def test_a_failed_run_is_continued(begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any) -> None:
     with pytest.raises(InputTooLongError, match=r"in\.txt, after the 5 rows that were done: texts\[0\] has 61"):
         embed_file(*begun, model=engine, part_rows=1, max_length=50, truncate="error")
     assert embed_file(*begun, model=engine, part_rows=1, max_length=70, truncate="error").resumed == 5
@@ -221,7 +219,9 @@ def test_after_a_failure_the_job_goes_on(begun: tuple[Path, Path], engine: Embed
     assert not begun[1].with_name("out.npy.parts").exists()
 
 
-def test_a_job_with_other_settings_is_not_mixed_in(begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any) -> None:
+def test_a_run_with_other_values_is_refused_without_restart(
+    begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any
+) -> None:
     options: Any = {"model": engine, "part_rows": 1, "max_length": 70, "truncate": "error"}
     with pytest.raises(ValueError, match=r"a run with another instruction: .* or pass restart=True"):
         embed_file(*begun, instruction="Find it", **options)
@@ -246,13 +246,13 @@ def test_a_part_with_another_number_of_rows_is_computed_again(
     rows: int, begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any
 ) -> None:
     part = begun[1].with_name("out.npy.parts") / "part-00000002.npy"
-    np.save(part, np.zeros((rows, 384), np.float32))  # a sound file all the same
+    np.save(part, np.zeros((rows, 384), np.float32))  # a valid file
     report = embed_file(*begun, model=engine, part_rows=1, max_length=70, truncate="error")
     assert report.resumed == 2
     same(np.load(begun[1])[:5], wanted)
 
 
-def test_a_source_that_changes_meanwhile_is_noticed(lines: Path, engine: EmbeddingEngine) -> None:
+def test_a_source_that_changes_during_the_run_is_an_error(lines: Path, engine: EmbeddingEngine) -> None:
     class Changing(JsonLinesSource):
         number = 0
 
@@ -265,14 +265,14 @@ def test_a_source_that_changes_meanwhile_is_noticed(lines: Path, engine: Embeddi
     assert not lines.with_name("out.npy").exists()
 
 
-def test_a_failure_in_the_first_part_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path, engine: EmbeddingEngine) -> None:
     (tmp_path / "in.txt").write_text("long " * 60, "utf-8")
     with pytest.raises(InputTooLongError):
         embed_file(tmp_path / "in.txt", tmp_path / "out.npy", model=engine, max_length=50, truncate="error")
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
-def test_a_finished_file_is_left_alone(lines: Path, engine: EmbeddingEngine) -> None:
+def test_a_target_that_exists_is_kept_without_overwrite(lines: Path, engine: EmbeddingEngine) -> None:
     target = lines.with_name("out.npy")
     target.write_text("mine")
     with pytest.raises(FileExistsError, match=r"out\.npy exists: pass overwrite=True"):
@@ -282,7 +282,7 @@ def test_a_finished_file_is_left_alone(lines: Path, engine: EmbeddingEngine) -> 
     assert np.load(target).shape == (5, 384)
 
 
-def test_two_processes_do_not_write_one_file(lines: Path, engine: EmbeddingEngine) -> None:
+def test_only_one_process_writes_a_target(lines: Path, engine: EmbeddingEngine) -> None:
     target = lines.with_name("out.npy")
     with (
         locked(lines.with_name("out.npy.parts")),
@@ -310,7 +310,7 @@ def test_two_processes_do_not_write_one_file(lines: Path, engine: EmbeddingEngin
         ("in.json", b"[]", "rows are read from JSON Lines"),
     ],
 )
-def test_what_cannot_be_read_is_refused_before_anything_is_computed(
+def test_a_source_that_cannot_be_read_is_refused_before_anything_is_computed(
     name: str, content: bytes, expected: str, tmp_path: Path, engine: EmbeddingEngine
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -325,23 +325,25 @@ def test_what_cannot_be_read_is_refused_before_anything_is_computed(
     ("target", "options", "expected"),
     [
         ("out.txt", {}, "must end in one of .json"),
-        ("out.npy", {"part_rows": 0}, "part_rows must be at least 1"),
+        ("out.npy", {"part_rows": 0}, "part_rows must be a whole number from 1"),
         ("out.npy", {"precision": "int8", "normalize": False}, "leave out normalize=False"),
     ],
 )
-def test_wrong_options(target: str, options: Any, expected: str, lines: Path, engine: EmbeddingEngine) -> None:
+def test_wrong_arguments_are_refused(
+    target: str, options: Any, expected: str, lines: Path, engine: EmbeddingEngine
+) -> None:
     with pytest.raises(ValueError, match=expected):
         embed_file(lines, lines.with_name(target), model=engine, **options)
 
 
-def test_a_bar_counts_what_is_left(lines: Path, engine: EmbeddingEngine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_counts_all_rows(lines: Path, engine: EmbeddingEngine, capsys: pytest.CaptureFixture[str]) -> None:
     embed_file(lines, lines.with_name("out.npy"), model=engine, show_progress=True)
     assert "5/5" in capsys.readouterr().err
     embed_file(lines, lines.with_name("out.jsonl"), model=engine)
     assert capsys.readouterr() == ("", "")
 
 
-def test_parts_manifest_and_target_outlive_a_power_cut(lines: Path, engine: EmbeddingEngine) -> None:
+def test_parts_manifest_and_target_survive_a_power_cut(lines: Path, engine: EmbeddingEngine) -> None:
     target = lines.with_name("out.npy")
     with watched_renames() as renames:
         embed_file(lines, target, model=engine, part_rows=2)

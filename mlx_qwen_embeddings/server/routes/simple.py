@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StrictStr
 
 from mlx_qwen_embeddings.engine.call import Embedded
-from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.server.routes.schemas import Body, ModelName, RoleName, declare_errors, example, with_options
 from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
@@ -148,20 +146,17 @@ def simple_routes(service: Service) -> APIRouter:
         """Compare texts with texts."""
         start = time.perf_counter()
         texts_b = body.texts_a if body.texts_b is None else body.texts_b
-
-        async def embed(texts: list[str], role: Role | None, side: str) -> NDArray[np.float32]:
-            param, role_param = f"texts_{side}", f"role_{side}"
-            found = await service.embed(request, texts, body.model, role, body.options, param=param, role_param=role_param)
-            return found.vectors
-
-        a, b = await embed(body.texts_a, body.role_a, "a"), await embed(texts_b, body.role_b, "b")
+        embed_side = partial(service.embed, request, model=body.model, options=body.options)
+        a = await embed_side(texts=body.texts_a, role=body.role_a, param="texts_a", role_param="role_a")
+        b = await embed_side(texts=texts_b, role=body.role_b, param="texts_b", role_param="role_b")
         metric: Metric = body.metric or "cosine"
         facts = {"metric": metric, "model": service.name(body.model)}
 
         def content() -> dict[str, Any]:
-            return {"scores": METRICS[metric](a, b).tolist()} | facts | _seconds(start)
+            return {"scores": METRICS[metric](a.vectors, b.vectors).tolist()} | facts | _seconds(start)
 
-        return await json_response(content, len(a) * len(b) * 8)  # a score takes longer than a number that is only written
+        numbers = 8 * len(a.vectors) * len(b.vectors)  # computing a score takes longer than writing a number
+        return await json_response(content, numbers)
 
     return router
 

@@ -3,9 +3,7 @@
 Usage: ``python scripts/update_readme.py``
 """
 
-import ast
 import inspect
-import itertools
 import json
 import statistics
 import sys
@@ -16,13 +14,14 @@ from typing import Any, Literal, get_args, get_origin
 from typer import Typer
 from typer.models import OptionInfo
 
-from mlx_qwen_embeddings import settings
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.cli.embed import embed
-from mlx_qwen_embeddings.cli.serve import serve
+from mlx_qwen_embeddings.cli.serve import RENAMED
+from mlx_qwen_embeddings.cli.serve import settings as flags_of_serve
 from mlx_qwen_embeddings.options import OPTIONS
 from mlx_qwen_embeddings.registry import NANO_FOLDER, ModelSpec, list_models
-from mlx_qwen_embeddings.server import settings as server
+from mlx_qwen_embeddings.server.settings import ServerSettings
+from mlx_qwen_embeddings.settings import PREFIX, EngineSettings
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.append(str(PROJECT))
@@ -60,32 +59,17 @@ def options() -> str:
 def all_settings() -> str:
     """Give the table of settings, an engine's and then the server's, from the strings under their fields."""
     rows: list[tuple[str, ...]] = []
-    for made, module in ((settings.EngineSettings, settings), (server.ServerSettings, server)):
-        meanings = field_docstrings(Path(str(module.__file__)).read_text("utf-8"), made.__name__)
+    for made in (EngineSettings, ServerSettings):
         for name, field in made.model_fields.items():
             default = f"{field.default!r}".replace("'", '"')
-            variable = f"`{settings.PREFIX}{name.upper()}`"
-            rows.append((f"`{name}`", flag_of(name), variable, f"`{default}`", one_line(meanings[name])))
+            variable = f"`{PREFIX}{name.upper()}`"
+            rows.append((f"`{name}`", flag_of(name), variable, f"`{default}`", one_line(field.description or "")))
     return table(("setting", "flag", "variable", "default", "meaning"), rows)
 
 
 def flag_of(name: str) -> str:
     """Give the flag of ``mlx-qwen serve`` for a setting, "" where there is none."""
-    name = {"cache_dir": "model_dir"}.get(name, name)
-    return f"`--{name.replace('_', '-')}`" if name in inspect.signature(serve).parameters else ""
-
-
-def field_docstrings(source: str, name: str) -> dict[str, str]:
-    """Give the string that follows each annotated field of a class."""
-    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name).body
-    return {
-        field.target.id: text.value.value
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
+    return f"`--{RENAMED.get(name, name).replace('_', '-')}`" if name in flags_of_serve() else ""
 
 
 def scores() -> str:

@@ -13,6 +13,7 @@ from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.embed import embed
 from mlx_qwen_embeddings.cli.models import models
 from mlx_qwen_embeddings.cli.search import index, search
+from mlx_qwen_embeddings.cli.serve import command as serve_command
 from mlx_qwen_embeddings.cli.serve import serve
 from mlx_qwen_embeddings.cli.tools import bench, convert, doctor, evaluate, verify
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
@@ -31,6 +32,11 @@ EXPECTED = (MLXQwenEmbeddingsError, OSError, ValueError)
 
 class Commands(TyperGroup):
     """Commands whose errors are one line instead of a traceback."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is meant; ``serve`` gets its flags only here."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, serve_command() if name == "serve" else found, rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""

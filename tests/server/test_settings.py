@@ -1,6 +1,6 @@
 """The server's settings: which source wins, and what is refused."""
 
-import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EngineSettings
 from mlx_qwen_embeddings.cli.app import app
-from mlx_qwen_embeddings.cli.serve import serve
+from mlx_qwen_embeddings.cli.serve import signature
 from mlx_qwen_embeddings.server import run
 from mlx_qwen_embeddings.server.settings import ServerSettings
 
@@ -52,7 +52,7 @@ def test_lists_come_with_commas() -> None:
     ("text", "message"),
     [
         ("prot = 1", "there is no setting 'prot'; known are allow_token_ids"),
-        ("port =", "is no TOML file"),
+        ("port =", "is not a TOML file"),
         ("port = 99999", "port: Input should be less than or equal to 65535"),
         ("max_texts = 0", "max_texts: "),
         ('dtype = "float16"', "overflows to NaN"),
@@ -121,5 +121,12 @@ def test_flags_of_serve_reach_server_and_engines(monkeypatch: pytest.MonkeyPatch
 
 def test_every_setting_but_the_keys_themselves_is_a_flag() -> None:
     # A key on a command line is seen by everybody on the machine.
-    flags = {"cache_dir" if name == "model_dir" else name for name in inspect.signature(serve).parameters} - {"config"}
+    flags = {"cache_dir" if name == "model_dir" else name for name in signature().parameters} - {"config"}
     assert flags == (EngineSettings.model_fields.keys() | ServerSettings.model_fields.keys()) - {"api_keys"}
+
+
+def test_the_help_of_serve_documents_each_flag() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert re.search(r"--port \S+ Port to listen on; 0 takes a free one\. Default: 8000\.", shown)
+    assert "--offline / --no-offline Whether to use only models on disk" in shown
+    assert "api-keys " not in shown

@@ -13,7 +13,7 @@ from mlx_qwen_embeddings.search import IndexReport
 from mlx_qwen_embeddings.similarity import Clusters
 from mlx_qwen_embeddings.tools.bench import BenchReport, Latency, Throughput
 from mlx_qwen_embeddings.tools.evaluate import Score
-from mlx_qwen_embeddings.tools.verify.verification import Check
+from mlx_qwen_embeddings.tools.verify import Check
 
 BAD = "<script>alert('x')</script> & <b>"
 

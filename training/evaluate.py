@@ -56,9 +56,9 @@ def score(engine: EmbeddingEngine, path: Path, dimensions: int | None = None) ->
         path: The set.
         dimensions: Keep so many leading ones.
     """
-    options = CallOptions(dimensions=dimensions, max_length=MAX_LENGTH)
+    options = CallOptions(instruction="", dimensions=dimensions, max_length=MAX_LENGTH)
     measure = evaluate_retrieval if path.is_dir() else evaluate_pairs
-    return measure(engine, path, instruction="", options=options).value
+    return measure(engine, path, **options).value
 
 
 def lexical(path: Path) -> float:

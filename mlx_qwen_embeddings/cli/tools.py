@@ -98,11 +98,10 @@ def evaluate(
     from mlx_qwen_embeddings.engine import EmbeddingEngine
     from mlx_qwen_embeddings.tools.evaluate import evaluate_pairs, evaluate_retrieval
 
-    instruction = options.pop("instruction", None)  # it is for the queries alone
     options["show_progress"] = sys.stderr.isatty() and not as_json
     runs = [(evaluate_retrieval, path) for path in folders or ()] + [(evaluate_pairs, path) for path in sts or ()]
     with EmbeddingEngine(model) as engine:
-        scores = [run(engine, path, instruction=instruction, limit=limit, options=options) for run, path in runs]
+        scores = [run(engine, path, limit=limit, **options) for run, path in runs]
     typer.echo(json.dumps([asdict(score) for score in scores], indent=2) if as_json else _score_table(scores))
 
 

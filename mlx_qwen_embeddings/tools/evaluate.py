@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,54 +69,43 @@ class Score:
 
 
 def evaluate_retrieval(
-    engine: EmbeddingEngine,
-    folder: Path,
-    *,
-    instruction: str | None = None,
-    limit: int | None = None,
-    options: CallOptions | None = None,
+    engine: EmbeddingEngine, folder: Path, *, limit: int | None = None, **options: Unpack[CallOptions]
 ) -> Score:
     """Rank all documents by cosine for every query, and return the mean nDCG@10.
 
     Args:
         engine: The model.
         folder: A set in BEIR's layout, see ``read_retrieval``.
-        instruction: Task description for the queries; None takes the model's own.
         limit: Maximum number of queries; None takes all.
-        options: Further options of the embedding calls, such as ``dimensions`` or ``max_length``.
+        **options: Options of the embedding calls; ``instruction`` is for the queries.
 
     Raises:
         DatasetError: If the set cannot be read.
     """
-    start, data, options = time.perf_counter(), read_retrieval(folder, limit), options or {}
-    documents = engine.embed_documents(data.documents.values(), **options)
-    queries = engine.embed_queries(data.queries.values(), **options | CallOptions(instruction=instruction))
+    start, data = time.perf_counter(), read_retrieval(folder, limit)
+    documents = engine.embed_documents(data.documents.values(), **options | CallOptions(instruction=None))
+    queries = engine.embed_queries(data.queries.values(), **options)
     value = float(np.mean(rank_scores(data, documents, queries)))
     return Score(str(folder), f"nDCG@{RANKS}", value, len(data.queries), len(data.documents), time.perf_counter() - start)
 
 
 def evaluate_pairs(
-    engine: EmbeddingEngine,
-    path: Path,
-    *,
-    instruction: str | None = None,
-    limit: int | None = None,
-    options: CallOptions | None = None,
+    engine: EmbeddingEngine, path: Path, *, limit: int | None = None, **options: Unpack[CallOptions]
 ) -> Score:
     """Correlate the cosines of pairs of sentences with human judgements of their similarity.
 
     Args:
         engine: The model.
         path: Scored pairs, see ``read_pairs``.
-        instruction: Task description put before both sentences; None and "" put nothing.
         limit: Maximum number of pairs; None takes all.
-        options: Further options of the embedding calls.
+        **options: Options of the embedding call; without ``instruction`` both sentences have none.
 
     Raises:
         DatasetError: If the file cannot be read.
     """
     start, (scores, first, second) = time.perf_counter(), read_pairs(path, limit)
-    vectors = engine.embed_queries([*first, *second], **(options or {}) | CallOptions(instruction=instruction or ""))
+    options["instruction"] = options.get("instruction") or ""
+    vectors = engine.embed_queries([*first, *second], **options)
     cosines = np.einsum("nd,nd->n", vectors[: len(first)], vectors[len(first) :], dtype=np.float64)
     return Score(str(path), "Spearman", spearman(cosines, scores), len(first), 0, time.perf_counter() - start)
 
@@ -172,12 +161,10 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     if len(left) != len(right):
         message = f"a rank correlation needs pairs: there are {len(left)} values and {len(right)}"
         raise ValueError(message)
-    left, right = left - left.mean(), right - right.mean()
-    size = float(np.sqrt((left @ left) * (right @ right)))
-    if size == 0:
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
         message = "a rank correlation needs values that differ: all of one side are the same"
         raise ValueError(message)
-    return float(left @ right) / size
+    return float(np.corrcoef(left, right)[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -237,9 +224,9 @@ def _relevance(folder: Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         path = folder / "qrels" / "test.tsv"
     relevance: dict[str, dict[str, float]] = {}
-    for query, document, score in _columns(path):
-        if _number(score, path) > 0:
-            relevance.setdefault(query, {})[document] = float(score)
+    for query, document, score in _lines(path, scored=2):
+        if score > 0:
+            relevance.setdefault(query, {})[document] = score
     return relevance
 
 
@@ -249,31 +236,28 @@ def read_pairs(path: Path, limit: int | None = None) -> tuple[list[float], list[
     Raises:
         DatasetError: If the file is missing or malformed.
     """
-    rows = list(_columns(path))[:limit]
+    rows = list(_lines(path, scored=0))[:limit]
     if not rows:
         message = f"{path} has no pairs"
         raise DatasetError(message)
-    scores, first, second = zip(*rows, strict=True)
-    return [_number(score, path) for score in scores], list(first), list(second)
+    scores, first, second = map(list, zip(*rows, strict=True))
+    return scores, first, second
 
 
-def _columns(path: Path, count: int = 3) -> Iterator[list[str]]:
+def _lines(path: Path, scored: int) -> Iterator[list[Any]]:
+    """Yield the three columns of each line after the header; the one at ``scored`` is a number."""
     # Quotation marks are part of the sentences.
     lines = csv.reader(_read(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     next(lines, None)
     for number, line in enumerate(lines, start=2):
-        if len(line) != count:
-            message = f"{path}, line {number}: needs {count} columns separated by tabs, not {len(line)}"
-            raise DatasetError(message)
-        yield line
-
-
-def _number(text: str, path: Path) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        message = f"{path}: {text!r} is not a number"
-        raise DatasetError(message) from error
+        row: list[Any] = [*line]
+        try:
+            row[scored] = float(row[scored])
+            _, _, _ = row
+        except (IndexError, ValueError) as error:
+            message = f"{path}, line {number}: needs three columns separated by tabs, a number in column {scored + 1}"
+            raise DatasetError(message) from error
+        yield row
 
 
 def _read(path: Path) -> str:

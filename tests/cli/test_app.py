@@ -46,7 +46,7 @@ def test_verify_says_how_to_mend_and_exits_1(mean_pooled: Path) -> None:
     status, out, err = run("verify", str(mean_pooled))
     assert (status, err) == (1, "")
     assert sum(line.startswith("✗") for line in out.splitlines()) == 4
-    assert f"{mean_pooled}/1_Pooling/config.json" in out.splitlines()[-4]
+    assert f"modules.json and 1_Pooling into {mean_pooled}" in out.splitlines()[-4]
 
 
 def test_verify_as_json(mean_pooled: Path) -> None:
@@ -61,13 +61,13 @@ def test_verify_on_a_terminal_prints_the_same_in_a_frame(monkeypatch: pytest.Mon
     from io import StringIO
 
     from mlx_qwen_embeddings.cli import tools as module
-    from mlx_qwen_embeddings.tools.verify.verification import verify
+    from mlx_qwen_embeddings.tools.verify import verify
 
     monkeypatch.setattr(sys, "stdout", screen := StringIO())
     module._print_checks(verify(str(mean_pooled)))
     assert "4 of 16 checks failed" in screen.getvalue()
     assert screen.getvalue().count("✗") == 4
-    assert "1_Pooling/config.json" in screen.getvalue()
+    assert "1_Pooling" in screen.getvalue()
 
 
 def test_an_error_is_one_line_and_debug_shows_where_it_came_from() -> None:

@@ -102,8 +102,8 @@ def test_the_relevance_file_may_lie_where_beir_puts_it(tmp_path: Path) -> None:
     [
         ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{"id": 1}\n', "line 2"),
         ("queries.jsonl", "no JSON\n", "line 1"),
-        ("qrels.tsv", "head\nq1 birds 1\n", "line 2: needs 3 columns"),
-        ("qrels.tsv", "head\nq1\tbirds\tmuch\n", "'much' is not a number"),
+        ("qrels.tsv", "head\nq1 birds 1\n", "line 2: needs three columns"),
+        ("qrels.tsv", "head\nq1\tbirds\tmuch\n", "line 2: .* a number in column 3"),
         ("qrels.tsv", "head\nq9\tbirds\t1\n", "'q9', which queries.jsonl lacks"),
         ("qrels.tsv", "head\nq1\tbirds\t0\n", "names no document"),
     ],

@@ -18,7 +18,7 @@ from mlx_qwen_embeddings.compute.batching import pad
 from mlx_qwen_embeddings.engine import engine
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.tools.verify.known import Known, known_model, published
+from mlx_qwen_embeddings.tools.verify.published import PublishedModel, find_published, published_models
 from tests.support.checkpoints import NANO_END, save
 
 Break = Callable[[Path], None]
@@ -171,7 +171,7 @@ def test_nano_passes_every_check() -> None:
         (no_end_token, {"end token", "end token, cut"}, "tokenizer.json"),
         # Here the engine appends the right token behind the wrong one, which is better than nothing, but not the same.
         (wrong_end_token, {"end token", "end token, cut", *PUBLISHED}, "tokenizer.json"),
-        (mean_pooling, {"pooling", *PUBLISHED}, "1_Pooling/config.json"),
+        (mean_pooling, {"pooling", *PUBLISHED}, "1_Pooling"),
         (prompts_lost, {"prompts"}, "config_sentence_transformers.json"),
         (unknown_prompts_lost, {"prompts"}, "config_sentence_transformers.json"),
         (space_after_prompt, {"prompts"}, "config_sentence_transformers.json"),
@@ -273,13 +273,13 @@ def test_the_report_says_all_in_text_and_as_data(copy: Path) -> None:
     lines = str(report).splitlines()
     assert lines[0] == f"{copy}: 4 of 16 checks failed; compared with the published values of nano"
     assert any(line.split() == ["✗", "pooling", "last", "token", "mean", "token"] for line in lines)
-    assert lines[-4].startswith("pooling: set")
+    assert lines[-4].startswith("pooling: copy")
     assert report.as_dict()["rows"][2]["ok"] is False
     assert json.loads(json.dumps(report.as_dict()))["known"] == "nano"
 
 
-def known(name: str) -> Known:
-    return next(entry for entry in published() if entry.name == name)
+def known(name: str) -> PublishedModel:
+    return next(entry for entry in published_models() if entry.name == name)
 
 
 SMALL = {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28}
@@ -308,7 +308,7 @@ def test_a_published_model_is_told_by_name_owner_and_size(
     source: str, config: dict[str, Any], expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found = known_model(source, ModelFiles(tmp_path), [])
+    found = find_published(source, ModelFiles(tmp_path), [])
     assert (found.name if found else None) == expected
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from mlx_qwen_embeddings import verify
 from mlx_qwen_embeddings.registry import list_models
-from mlx_qwen_embeddings.tools.verify import known
-from mlx_qwen_embeddings.tools.verify.known import Known
+from mlx_qwen_embeddings.tools.verify import published
+from mlx_qwen_embeddings.tools.verify.published import PublishedModel
 from tests.support.bert_reference import BertShape, bert_weights, write_bert
 from tests.support.bpe_tokenizer import END_ID, ENTRIES, TURN_END_ID, write_bpe
 from tests.support.checkpoints import Shape, random_weights
@@ -42,10 +42,10 @@ def test_a_gguf_that_is_pooled_otherwise_or_gives_nan_fails(tmp_path: Path) -> N
 
 
 def test_a_gguf_of_a_published_model_is_compared_with_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = next(entry for entry in known.published() if entry.name == "Qwen3-Embedding-0.6B")
-    parts = {name: getattr(real, name) for name in Known.__slots__}
-    small = Known(**parts | {"shape": {"model_type": "qwen3", "hidden_size": 64}})
-    monkeypatch.setattr(known, "published", lambda: (small,))
+    real = next(entry for entry in published.published_models() if entry.name == "Qwen3-Embedding-0.6B")
+    parts = {name: getattr(real, name) for name in PublishedModel.__slots__}
+    small = PublishedModel(**parts | {"shape": {"model_type": "qwen3", "hidden_size": 64}})
+    monkeypatch.setattr(published, "published_models", lambda: (small,))
     report = verify(str(gguf_file(tmp_path)))
     assert report.known == "Qwen3-Embedding-0.6B"
     rows = {row.name: row for row in report.failures}
@@ -65,7 +65,7 @@ def test_a_bert_passes_and_one_without_its_last_token_fails(tmp_path: Path) -> N
     failures = verify(str(folder)).failures
     assert [row.name for row in failures] == ["end token", "end token, cut", "finite values"]  # the empty text's
     assert "copy the original model's tokenizer.json" in failures[0].remedy
-    assert "mend the end token" in failures[-1].remedy
+    assert "fix the end token" in failures[-1].remedy
 
 
 def carded(folder: Path, name: str, width: int = 384, **files: object) -> Path:
@@ -109,6 +109,6 @@ def test_every_bert_of_the_registry_has_a_card() -> None:
 
 
 def test_the_scores_of_all_minilm_are_those_of_its_readme() -> None:
-    minilm = next(entry for entry in known.published() if entry.name == "all-MiniLM-L6-v2")
+    minilm = next(entry for entry in published.published_models() if entry.name == "all-MiniLM-L6-v2")
     assert minilm.scores == [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
     assert minilm.weights == (90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")

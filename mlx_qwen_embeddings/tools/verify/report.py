@@ -1,4 +1,4 @@
-"""What ``verify`` found."""
+"""The result of ``verify``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,10 +13,10 @@ class Check:
 
     Attributes:
         name: What was checked.
-        ok: Whether it held.
-        expected: What a right model gives.
-        found: What this one gave.
-        remedy: How to mend it; "" when it held.
+        ok: Whether the check passed.
+        expected: What a correct model has.
+        found: What this model has.
+        remedy: How to fix it; "" if the check passed.
     """
 
     name: str
@@ -25,15 +25,21 @@ class Check:
     found: str
     remedy: str = ""
 
+    @classmethod
+    def equal(cls, name: str, expected: str, found: str, remedy: str) -> "Check":
+        """Return a check that passes if what was found is what was expected."""
+        ok = expected == found
+        return cls(name, ok, expected, found, "" if ok else remedy)
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Every check of a model, in the order in which they were made.
+    """All checks of a model, in the order they were made.
 
     Attributes:
-        model: The model, as it was named.
-        rows: The checks; those that need vectors are absent when the model does not load or gives NaN.
-        known: The published model that it was compared with; None when none is known to be the same.
+        model: The model's name, as given.
+        rows: The checks. Those that need vectors are missing if the model does not load or its vectors are not finite.
+        known: Name of the published model that it was compared with; None if it is not known to be one.
     """
 
     model: str
@@ -42,41 +48,39 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every check held."""
+        """Whether all checks passed."""
         return all(row.ok for row in self.rows)
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """The checks that did not hold."""
+        """The checks that failed."""
         return tuple(row for row in self.rows if not row.ok)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give what ``--json`` prints."""
+        """Return what ``--json`` prints."""
         return {"model": self.model, "ok": self.ok, "known": self.known, "rows": [asdict(row) for row in self.rows]}
 
     @property
     def heading(self) -> str:
-        """The result in a line."""
+        """The result in one line."""
         against = f"compared with the published values of {self.known}" if self.known else "no published values are known"
         failed = len(self.failures)
-        return (
-            f"{self.model}: {f'{failed} of {len(self.rows)} checks failed' if failed else 'all checks passed'}; {against}"
-        )
+        outcome = f"{failed} of {len(self.rows)} checks failed" if failed else "all checks passed"
+        return f"{self.model}: {outcome}; {against}"
 
     def __str__(self) -> str:
-        """Give the table as plain text, followed by the remedies."""
-        return "\n".join([self.heading, *_lines(self.rows), *(f"{row.name}: {row.remedy}" for row in self.failures)])
+        """Return the table as plain text, followed by the remedies."""
+        return "\n".join([self.heading, *self._lines(), *(f"{row.name}: {row.remedy}" for row in self.failures)])
+
+    def _lines(self) -> Iterator[str]:
+        cells = [("", "check", "expected", "found")]
+        cells += [("✓" if row.ok else "✗", row.name, row.expected, row.found) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
     def _repr_html_(self) -> str:
         rows = [("✓" if row.ok else "✗", row.name, row.expected, row.found, row.remedy) for row in self.rows]
         head = ("", "check", "expected", "found", "remedy")
         width = len(head) if self.failures else len(head) - 1
         return rows_table(self.heading, head[:width], [row[:width] for row in rows])
-
-
-def _lines(rows: tuple[Check, ...]) -> Iterator[str]:
-    cells = [("", "check", "expected", "found")]
-    cells += [("✓" if row.ok else "✗", row.name, row.expected, row.found) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -42,12 +42,13 @@ class Mutant:
 
     def misfit(self) -> str | None:
         """Say why the entry no longer fits the code; None when it does."""
-        count = (PROJECT / self.file).read_text("utf-8").count(self.old)
+        path = PROJECT / self.file
+        count = path.read_text("utf-8").count(self.old) if path.is_file() else 0
         if count != 1:
             return f"{self.file} holds {self.old!r} {count} times, not once"
         for test in self.tests:
-            path, *names = test.partition("[")[0].split("::")
-            source = (PROJECT / path).read_text("utf-8") if (PROJECT / path).is_file() else ""
+            file, *names = test.partition("[")[0].split("::")
+            source = (PROJECT / file).read_text("utf-8") if (PROJECT / file).is_file() else ""
             if any(f" {name}" not in source for name in names) or not source:
                 return f"{test} is not there"
         return None

@@ -11,8 +11,9 @@ from typing import Protocol, Unpack
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings._files import move, sync
 from mlx_qwen_embeddings._html import facts_table
-from mlx_qwen_embeddings.bulk.job import LOCK, Job, ModelStamp, embed, run
+from mlx_qwen_embeddings.bulk.job import Job, ModelStamp, embed, run
 from mlx_qwen_embeddings.bulk.parquet import Corpus, RangeReader, as_lists, open_corpus
+from mlx_qwen_embeddings.bulk.targets import check_free
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
@@ -72,14 +73,6 @@ class CorpusJob(Job):
         finally:
             temporary.unlink(missing_ok=True)
         return rows
-
-    def finish(self, model: ModelStamp) -> None:  # noqa: ARG002 - a FileJob needs it
-        """Remove what workers that died were writing."""
-        self.sweep()
-
-    def deliver(self) -> None:
-        """Remove the lock; the parts are in their place."""
-        (self.state / LOCK).unlink(missing_ok=True)
 
 
 class Runner(Protocol):
@@ -172,9 +165,7 @@ def embed_parquet(
         MLXQwenEmbeddingsError: As the engine's methods.
     """
     began, checked, corpus = time.perf_counter(), EmbedOptions(**options), open_corpus(Path(source), column)
-    if vector_column in corpus.columns:
-        message = f"{corpus.name} has a column {vector_column!r} already: give the vectors another name"
-        raise ValueError(message)
+    check_free(vector_column, corpus.columns, corpus.name)
     path = Path(folder).absolute()
     job = CorpusJob(
         source=corpus,

@@ -143,13 +143,13 @@ class Job(ABC):
     def rows_in(self, number: int) -> int | None:
         """Return the number of rows in a part's file; None when it cannot be read."""
 
-    @abstractmethod
-    def finish(self, model: ModelStamp) -> None:
-        """Write what the output needs beside the parts. It may run again when it was killed."""
+    def finish(self, model: ModelStamp) -> None:  # noqa: ARG002 - a FileJob needs it
+        """Remove what dead workers were writing. A subclass adds what its output needs beside the parts."""
+        self.sweep()
 
-    @abstractmethod
     def deliver(self) -> None:
-        """Put the output in its place, and remove what is no longer needed. It may run again when it was killed."""
+        """Remove the lock. A subclass puts its output in its place; when it is killed, the next run calls it again."""
+        (self.state / LOCK).unlink(missing_ok=True)
 
 
 def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[int]], *, restart: bool) -> int:

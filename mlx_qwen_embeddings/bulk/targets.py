@@ -48,11 +48,11 @@ def columns_of(source: Source, form: Format, column: str) -> Any:
     """
     if form == "parquet":
         schema = _schema_of(source)
-        _check_free(column, schema.names, source.name)
+        check_free(column, schema.names, source.name)
         return schema
     if form != "npy":
         for row in source.rows():
-            _check_free(column, row, source.name)
+            check_free(column, row, source.name)
             to_json(row, source.name)
     return None
 
@@ -72,7 +72,8 @@ def _schema_of(source: Source) -> Any:
     return known
 
 
-def _check_free(column: str, names: Iterable[str], source: str) -> None:
+def check_free(column: str, names: Iterable[str], source: str) -> None:
+    """Raise a ``ValueError`` when the source has a column with the name that the vectors are to have."""
     if column in names:
         message = f"{source} has a column {column!r} already: give the vectors another name"
         raise ValueError(message)

@@ -53,6 +53,7 @@ class RayRunner:
         """
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports each run and each restart
         self._placement = placement or Placement()
         self._model, self._settings = model, dict(settings or {})
         self._shared: SharedModel | None = None

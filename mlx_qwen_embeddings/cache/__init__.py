@@ -1,1 +1,1 @@
-"""Caches of vectors, in memory and in a SQLite file; what a vector depends on is in the key, and nothing else."""
+"""Caches of vectors, in memory and in a SQLite file. They know keys and vectors, and nothing of models or texts."""

@@ -1,4 +1,4 @@
-"""A cached vector as bytes: checked, so that what a disk changed is a miss, never a wrong vector."""
+"""Encode a cached vector as bytes with a checksum: one that the disk changed is a miss, never a wrong vector."""
 
 import hashlib
 import struct
@@ -17,7 +17,7 @@ _TYPES: dict[bytes, str] = {b"4": "<f4", b"2": "<f2"}
 
 
 def encode(key: bytes, vector: NDArray[np.float32], length: int, precision: Precision) -> bytes:
-    """Pack a vector, behind a checksum over its key and all of its content.
+    """Encode a vector, preceded by a checksum of its key and content.
 
     float16 halves the size. Rounding to nearest then changes a component x by at most 2^-11 |x|, or by 2^-25 where |x| is
     below 2^-14 (IEEE 754 binary16). A vector with a component beyond its range, 65504, stays float32.
@@ -26,7 +26,7 @@ def encode(key: bytes, vector: NDArray[np.float32], length: int, precision: Prec
         key: The key that it is stored under.
         vector: Finite, shape (d,).
         length: Tokens of the text.
-        precision: How components are stored.
+        precision: Type of the stored components.
     """
     kind = b"2" if precision == "float16" and np.abs(vector).max(initial=0) <= np.finfo(np.float16).max else b"4"
     content = _HEAD.pack(kind, length) + vector.astype(_TYPES[kind]).tobytes()
@@ -34,15 +34,15 @@ def encode(key: bytes, vector: NDArray[np.float32], length: int, precision: Prec
 
 
 def decode(key: bytes, data: object, precision: Precision) -> CachedVector | None:
-    """Unpack what ``encode`` made.
+    """Decode what ``encode`` returned.
 
     Args:
-        key: The key that was asked for.
-        data: What the file held; of any type, since it may be broken.
-        precision: What the caller wants; one that wants float32 gets no rounded vector.
+        key: The key that was looked up.
+        data: What the file held: anything, since the file may be broken.
+        precision: What the caller wants. For float32, a vector that was rounded to float16 is a miss.
 
     Returns:
-        None when anything differs from what was stored under this key, or when it is rounded more than wanted.
+        None for a miss: the data is not what was stored under this key, or was rounded too much.
     """
     if not isinstance(data, bytes) or len(data) < _CHECK + _HEAD.size:
         return None
@@ -56,5 +56,5 @@ def decode(key: bytes, data: object, precision: Precision) -> CachedVector | Non
 
 
 def _checksum(key: bytes, content: bytes) -> bytes:
-    # The key is of one length, so that it cannot run into the content.
+    # All keys have the same length, so key and content cannot run together.
     return hashlib.blake2b(key + content, digest_size=_CHECK).digest()

@@ -1,4 +1,4 @@
-"""Vectors that were computed before: the key that tells them apart, and a bounded store in memory."""
+"""The keys of cached vectors, what every cache can do, and the cache in memory."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings._fork import ForkSafeLock
 
 KEY_VERSION = 1
-"""Raised when the meaning of a stored vector changes, so that old ones are never read."""
+"""Increased when the meaning of a stored vector changes, so that old ones are never read."""
 
 
 class CachedVector(NamedTuple):
     """What is stored for a text.
 
     Attributes:
-        vector: Pooled vector at full length, before normalisation; float32, shape (d,), read-only.
-        length: The text's tokens before any cut, prompt included: tells whether it was truncated.
+        vector: Pooled vector of full width, before normalisation; float32, shape (d,), read-only.
+        length: Tokens of the text with its prompt, before truncation: tells whether it was truncated.
     """
 
     vector: NDArray[np.float32]
@@ -30,7 +30,7 @@ class CachedVector(NamedTuple):
 
 
 class CacheKeys:
-    """Makes the keys of one combination of everything but the text."""
+    """The keys of texts, for one model and one set of options."""
 
     def __init__(self, *, model: str, dtype: str, **options: Any) -> None:
         """Fix everything that a vector depends on except its text.
@@ -45,44 +45,41 @@ class CacheKeys:
         self._start = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode() + b"\xff", digest_size=20)
 
     def __call__(self, text: str) -> bytes:
-        """Give the key of a text, 20 bytes."""
+        """Return the key of a text, 20 bytes."""
         state = self._start.copy()
         state.update(text.encode())
         return state.digest()
 
 
 class VectorCache(Protocol):
-    """What an engine keeps vectors in; safe to share between threads."""
+    """What an engine needs of a cache; safe to share between threads."""
 
     @property
     def blocks(self) -> bool:
-        """Whether a look-up may wait for a disk, or for another process: an event loop must not wait for it."""
-        ...
+        """Whether a look-up may wait for a disk or another process, so that an event loop must not call it."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
         """Look keys up; None stands for a miss."""
-        ...
 
     def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
         """Store (key, vector, length) triples."""
-        ...
 
     def close(self) -> None:
-        """Free what is held."""
-        ...
+        """Release memory and files."""
 
     def __len__(self) -> int:
-        """Vectors held in memory."""
-        ...
+        """Return the number of vectors in memory."""
 
     @property
     def nbytes(self) -> int:
         """Memory in use, in bytes."""
-        ...
 
 
 class MemoryCache:
-    """Least-recently-used vectors, bounded in bytes, with an optional time to live; safe to share between threads."""
+    """Vectors in memory, bounded in bytes, with an optional time to live; safe to share between threads.
+
+    The least recently used ones are dropped first.
+    """
 
     blocks = False
 
@@ -90,9 +87,9 @@ class MemoryCache:
         """Make an empty cache.
 
         Args:
-            max_bytes: Bound on keys, vectors and their bookkeeping, in bytes.
-            ttl: Seconds that a vector lives; None is for ever.
-            clock: Where the time comes from.
+            max_bytes: Most bytes of keys, vectors and their bookkeeping.
+            ttl: Seconds that a vector is kept; None is for ever.
+            clock: Returns the time in seconds.
         """
         self.max_bytes = max_bytes
         self._ttl = ttl
@@ -108,7 +105,7 @@ class MemoryCache:
             return [self._get(key, now) for key in keys]
 
     def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
-        """Store (key, vector, length) triples; the vectors are copied, non-finite ones are left out."""
+        """Store (key, vector, length) triples. Vectors are copied; those that are not finite are left out."""
         with self._lock:
             expires = self._clock() + self._ttl if self._ttl else float("inf")
             for key, vector, length in entries:
@@ -145,7 +142,7 @@ class MemoryCache:
         self._bytes -= _entry_bytes(key, entry)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop every vector."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
@@ -155,7 +152,7 @@ class MemoryCache:
         self.clear()
 
     def __len__(self) -> int:
-        """Number of vectors held."""
+        """Return the number of vectors."""
         return len(self._entries)
 
     @property
@@ -164,9 +161,6 @@ class MemoryCache:
         return self._bytes
 
 
-_DICT_SLOT = 200
-"""Bytes that an OrderedDict entry and its tuples cost, measured with tracemalloc on CPython 3.11."""
-
-
 def _entry_bytes(key: bytes, entry: CachedVector) -> int:
-    return entry.vector.nbytes + sys.getsizeof(key) + _DICT_SLOT + 112
+    # The last is an array's head, a place in an OrderedDict and its tuples: measured with tracemalloc on CPython 3.11.
+    return entry.vector.nbytes + sys.getsizeof(key) + 312

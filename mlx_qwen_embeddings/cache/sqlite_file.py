@@ -1,4 +1,4 @@
-"""The file of the persistent cache: two SQLite tables, one connection, bounded in bytes. Errors are SQLite's own."""
+"""The file of the persistent cache: two SQLite tables, bounded in bytes. Methods raise ``ERRORS``."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,10 @@ from pathlib import Path
 from mlx_qwen_embeddings.errors import CacheFileError
 
 APPLICATION = 0x4D514543
-"""SQLite's application id: tells this package's files from others ("MQEC")."""
+"""SQLite's application id, "MQEC": marks this package's files."""
+
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; the second when a damaged name or value in the file is not UTF-8."""
 
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "end the program that holds it, or name another file in cache_path",
@@ -21,56 +24,49 @@ _REMEDIES = {
 _NO_ACCESS = "make its folder one that this user may write to, or name another file in cache_path"
 
 
-def describe(path: Path, error: Exception) -> str:
-    """Say what failed, and what the user can do about it."""
+def explain(path: Path, error: Exception) -> str:
+    """Return what failed, and what the user can do about it."""
     if isinstance(error, CacheFileError):
         return str(error)
     return f"{path}: {error}; {_REMEDIES.get(_code(error), _NO_ACCESS).format(path=path)}"
 
 
-def is_busy(error: Exception) -> bool:
-    """Whether another connection stood in the way."""
-    return _code(error) == sqlite3.SQLITE_BUSY
-
-
 def is_broken(error: Exception) -> bool:
-    """Whether the content is what is wrong."""
+    """Return whether the content of the file is broken."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file begins as those of this package do, whatever the rest of it looks like."""
+    """Return whether a file starts like one of this package, even if the rest is broken."""
     with path.open("rb") as file:
         head = file.read(72)
     return head.startswith(b"SQLite format 3\0") and head[68:] == APPLICATION.to_bytes(4, "big")
 
 
 def _code(error: Exception) -> int:
-    # The low byte of SQLite's extended codes is the kind of the error.
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
+    if isinstance(error, OSError):
+        return sqlite3.SQLITE_CANTOPEN
+    # The low byte of SQLite's extended codes is the primary code. Only text that is not UTF-8 fails without a code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
 SCHEMA = 1
-"""Raised when the tables change. An older file is made anew, a newer one is left alone."""
+"""Increased when the tables change. An older file is emptied, a newer one is not touched."""
 
 PAGE_BYTES = 2048
-"""Vectors of 384 to 4,096 components fill pages of this size by 75 to 98 per cent, in either precision. With SQLite's own
-4,096, float16 would save nothing at 1,024 components; with larger ones, each new key's place in the index costs more."""
+"""Vectors of 384 to 4,096 components fill 75 to 98 per cent of such pages, in either precision. With SQLite's default of
+4,096, float16 would save nothing at 1,024 components. With larger pages, adding a key to the index costs more."""
 
 JOURNAL_BYTES = 16 * 2**20
-"""Size beyond which the write-ahead journal is copied into the file, and to which it is cut."""
+"""Size above which the write-ahead journal is copied into the file, and to which it is cut."""
 
-_CHUNK = 500  # keys of a query: older builds of SQLite take 999
-_VICTIMS = 16
+_CHUNK = 500  # keys per query: older builds of SQLite allow 999
+_DROPPED_AT_ONCE = 16
 
 _TABLES = (
-    """
-    CREATE TABLE entries (
-        id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, created INTEGER NOT NULL, used INTEGER NOT NULL
-    )
-    """,
+    "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, created INT NOT NULL, used INT NOT NULL)",
     "CREATE INDEX by_use ON entries (used)",
-    # Apart from their vectors, entries are small: noting a use, or finding the oldest, touches no vector.
+    # In a table of their own, so that noting a use or finding the oldest entry reads no vector.
     "CREATE TABLE vectors (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
 )
 
@@ -81,11 +77,11 @@ class CacheInfo:
 
     Attributes:
         path: The file.
-        entries: Vectors.
-        file_bytes: Size of the file and its journal, in bytes.
-        used_bytes: Size of the pages in use, in bytes: what the bound is for.
-        oldest: When the entry that was not used for longest was used, in seconds since 1970; None when there is none.
-        newest: The same of the last used one.
+        entries: Number of vectors.
+        file_bytes: Size of the file and its journal.
+        used_bytes: Size of the pages in use, which is what is bounded.
+        oldest: When the least recently used entry was used, in seconds since 1970; None when there are no entries.
+        newest: The same for the most recently used one.
     """
 
     path: Path
@@ -97,18 +93,18 @@ class CacheInfo:
 
 
 class CacheFile:
-    """One connection; for one thread at a time, and never across a fork. Times are milliseconds since 1970."""
+    """One connection to the file, for one thread at a time and never across a fork. Times are milliseconds since 1970."""
 
     def __init__(self, path: Path, *, seconds: float) -> None:
-        """Open the file, and make it if it is not there.
+        """Open the file; make it if it is missing.
 
         Args:
             path: The file; its folder is made too.
-            seconds: Longest wait for another process's write.
+            seconds: Longest wait for another process that writes.
 
         Raises:
-            CacheFileError: When the file is none of this package's, or of a newer version.
-            sqlite3.Error: When it cannot be opened or is broken.
+            CacheFileError: When the file belongs to another program or a newer version.
+            ERRORS: When it cannot be opened, or is broken.
             OSError: When its folder cannot be made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +120,7 @@ class CacheFile:
 
     @property
     def is_there(self) -> bool:
-        """Whether the path still leads to the file that is open: it may have been deleted, and made anew by another."""
+        """Whether the path is still that of the open file, which may have been deleted or replaced."""
         try:
             return self.path.stat().st_ino == self._inode
         except FileNotFoundError:
@@ -136,10 +132,10 @@ class CacheFile:
         execute("PRAGMA cache_size = -16384")  # KiB: the index of 100,000 entries and more
         if not self._current:
             execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            with self._writing():  # alone: another process may be at the same
-                self._make()
+            with self._writing():  # another process may be doing the same
+                self._make_tables()
         execute("PRAGMA journal_mode = WAL")
-        # A process that dies loses nothing that was committed; a computer that does may lose the last commits, no more.
+        # A killed process loses nothing that was committed; a power cut may lose the last commits, and no more.
         execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA wal_autocheckpoint = {JOURNAL_BYTES // PAGE_BYTES}")
         execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
@@ -148,21 +144,19 @@ class CacheFile:
     def _current(self) -> bool:
         return (self._pragma("application_id"), self._pragma("user_version")) == (APPLICATION, SCHEMA)
 
-    def _make(self) -> None:
+    def _make_tables(self) -> None:
         if self._current:
             return
         execute = self._connection.execute
         found = [name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         application, version = self._pragma("application_id"), self._pragma("user_version")
         if application != APPLICATION and (found or application or version):
-            message = f"{self.path} is a database of another program: name another file in cache_path"
-            raise CacheFileError(message)
+            raise CacheFileError(f"{self.path} is a database of another program: name another file in cache_path")
         if version > SCHEMA:
-            message = (
+            raise CacheFileError(
                 f"{self.path} was written by a newer mlx-qwen-embeddings (schema {version}, this one reads {SCHEMA}) and "
                 "is left as it is: update the package, or name another file in cache_path"
             )
-            raise CacheFileError(message)
         for name in found:
             execute('DROP TABLE "{}"'.format(name.replace('"', '""')))
         for statement in _TABLES:
@@ -175,10 +169,10 @@ class CacheFile:
 
         Args:
             keys: Any number.
-            since: Entries that were stored earlier, or at this time, are left out; None takes all.
+            since: Only entries stored after this time; None takes all.
 
         Returns:
-            What is stored, by key, unchecked.
+            The stored data by key, unchecked.
         """
         query = "SELECT key, data FROM entries JOIN vectors USING (id) WHERE key IN ({}) AND created > ?"
         found: dict[bytes, object] = {}
@@ -187,40 +181,38 @@ class CacheFile:
         return found
 
     def put(self, rows: dict[bytes, bytes], now: int, max_bytes: int) -> None:
-        """Store data by key in one transaction, in place of what was there, and drop what was not used for longest."""
+        """Store data by key in one transaction, and drop the least recently used entries beyond the bound."""
         with self._writing():
-            self._delete_keys(list(rows))
             insert = self._connection.executemany
-            insert("INSERT INTO entries (key, created, used) VALUES (?, ?, ?)", ((key, now, now) for key in rows))
+            entry = "INSERT INTO entries (key, created, used) VALUES (?, ?, ?)"
+            again = "ON CONFLICT (key) DO UPDATE SET created = excluded.created, used = excluded.used"
+            insert(f"{entry} {again}", ((key, now, now) for key in rows))
             insert(
                 "INSERT OR REPLACE INTO vectors SELECT id, ? FROM entries WHERE key = ?",
                 ((data, key) for key, data in rows.items()),
             )
-            self._shrink(max_bytes)
+            self._drop_beyond(max_bytes)
 
     def touch(self, keys: Sequence[bytes], now: int) -> None:
-        """Note that entries were used; given up at once when another process writes, since it is no more than a hint."""
+        """Note that entries were used, unless another process is writing: it is only a hint."""
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
             with self._writing():
                 for chunk, marks in _chunks(keys):
                     self._connection.execute(f"UPDATE entries SET used = ? WHERE key IN ({marks})", (now, *chunk))  # noqa: S608 - marks are question marks
         except sqlite3.OperationalError as error:
-            if not is_busy(error):
+            if _code(error) != sqlite3.SQLITE_BUSY:
                 raise
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {self._milliseconds}")
 
     def prune(self, *, max_bytes: int | None = None, created: int | None = None, used: int | None = None) -> int:
-        """Drop entries and give their room back to the file system.
+        """Drop entries, shrink the file, and return the number dropped.
 
         Args:
-            max_bytes: Bound on what is left; None sets none.
+            max_bytes: Most bytes of what is left; None sets no bound.
             created: Drop what was stored at this time or earlier; None drops nothing.
             used: Drop what was last used at this time or earlier; None drops nothing.
-
-        Returns:
-            The number of entries dropped.
         """
         before = self._count()
         with self._writing():
@@ -228,26 +220,26 @@ class CacheFile:
                 if time is not None:
                     self._delete(f"SELECT id FROM entries WHERE {column} <= ?", (time,))  # noqa: S608 - as above
             if max_bytes is not None:
-                self._shrink(max_bytes)
+                self._drop_beyond(max_bytes)
             after = self._count()
-        self._give_back()
+        self._shrink_file()
         return before - after
 
     def clear(self) -> int:
-        """Drop everything, give the room back to the file system, and say how many entries there were."""
+        """Drop everything, shrink the file, and return the number of entries there were."""
         with self._writing():
             count = self._count()
             for table in ("vectors", "entries"):
                 self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of this module
-        self._give_back()
+        self._shrink_file()
         return count
 
-    def _give_back(self) -> None:
+    def _shrink_file(self) -> None:
         self._connection.execute("VACUUM")
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def info(self) -> CacheInfo:
-        """Count what is there."""
+        """Return what the file holds."""
         oldest, newest = self._connection.execute("SELECT min(used), max(used) FROM entries").fetchone()
         files = [self.path, self.path.with_name(self.path.name + "-wal")]
         return CacheInfo(
@@ -265,19 +257,15 @@ class CacheFile:
         return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
 
     def close(self) -> None:
-        """Close the connection; the last one copies the journal into the file."""
+        """Close the connection; the last one to close copies the journal into the file."""
         self._connection.close()
 
-    def _shrink(self, max_bytes: int) -> None:
+    def _drop_beyond(self, max_bytes: int) -> None:
         while self.used_bytes > max_bytes:
-            oldest = f"SELECT id FROM entries ORDER BY used, id LIMIT {_VICTIMS}"  # noqa: S608 - a number of this module
+            oldest = f"SELECT id FROM entries ORDER BY used, id LIMIT {_DROPPED_AT_ONCE}"  # noqa: S608 - a number of this module
             if not self._delete(oldest):
-                self._connection.execute("DELETE FROM vectors")  # without entries, which only a broken disk leaves
+                self._connection.execute("DELETE FROM vectors")  # vectors without entries, which only a broken disk leaves
                 return
-
-    def _delete_keys(self, keys: Sequence[bytes]) -> None:
-        for chunk, marks in _chunks(keys):
-            self._delete(f"SELECT id FROM entries WHERE key IN ({marks})", chunk)  # noqa: S608 - question marks
 
     def _delete(self, chosen: str, values: Sequence[object] = ()) -> int:
         ids = self._connection.execute(chosen, values).fetchall()

@@ -1,4 +1,4 @@
-"""Two caches behind one front: memory first, then the persistent file."""
+"""Memory in front of the persistent file, and the choice of cache that settings ask for."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class TieredCache:
-    """Memory in front of a file: everything is written to both."""
+    """Looks in memory first, then in the file; writes to both."""
 
     blocks = True
 
     def __init__(self, memory: MemoryCache, file: "SqliteCache", stats: StatsCounter, *, promote: bool) -> None:
-        """Put one in front of the other.
+        """Combine the two.
 
         Args:
             memory: Asked first.
-            file: Asked for the rest.
-            stats: Where hits of the file are counted.
-            promote: Whether what the file had is kept in memory too. Not with a time to live, which would start anew.
+            file: Asked for what memory lacks.
+            stats: Counts the hits of the file.
+            promote: Whether hits of the file are kept in memory. Not with a time to live, which would start again.
         """
         self._memory = memory
         self._file = file
@@ -41,13 +41,13 @@ class TieredCache:
         if not missing:
             return found
         stored = self._file.get_many([keys[place] for place in missing])
-        for place, entry in zip(missing, stored, strict=True):
+        hits = {place: entry for place, entry in zip(missing, stored, strict=True) if entry}
+        for place, entry in hits.items():
             found[place] = entry
-        hits = [place for place in missing if found[place]]
         if hits:
             self._stats.add(persistent_hits=len(hits))
         if self._promote:
-            self._memory.put_many((keys[place], *entry) for place in hits if (entry := found[place]))
+            self._memory.put_many((keys[place], *entry) for place, entry in hits.items())
         return found
 
     def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
@@ -57,16 +57,16 @@ class TieredCache:
         self._file.put_many(rows)
 
     def clear(self) -> None:
-        """Forget what is in memory."""
+        """Drop what is in memory."""
         self._memory.clear()
 
     def close(self) -> None:
-        """Free the memory and close the file, which stays."""
+        """Free the memory and close the file, which stays on the disk."""
         self._memory.close()
         self._file.close()
 
     def __len__(self) -> int:
-        """Vectors held in memory."""
+        """Return the number of vectors in memory."""
         return len(self._memory)
 
     @property
@@ -76,7 +76,7 @@ class TieredCache:
 
 
 def make_cache(settings: EngineSettings, stats: StatsCounter) -> VectorCache:
-    """Make the cache that settings ask for; no file is opened before it is used."""
+    """Return the cache that settings ask for. Its file is opened when it is first used."""
     memory = MemoryCache(settings.cache_bytes, ttl=settings.cache_ttl)
     if settings.cache_path is None:
         return memory

@@ -1,7 +1,6 @@
 """``mlx-qwen cache``: show, empty and shrink the persistent cache of vectors."""
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -38,13 +37,15 @@ def info(path: CachePath = None, *, as_json: JsonOption = False) -> None:
 @cache.command()
 def clear(path: CachePath = None, *, yes: YesOption = False) -> None:
     """Delete all vectors. A broken cache is deleted as a whole."""
+    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS
+
     found = _existing(path)
     if not yes:
         typer.confirm(f"Delete everything in {found}?", abort=True)
     try:
         with closing(_connect(found)) as file:
             typer.echo(f"deleted {_vectors(file.clear())}; {found} is empty")
-    except sqlite3.DatabaseError as error:
+    except ERRORS as error:
         _delete_broken(found, error)
 
 
@@ -98,23 +99,23 @@ def _connect(path: Path) -> "CacheFile":
 
 @contextmanager
 def _open(path: Path) -> Iterator["CacheFile"]:
-    from mlx_qwen_embeddings.cache.sqlite_file import describe
+    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, explain
     from mlx_qwen_embeddings.errors import CacheFileError
 
     try:
         with closing(_connect(path)) as file:
             yield file
-    except sqlite3.Error as error:
-        raise CacheFileError(describe(path, error)) from error
+    except ERRORS as error:
+        raise CacheFileError(explain(path, error)) from error
 
 
-def _delete_broken(path: Path, error: sqlite3.Error) -> None:
+def _delete_broken(path: Path, error: Exception) -> None:
     """Delete a cache that SQLite cannot read, unless it was never a cache of this package."""
-    from mlx_qwen_embeddings.cache.sqlite_file import describe, is_broken, is_ours
+    from mlx_qwen_embeddings.cache.sqlite_file import explain, is_broken, is_ours
     from mlx_qwen_embeddings.errors import CacheFileError
 
     if not (is_broken(error) and is_ours(path)):
-        raise CacheFileError(describe(path, error)) from error
+        raise CacheFileError(explain(path, error)) from error
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         path.with_name(name).unlink(missing_ok=True)
     typer.echo(f"{path} was broken ({error}) and has been deleted")

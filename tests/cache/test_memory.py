@@ -164,7 +164,7 @@ def test_a_hit_is_a_read_only_copy_of_what_was_put() -> None:
     found, missing = cache.get_many([key(1), key(2)])
     assert missing is None
     assert found is not None
-    assert (found.vector.tolist(), found.length, found.vector.dtype) == ([3.0] * 8, 7, np.float32)
+    assert (found.vector.tolist(), found.length, str(found.vector.dtype)) == ([3.0] * 8, 7, "float32")
     with pytest.raises(ValueError, match="read-only"):
         found.vector[0] = 1
 

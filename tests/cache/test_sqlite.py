@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_after_close_everything_is_a_miss(cache: SqliteCache) -> None:
 
 def wide_range() -> Array:
     exponents = np.random.default_rng(0).uniform(-20, 15.9, 4096)
-    return np.float32(2**exponents) * np.random.default_rng(1).choice(np.float32([-1, 1]), 4096)
+    signs = np.random.default_rng(1).choice([-1, 1], 4096)
+    return np.asarray(2**exponents * signs, dtype=np.float32)
 
 
 def test_float16_changes_components_as_little_as_it_says_and_halves_the_size(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_float16_changes_components_as_little_as_it_says_and_halves_the_size(tmp
 
 
 def test_what_float16_cannot_hold_stays_float32(path: Path) -> None:
-    given = np.float32([70_000, 1e-9, -1])
+    given = np.array([70_000, 1e-9, -1], dtype=np.float32)
     with closing(make(path, precision="float16")) as cache:
         cache.put_many([(key(1), given, 1)])
         (found,) = cache.get_many([key(1)])
@@ -320,7 +322,7 @@ def test_a_later_engine_reads_what_an_earlier_one_computed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"cache_ttl": 3600}], ids=str)
-def test_without_memory_or_with_a_time_to_live_the_file_serves_each_call(tmp_path: Path, options: dict[str, float]) -> None:
+def test_without_memory_or_with_a_time_to_live_the_file_serves_each_call(tmp_path: Path, options: dict[str, Any]) -> None:
     with EmbeddingEngine("nano", cache_path=tmp_path) as engine:
         engine.embed_documents(["a"])
     with EmbeddingEngine("nano", cache_path=tmp_path, **options) as engine:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cache import sqlite as sqlite_cache
@@ -98,6 +99,13 @@ def cut(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def renamed_inside(path: Path) -> Iterator[Path]:
+    """Put a byte into the name of a table that is not UTF-8: Python cannot decode SQLite's message about it."""
+    path.write_bytes(filled(path).replace(b"tablevectorsvectors", b"table\xd4ectors\xd4ectors"))
+    yield path
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[Path]:
     filled(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -121,7 +129,7 @@ def from_the_future(path: Path) -> Iterator[Path]:
     yield path
 
 
-Fault = Callable[[Path], "contextmanager[Path]"]
+Fault = Callable[[Path], AbstractContextManager[Path]]
 
 faults = pytest.mark.parametrize(
     ("fault", "words"),
@@ -131,6 +139,7 @@ faults = pytest.mark.parametrize(
         (garbage, "delete it"),
         (broken_inside, "run mlx-qwen cache clear"),
         (cut, "run mlx-qwen cache clear"),
+        (renamed_inside, "run mlx-qwen cache clear"),
         (locked, "end the program that holds it"),
         (another_programs, "is a database of another program: name another file"),
         (
@@ -154,7 +163,7 @@ def test_it_is_left_out_and_said_once(path: Path, fault: Fault, words: str, capl
 
 @faults
 def test_an_engine_goes_on_without_it(
-    path: Path, fault: Fault, words: str, caplog: pytest.LogCaptureFixture, plain: "np.ndarray"
+    path: Path, fault: Fault, words: str, caplog: pytest.LogCaptureFixture, plain: NDArray[np.float32]
 ) -> None:
     with fault(path) as place, EmbeddingEngine("nano", cache_path=place) as engine:
         # A folder is one to put the file into: no fault there.
@@ -169,7 +178,7 @@ TEXTS = [f"text {number}" for number in range(20)]
 
 
 @pytest.fixture(scope="module")
-def plain() -> "np.ndarray":
+def plain() -> NDArray[np.float32]:
     with EmbeddingEngine("nano") as engine:
         return engine.embed_documents(TEXTS)
 

@@ -87,7 +87,8 @@ def vectors(path: Path, backend: Backend = CPU) -> NDArray[np.float32]:
     model = load_model(ModelFiles(path.parent, gguf=path), backend)
     ids, lengths = pad([np.array(row, dtype=np.int32) for row in ROWS])
     pooled = np.array(pool(model(mx.array(ids), mx.array(lengths)), mx.array(lengths), "last"))
-    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    normalised: NDArray[np.float32] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    return normalised
 
 
 @pytest.mark.parametrize("backend", [CPU, PACKED], ids=["unpacked", "packed"])
@@ -130,7 +131,9 @@ def test_q6_k_is_read_as_llama_cpp_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "cosine"), [("F16", 0.999999), ("Q8_0", 0.9998), ("Q4_1", 0.97), ("Q4_0", 0.96)])
 def test_nano_as_gguf_with_its_tokenizer_beside_it(kind: str, cosine: float, tmp_path: Path) -> None:
     plain = write_unpacked(tmp_path / "plain")
-    arrays = {name: np.array(value) for name, value in mx.load(str(plain / "model.safetensors")).items()}
+    stored = mx.load(str(plain / "model.safetensors"))
+    assert isinstance(stored, dict)
+    arrays = {name: np.array(value) for name, value in stored.items()}
     config = json.loads((plain / "config.json").read_text())
     # Nano lowers its letters, which no ``tokenizer.ggml.pre`` says: its own file says it.
     said = metadata_of(config) | tokenizer_metadata(plain / "tokenizer.json", pre="nano")

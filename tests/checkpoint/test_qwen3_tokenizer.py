@@ -94,7 +94,8 @@ def engine(folder: Path) -> Iterator[EmbeddingEngine]:
 
 
 def ids(tokenizer: TextTokenizer, text: str, max_length: int = 2048) -> list[int]:
-    return tokenizer.encode([text], max_length=max_length)[0].ids.tolist()
+    found: list[int] = tokenizer.encode([text], max_length=max_length)[0].ids.tolist()
+    return found
 
 
 def reference(rows: list[list[int]]) -> np.ndarray:

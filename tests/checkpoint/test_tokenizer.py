@@ -130,7 +130,8 @@ def test_a_pattern_that_backtracks_gives_up_with_an_error_that_names_the_text(
 ) -> None:
     # A match ends after ten million steps. Qwen3's own pattern needs more for ten million spaces in a row.
     step = split(pattern) if part == "pre_tokenizer" else replace({"Regex": pattern}, "")
-    tokenizer = read(write(tmp_path, **{part: step}))
+    changes: dict[str, Any] = {part: step}
+    tokenizer = read(write(tmp_path, **changes))
     for call in (tokenizer.count, lambda texts: tokenizer.encode(texts, max_length=8)):
         with pytest.raises(InvalidTextError, match=r"gives up on a text of 6001 characters .*split it"):
             call(["fine", "a" * 6000 + "b"])

@@ -116,6 +116,14 @@ def test_clear_deletes_a_cache_that_is_broken(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+def test_clear_deletes_a_cache_with_a_name_inside_that_is_not_utf8(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"tablevectorsvectors", b"table\xd4ectors\xd4ectors"))
+    status, out, err = run("clear", path, "--yes")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{path} was broken ('utf-8' codec can't decode")
+    assert list(path.parent.iterdir()) == []
+
+
 def test_clear_leaves_alone_what_is_no_cache(path: Path) -> None:
     path.write_text("a diary, in prose " * 1000)
     status, _, err = run("clear", path, "--yes")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
 
 from mlx_qwen_embeddings.cache.memory import KEY_VERSION
-from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.options import (
@@ -129,13 +128,12 @@ class AdapterOptions(_Fields):
         settings apart.
         """
         engine = self.engine
-        backend = choose_backend(engine.settings.device, engine.settings.dtype)
         roles: tuple[Role, ...] = ("query", "document")
         shape = [
             KEY_VERSION,
             engine.fingerprint,
-            backend.device,
-            backend.dtype,
+            engine.facts.device,
+            engine.facts.dtype,
             *({"max_length": engine.max_length} | self.vector_options(role) for role in roles),
         ]
         return hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -85,7 +85,7 @@ def is_forked() -> bool:
     return os.getpid() != _imported_in
 
 
-def let_go(lock: "threading.RLock | threading.Condition") -> None:
+def let_go(lock: "threading.Lock | threading.RLock | threading.Condition") -> None:
     """Release a lock that was taken before the fork, unless Ctrl-C or a time-out ended the wait for it."""
     with suppress(RuntimeError):
         lock.release()

@@ -1,6 +1,5 @@
 """Counters of one engine."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_qwen_embeddings._files import human_size
+from mlx_qwen_embeddings._fork import ForkSafeLock
 from mlx_qwen_embeddings._html import facts_table
 
 
@@ -85,14 +85,14 @@ class StatsCounter:
 
     def __init__(self) -> None:
         """Start at nothing."""
-        self.lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._counts: Counter[str] = Counter()
         self._seconds: dict[str, Any] = {}
         self._failures: Counter[str] = Counter()
 
     def add(self, **counts: int) -> None:
         """Add to integer fields of ``EngineStats``."""
-        with self.lock:
+        with self._lock:
             self._counts.update(counts)
 
     @contextmanager
@@ -102,15 +102,15 @@ class StatsCounter:
         try:
             yield
         finally:
-            with self.lock:
+            with self._lock:
                 self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def failed(self, error: BaseException, texts: int = 1) -> None:
         """Count failed texts under the name of the error."""
-        with self.lock:
+        with self._lock:
             self._failures[type(error).__name__] += texts
 
     def snapshot(self, **now: Any) -> EngineStats:
         """Give the counts so far, with fields that are read off at this moment."""
-        with self.lock:
+        with self._lock:
             return EngineStats(**self._counts, **self._seconds, failures=dict(self._failures), **now)

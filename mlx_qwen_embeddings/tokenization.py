@@ -1,8 +1,7 @@
 """Text to token ids, with the EOS rule and the truncation policy; the ``tokenizers`` package, never ``transformers``."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,34 +192,27 @@ def check_length(position: int, length: int, max_length: int, truncate: Truncate
     return True
 
 
-def spell(rows: Sequence[Sequence[int]], vocabulary_size: int) -> list[str]:
-    """Write each row of ids as a string.
+def check_ids(rows: Sequence[Sequence[int]], vocabulary_size: int) -> list[bytes]:
+    """Return each row of token ids as the bytes of an int32 array, which can be compared and hashed like text.
 
     Raises:
-        TypeError: When an id is no whole number; the message names its place.
-        ValueError: When it is none of the model's, likewise.
+        TypeError: When an id is not a whole number; the message names its place.
+        ValueError: When an id is not in the model's vocabulary, likewise.
     """
     for row, ids in enumerate(rows):
         for place, number in enumerate(ids):
             if not isinstance(number, Integral) or isinstance(number, bool):
-                message = f"texts[{row}][{place}] must be a token id, a whole number, got {number!r}"
-                raise TypeError(message)
+                raise TypeError(f"texts[{row}][{place}] must be a token id, a whole number, got {number!r}")
             if not 0 <= number < vocabulary_size:
-                message = (
+                raise ValueError(
                     f"texts[{row}][{place}] is the token id {number}, and this model's lie between 0 and "
                     f"{vocabulary_size - 1}: send text, or ids of this model's own tokenizer"
                 )
-                raise ValueError(message)
-    return [" ".join(map(str, ids)) for ids in rows]
-
-
-def keys_for_ids(keys: Callable[[str], bytes]) -> Callable[[str], bytes]:
-    """Give cache keys that no text has, whatever its words."""
-    return lambda text: hashlib.blake2b(keys(text), digest_size=20, person=b"token ids").digest()
+    return [np.array(ids, dtype=np.int32).tobytes() for ids in rows]
 
 
 class TokenIds:
-    """Reads what `spell` wrote; stands where a tokenizer does."""
+    """Takes the place of a tokenizer for texts that come as token ids."""
 
     def __init__(self, tokenizer: TextTokenizer, prompt: Ids | None) -> None:
         """Prepare.
@@ -229,26 +221,23 @@ class TokenIds:
             tokenizer: The model's own, for the special tokens that it puts around a text.
             prompt: Ids in front of every text, its opening special tokens included; None when there is no prompt.
         """
-        self._head = tokenizer.prefix if prompt is None else tuple(prompt.tolist())
         self._prefix, self._suffix = tokenizer.prefix, tokenizer.suffix
+        self._head: Sequence[int] | Ids = self._prefix if prompt is None else prompt
 
-    def encode(self, texts: Sequence[str], *, max_length: int) -> list[Tokens]:
-        """Give the ids of each text, special tokens added where they are missing, cut so that the last ones survive."""
-        return [self._cut(self._whole(text), max_length) for text in texts]
+    def encode(self, rows: Sequence[bytes], *, max_length: int) -> list[Tokens]:
+        """Return the ids of each row of ``check_ids``, with missing special tokens added, cut so that the last survive."""
+        return [self._cut(self._complete(np.frombuffer(row, dtype=np.int32)), max_length) for row in rows]
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Count the tokens of each text, special tokens included, before any cut."""
-        return [len(self._whole(text)) for text in texts]
-
-    def _whole(self, text: str) -> list[int]:
-        ids = [int(number) for number in text.split()]
-        if self._prefix and tuple(ids[: len(self._prefix)]) == self._prefix:
+    def _complete(self, ids: Ids) -> Ids:
+        if tuple(ids[: len(self._prefix)]) == self._prefix:
             ids = ids[len(self._prefix) :]
-        if self._suffix and tuple(ids[-len(self._suffix) :]) == self._suffix:
-            ids = ids[: -len(self._suffix)]
-        return [*self._head, *ids, *self._suffix]
+        end = len(ids) - len(self._suffix)
+        if end >= 0 and tuple(ids[end:]) == self._suffix:
+            ids = ids[:end]
+        return np.concatenate((self._head, ids, self._suffix), dtype=np.int32, casting="unsafe")
 
-    def _cut(self, ids: list[int], max_length: int) -> Tokens:
-        length = len(ids)
-        kept = ids if length <= max_length else [*ids[: max_length - len(self._suffix)], *self._suffix]
-        return Tokens(np.array(kept, dtype=np.int32), length)
+    def _cut(self, ids: Ids, max_length: int) -> Tokens:
+        if len(ids) <= max_length:
+            return Tokens(ids, len(ids))
+        kept = np.concatenate((ids[: max_length - len(self._suffix)], ids[len(ids) - len(self._suffix) :]))
+        return Tokens(kept, len(ids))

@@ -53,6 +53,6 @@ def install(engine: EmbeddingEngine, tokenizer: TextTokenizer, *, transient: flo
     ids = {word: int(found[0]) for word, found in encoded.items()}
     if any(tokenizer.encode([word], max_length=9)[0].length != ALONE for word in ids):
         raise ValueError(f"one of {', '.join(ids)} is no token of its own: choose other words")
-    worker = engine._core.worker
+    worker = engine._model.worker
     opening = worker._open_encoder
     worker._open_encoder = lambda: Faulty(opening(), ids, transient, exhausted)

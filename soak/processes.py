@@ -39,7 +39,7 @@ with EmbeddingEngine("nano", cache_path=sys.argv[1]) as engine:
     print("begun", flush=True)
     while True:
         engine.embed_documents(random.sample(texts, 8))
-        engine._core.cache.clear()
+        engine._model.cache.clear()
 """
 
 

@@ -45,6 +45,6 @@ class Watch:
             if not self.memory["quarter"] and time.monotonic() - began >= self._quarter:
                 self.memory["quarter"] = now
             self.threads["peak"] = max(self.threads["peak"], threading.active_count())
-            waiting = [engine._core.worker.queue for engine in self._engines]
+            waiting = [engine._model.worker.queue for engine in self._engines]
             self.queue_requests = max(self.queue_requests, *(requests for requests, _ in waiting))
             self.queue_tokens = max(self.queue_tokens, *(tokens for _, tokens in waiting))

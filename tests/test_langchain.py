@@ -131,7 +131,7 @@ async def test_abatch_from_many_tasks_gives_each_its_own() -> None:
     runnable = as_runnable(MLXQwenEmbeddings("nano"))
     tasks = [asyncio.create_task(runnable.abatch(texts[start : start + 8])) for start in range(0, 64, 8)]
     found = [vector for batch in await asyncio.wait_for(asyncio.gather(*tasks), 60) for vector in batch]
-    get_engine("nano")._core.cache.clear()
+    get_engine("nano")._model.cache.clear()
     np.testing.assert_allclose(found, alone(texts), atol=1e-5)
 
 
@@ -146,6 +146,6 @@ def test_two_event_loops_at_once_share_the_engine() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda mine: asyncio.run(ask(mine)), texts))
-    get_engine("nano")._core.cache.clear()
+    get_engine("nano")._model.cache.clear()
     for vectors, mine in zip(found, texts, strict=True):
         np.testing.assert_allclose(vectors, alone(mine), atol=1e-5)

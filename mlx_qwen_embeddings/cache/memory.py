@@ -41,13 +41,13 @@ class CacheKeys:
             **options: What the model computes with: the prompt as it is put before the text, and so on.
         """
         fields = {"version": KEY_VERSION, "model": model, "dtype": dtype, **options}
-        # JSON is unambiguous, and the text comes last, behind a byte that UTF-8 never contains.
-        self._start = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode() + b"\xff", digest_size=20)
+        self._start = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=20)
 
-    def __call__(self, text: str) -> bytes:
-        """Return the key of a text, 20 bytes."""
+    def __call__(self, text: str | bytes) -> bytes:
+        """Return the key of a text, or of the bytes of an array of token ids: 20 bytes."""
         state = self._start.copy()
-        state.update(text.encode())
+        # JSON is unambiguous, and a byte that UTF-8 never contains ends it and tells text and ids apart.
+        state.update(b"\xff" + text.encode() if isinstance(text, str) else b"\xfe" + text)
         return state.digest()
 
 

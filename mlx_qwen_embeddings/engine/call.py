@@ -3,10 +3,12 @@
 The texts go through in windows: while the worker computes one, the next is tokenised, and memory stays bounded.
 """
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,232 +16,353 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings.cache.memory import CacheKeys, VectorCache
 from mlx_qwen_embeddings.engine.model import Opened
 from mlx_qwen_embeddings.engine.queue import Request
+from mlx_qwen_embeddings.engine.worker import Worker
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError, ModelLoadError, NonFiniteEmbeddingError
-from mlx_qwen_embeddings.options import EmbedOptions, Pooling, Truncate, check_choice, key_values
+from mlx_qwen_embeddings.options import EmbedOptions, Pooling, check_choice, key_values
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role, chat_renderer, prompt_for
 from mlx_qwen_embeddings.stats import StatsCounter
-from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, TokenIds, check_length, keys_for_ids
+from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, TokenIds, Tokens, check_length
 
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 2**22
 """Size of a window: large enough to sort texts by length, small enough that its tokens take little memory."""
 
 WINDOWS_AHEAD = 2
-"""Windows in the worker's queue at a time, so that it never waits for the tokenizer."""
+"""Windows that wait in the worker's queue while it computes another, so that it never waits for the tokenizer."""
+
+EXCERPT = 60
+"""Characters of a text that an error message shows."""
+
+Text = str | bytes
+"""A text, or token ids as ``check_ids`` returns them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CallPlan:
     """Everything about a call but its texts.
 
     Attributes:
-        render: Text to what the tokenizer sees: prompt and chat template applied.
-        keys: Cache keys of this recipe.
-        pooling: In force, never "native".
+        options: The call's options.
+        tokenizer: Texts to tokens, with prompt and chat template.
+        overhead: Characters that prompt and chat template add to each text.
+        keys: Returns a text's cache key.
+        pooling: The pooling to use, never "native".
         prompt: Ids that texts may start with; None when there is no prompt.
         max_length: Most tokens of a text.
-        truncate: The policy for longer ones.
         dimensions: Width of a full vector.
         on_truncated: Called with the number of texts that were cut, the tokens of the longest, and ``max_length``.
-        start: Position of the first text, for messages, when the texts are a piece of more.
         call: What the requests of this call have in common.
     """
 
-    tokenizer: TextTokenizer | TokenIds
+    options: EmbedOptions
     cache: VectorCache
     stats: StatsCounter
-    render: Callable[[str], str]
-    keys: Callable[[str], bytes]
+    tokenizer: "Rendered | TokenIds"
+    overhead: int
+    keys: Callable[[Any], bytes]
     pooling: Pooling
     prompt: Ids | None
     max_length: int
-    truncate: Truncate
     dimensions: int
     on_truncated: Callable[[int, int, int], None]
-    start: int = 0
     call: object = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
-    """What a call can tell of its texts beside their vectors; both of shape (texts,).
+class Rendered:
+    """A tokenizer behind a prompt and a chat template.
 
     Attributes:
-        tokens: Tokens of each text as the model read it: with prompt and special tokens, after any cut.
-        cached: Whether its vector was known before.
+        render: Writes both around a text.
     """
 
-    tokens: NDArray[np.int64]
-    cached: NDArray[np.bool_]
+    tokenizer: TextTokenizer
+    render: Callable[[str], str]
 
-    @classmethod
-    def of(cls, texts: int) -> Self:
-        """Make room for so many texts."""
-        return cls(np.zeros(texts, dtype=np.int64), np.zeros(texts, dtype=np.bool_))
+    def encode(self, texts: Sequence[Any], *, max_length: int) -> list[Tokens]:
+        """Encode texts as ``TextTokenizer.encode`` does."""
+        return self.tokenizer.encode([self.render(text) for text in texts], max_length=max_length)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text before any cut."""
+        return self.tokenizer.count([self.render(text) for text in texts])
 
 
 class Embedded(NamedTuple):
-    """Vectors (texts, d), and the ``Details`` of their texts."""
+    """What a call knows of its texts.
+
+    Attributes:
+        vectors: Shape (texts, d).
+        tokens: Tokens of each text as the model read it: with prompt and special tokens, after any cut; shape (texts,).
+        cached: Whether a text's vector was known before; shape (texts,).
+    """
 
     vectors: NDArray[Any]
     tokens: NDArray[np.int64]
     cached: NDArray[np.bool_]
 
 
-class Window:
-    """Some distinct texts of a call: those in the cache, and a request for the rest."""
+class Block:
+    """Texts that are returned together: all texts of a call, or one block of a stream."""
 
-    def __init__(self, texts: Sequence[str], positions: list[int], recipe: Recipe) -> None:
+    def __init__(self, texts: Sequence[Text], start: int, plan: CallPlan) -> None:
+        """Find the distinct texts.
+
+        Args:
+            texts: Checked texts, or token ids.
+            start: Position of the first one in the call, for messages.
+            plan: What to do with them.
+        """
+        self.texts, self.start = texts, start
+        self._plan = plan
+        self._first: dict[Text, int] = {}
+        for position, text in enumerate(texts):
+            self._first.setdefault(text, position)
+        plan.stats.add(texts=len(texts), duplicates=len(texts) - len(self._first))
+        self.vectors = np.empty((len(texts), plan.dimensions), dtype=np.float32)
+        self.tokens = np.zeros(len(texts), dtype=np.int64)
+        self.cached = np.zeros(len(texts), dtype=np.bool_)
+        self.failed: dict[Text, BaseException] = {}
+
+    def windows(self) -> Iterator["Window"]:
+        """Look up and tokenise the distinct texts, window by window; an empty block has one empty window.
+
+        Raises:
+            InputTooLongError: When a text is too long and the policy is to refuse it.
+        """
+        spans = list(_spans(list(self._first.values()), self.texts)) or [[]]
+        for positions in spans:
+            yield Window(self, positions, self._plan, last=positions is spans[-1])
+
+    def result(self) -> Embedded:
+        """Return what is known once the last window is done.
+
+        Raises:
+            EmbeddingFailedError: When texts could not be embedded.
+        """
+        if self.failed:
+            failures = {position: self.failed[text] for position, text in enumerate(self.texts) if text in self.failed}
+            raise _failure(failures, self.texts, self.start)
+        found = Embedded(self.vectors, self.tokens, self.cached)
+        if len(self._first) < len(self.texts):
+            origin = [self._first[text] for text in self.texts]
+            found = Embedded(self.vectors[origin], self.tokens[origin], self.cached[origin])
+        return found._replace(vectors=postprocess(found.vectors, self._plan.options))
+
+
+class Window:
+    """Some distinct texts of a block: those in the cache, and a request for the rest."""
+
+    def __init__(self, block: Block, positions: list[int], plan: CallPlan, *, last: bool) -> None:
         """Look the texts up, and tokenise those that are new.
 
         Args:
-            texts: Distinct texts.
-            positions: Where each stands in the caller's list, for messages.
-            recipe: What to do with them.
+            block: What they are part of.
+            positions: Their positions in the block.
+            plan: What to do with them.
+            last: Whether the block ends with this window.
 
         Raises:
-            InputTooLongError: When one is too long and the policy refuses that.
+            InputTooLongError: When a text is too long and the policy is to refuse it.
         """
-        self._recipe = recipe
-        self.positions = positions
-        self.vectors = np.empty((len(texts), recipe.dimensions), dtype=np.float32)
-        self._keys = [recipe.keys(text) for text in texts]
-        found = recipe.cache.get_many(self._keys)
+        self.block, self.last = block, last
+        self._positions, self._plan = positions, plan
+        texts = [block.texts[position] for position in positions]
+        self._vectors = np.empty((len(texts), plan.dimensions), dtype=np.float32)
+        self._keys = [plan.keys(text) for text in texts]
+        found = plan.cache.get_many(self._keys)
         self._lengths = [entry.length if entry else 0 for entry in found]
         self._missing = [row for row, entry in enumerate(found) if entry is None]
         for row, entry in enumerate(found):
             if entry is not None:
-                self.vectors[row] = entry.vector
-        recipe.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
-        rows = self._tokenize([texts[row] for row in self._missing])
+                self._vectors[row] = entry.vector
+        plan.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
+        self._rows = self._tokenize([texts[row] for row in self._missing])
         self._check_lengths()
-        self.request = Request(rows, recipe.pooling, self._receive, recipe.prompt, recipe.call) if rows else None
+        self.request: Request | None = None
 
-    def _tokenize(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        recipe = self._recipe
-        with recipe.stats.timed("tokenize_seconds"):
-            tokens = recipe.tokenizer.encode([recipe.render(text) for text in texts], max_length=recipe.max_length)
+    def _tokenize(self, texts: list[Any]) -> list[Ids]:
+        with self._plan.stats.timed("tokenize_seconds"):
+            tokens = self._plan.tokenizer.encode(texts, max_length=self._plan.max_length)
         for row, token in zip(self._missing, tokens, strict=True):
             self._lengths[row] = token.length
         return [token.ids for token in tokens]
 
     def _check_lengths(self) -> None:
-        recipe = self._recipe
+        plan, start = self._plan, self.block.start
         cut = [
             length
-            for position, length in zip(self.positions, self._lengths, strict=True)
-            if check_length(recipe.start + position, length, recipe.max_length, recipe.truncate)
+            for position, length in zip(self._positions, self._lengths, strict=True)
+            if check_length(start + position, length, plan.max_length, plan.options.truncate)
         ]
         if cut:
-            recipe.on_truncated(len(cut), max(cut), recipe.max_length)
+            plan.on_truncated(len(cut), max(cut), plan.max_length)
+
+    def submit(self, worker: Worker, *, wait: bool) -> Future[None] | None:
+        """Queue what is missing, and return a future of its admission; None when nothing is missing.
+
+        Raises:
+            EngineBusyError: When the queue is full and ``wait`` is false.
+            EngineClosedError: When the engine is closed.
+        """
+        self._process = os.getpid()
+        if not self._rows:
+            return None
+        plan = self._plan
+        self.request = Request(self._rows, plan.pooling, self._receive, plan.prompt, plan.call)
+        return worker.submit(self.request, wait=wait)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was queued in another process, from which this one was forked."""
+        return self._process != os.getpid()
+
+    def cancel(self) -> None:
+        """Take what is left out of the queue."""
+        if self.request is not None and not self.is_inherited:
+            self.request.future.cancel()
 
     def _receive(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
         places = [self._missing[row] for row in rows]
-        self.vectors[places] = vectors
-        self._recipe.cache.put_many(
+        self._vectors[places] = vectors
+        self._plan.cache.put_many(
             (self._keys[place], vector, self._lengths[place]) for place, vector in zip(places, vectors, strict=True)
         )
 
-    @property
-    def failures(self) -> dict[int, BaseException]:
-        """Position in the call of each text that could not be embedded, with its reason."""
-        failed = self.request.failures if self.request else {}
-        return {self.positions[self._missing[row]]: error for row, error in failed.items()}
-
-    def describe(self, details: Details) -> None:
-        """Write down what is known of these texts."""
-        details.tokens[self.positions] = np.minimum(self._lengths, self._recipe.max_length)
-        cached = np.ones(len(self._keys), dtype=np.bool_)
-        cached[self._missing] = False
-        details.cached[self.positions] = cached
+    def collect(self) -> None:
+        """Write into the block what is known of the texts, and let go of the request."""
+        block, positions = self.block, self._positions
+        block.vectors[positions] = self._vectors
+        block.tokens[positions] = np.minimum(self._lengths, self._plan.max_length)
+        block.cached[positions] = True
+        block.cached[[positions[row] for row in self._missing]] = False
+        if self.request is not None:
+            for row, error in self.request.failures.items():
+                block.failed[block.texts[positions[self._missing[row]]]] = error
+        self.request = None  # it refers back to the window, and only the garbage collector would free both
 
     @property
     def done(self) -> int:
-        """Texts that have their vector or their failure."""
+        """Number of texts that have their vector or their failure."""
         return len(self._keys) - len(self._missing) + (self.request.done if self.request else 0)
 
 
-def _failure(failures: dict[int, BaseException], texts: Sequence[str], start: int) -> EmbeddingFailedError:
+Step = Future[None] | Embedded
+
+
+class Call:
+    """One call of an embedding method. Its texts go through the worker window by window."""
+
+    def __init__(self, blocks: Iterable[Sequence[Text]], plan: CallPlan, worker: Worker, total: int | None = None) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            blocks: Checked texts that are returned together. What raises here is raised in its turn.
+            plan: What to do with them.
+            worker: Where they are computed.
+            total: Number of texts in all blocks; None when it is not known.
+        """
+        self.plan, self.total = plan, total
+        self._blocks, self._worker = blocks, worker
+        self._wait = plan.options.wait
+        self._current: Block | None = None  # what the next window is made of
+        self._underway: deque[Window] = deque()
+        self._finished = 0
+
+    @property
+    def done(self) -> int:
+        """Number of texts that have their vector or their failure."""
+        return self._finished + sum(window.done for window in tuple(self._underway))
+
+    def steps(self) -> Generator[Step, None, None]:
+        """Yield futures, each of which has to be waited for, and every block once its texts are embedded.
+
+        Between these, texts are read, looked up and tokenised. Closing the generator takes what is left out of the queue.
+
+        Raises:
+            Exception: What reading the texts raises, and what embedding methods do. Earlier blocks are yielded first.
+        """
+        underway, windows = self._underway, self._windows()
+        try:
+            failure: Exception | None = None
+            while True:
+                try:
+                    window = next(windows, None)
+                except Exception as error:  # noqa: BLE001 - it is raised below
+                    window, failure = None, error
+                if window is None:
+                    break
+                underway.append(window)
+                yield from self._submit(window)
+                if len(underway) > WINDOWS_AHEAD:
+                    yield from self._collect()
+            while underway and (failure is None or underway[0].block is not self._current):
+                yield from self._collect()
+            if failure is not None:
+                raise failure
+        finally:
+            for window in underway:
+                window.cancel()
+
+    def _windows(self) -> Iterator[Window]:
+        start = 0
+        for texts in self._blocks:
+            self._current = Block(texts, start, self.plan)
+            start += len(texts)
+            yield from self._current.windows()
+            self._current = None
+
+    def _submit(self, window: Window) -> Iterator[Step]:
+        admitted = window.submit(self._worker, wait=self._wait)
+        if admitted is not None:
+            self._wait = True  # once its first window is admitted, a call is served to the end
+            yield admitted
+
+    def _collect(self) -> Iterator[Step]:
+        window = self._underway[0]
+        if window.is_inherited:  # the worker of a forked child does not know of it
+            yield from self._submit(window)
+        if window.request is not None:
+            yield window.request.future
+        window.collect()
+        self._underway.popleft()
+        self._finished += window.done
+        if window.last:
+            self._finished = window.block.start + len(window.block.texts)
+            yield window.block.result()
+
+
+def _spans(positions: list[int], texts: Sequence[Text]) -> Iterator[list[int]]:
+    span: list[int] = []
+    characters = 0
+    for position in positions:
+        span.append(position)
+        characters += len(texts[position])
+        if len(span) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+            yield span
+            span, characters = [], 0
+    if span:
+        yield span
+
+
+def _failure(failures: dict[int, BaseException], texts: Sequence[Text], start: int) -> EmbeddingFailedError:
     position, reason = min(failures.items())
-    excerpt = texts[position][:60]
+    excerpt = _excerpt(texts[position])
     more = f" (and {len(failures) - 1} more, see .failures)" if len(failures) > 1 else ""
     finite = all(isinstance(error, NonFiniteEmbeddingError) for error in failures.values())
     kind = NonFiniteEmbeddingError if finite else EmbeddingFailedError
     hint = ": the weights are broken or the compute type overflows; try dtype='float32'" if finite else ""
     numbered = {start + place: error for place, error in failures.items()}
-    error = kind(f"texts[{start + position}] {excerpt!r} could not be embedded{more}: {reason}{hint}", numbered)
+    error = kind(f"texts[{start + position}] {excerpt} could not be embedded{more}: {reason}{hint}", numbered)
     error.__cause__ = reason
     return error
 
 
-Step = tuple[Literal["submit", "wait"], Window]
+def _excerpt(text: Text) -> str:
+    return repr(text[:EXCERPT] if isinstance(text, str) else np.frombuffer(text, np.int32)[: EXCERPT // 4].tolist())
 
 
-def steps(texts: list[str], recipe: Recipe, out: NDArray[np.float32], details: Details | None = None) -> Iterator[Step]:
-    """Embed distinct windows of ``texts`` into ``out``; the driver does what each step says.
-
-    Args:
-        texts: Checked strings, repeats allowed.
-        recipe: What to do with them.
-        out: Receives pooled vectors before normalisation; shape (texts, d).
-        details: Receives what else is known of each text; None when nobody asks.
-
-    Yields:
-        "submit" for a window whose request is to be queued, "wait" for one whose future is to be awaited.
-
-    Raises:
-        NonFiniteEmbeddingError: When texts gave NaN or infinity; raised at the end, so that all others are cached.
-        EmbeddingFailedError: When texts failed in other ways, likewise.
-        InputTooLongError: When a text is too long and the policy refuses that.
-    """
-    first: dict[str, int] = {}
-    for position, text in enumerate(texts):
-        first.setdefault(text, position)
-    recipe.stats.add(texts=len(texts), duplicates=len(texts) - len(first))
-    underway: deque[Window] = deque()
-    failed: dict[str, BaseException] = {}
-
-    def collect(window: Window) -> None:
-        failed.update({texts[position]: error for position, error in window.failures.items()})
-        out[window.positions] = window.vectors
-        if details is not None:
-            window.describe(details)
-        window.request = None  # it leads back to the window: a circle would keep both until Python looks for such
-
-    for positions in _windows(list(first.values()), texts):
-        window = Window([texts[position] for position in positions], positions, recipe)
-        yield "submit", window
-        underway.append(window)
-        if len(underway) > WINDOWS_AHEAD:
-            yield "wait", underway[0]
-            collect(underway.popleft())
-    while underway:
-        yield "wait", underway[0]
-        collect(underway.popleft())
-    if failed:
-        raise _failure(
-            {position: failed[text] for position, text in enumerate(texts) if text in failed}, texts, recipe.start
-        )
-    if len(first) < len(texts):
-        origin = [first[text] for text in texts]
-        for array in (out,) if details is None else (out, details.tokens, details.cached):
-            array[:] = array[origin]
-
-
-def _windows(positions: list[int], texts: list[str]) -> Iterator[list[int]]:
-    window: list[int] = []
-    characters = 0
-    for position in positions:
-        window.append(position)
-        characters += len(texts[position])
-        if len(window) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
-
-
-def make_recipe(
+def make_plan(
     opened: Opened,
     role: Role,
     options: EmbedOptions,
@@ -247,9 +370,9 @@ def make_recipe(
     cache: VectorCache,
     stats: StatsCounter,
     on_truncated: Callable[[int, int, int], None],
-    start: int = 0,
-) -> Recipe:
-    """Fix prompt, template, pooling and length for a call.
+    token_ids: bool = False,
+) -> CallPlan:
+    """Settle prompt, template, pooling and length for a call.
 
     Args:
         opened: The model.
@@ -257,12 +380,12 @@ def make_recipe(
         options: The call's options.
         cache: Where vectors are looked up and stored.
         stats: Where to count.
-        on_truncated: Called when texts were cut, see ``Recipe``.
-        start: Position of the first text, for messages.
+        on_truncated: Called when texts were cut, see ``CallPlan``.
+        token_ids: Whether the texts come as token ids.
 
     Raises:
-        ValueError: When an option does not suit the model; the message gives the limits.
-        ModelLoadError: When the model pools a prompt's text apart from the prompt, which is not served.
+        ValueError: When an option does not suit the model, or token ids; the message gives the limits.
+        ModelLoadError: When the model leaves the prompt out of its pooling, which is not supported.
     """
     check_choice("role", role, get_args(Role))
     files = opened.files
@@ -273,49 +396,38 @@ def make_recipe(
     _check_prompt(prompt, pooling, opened)
     template = _template(opened, options)
     settled = {"instruction": prompt, "pooling": pooling, "chat_template": template, "max_length": max_length}
+    render = _renderer(prompt, template)
+    prompt_ids = _prompt_ids(opened, render(""), max_length) if prompt or template else None
+    if token_ids and options.chat_template:
+        raise ValueError("a chat template is written around text, not around token ids: send text, or leave it out")
     keys = CacheKeys(
-        model=opened.identity,
+        model=opened.fingerprint,
         dtype=f"{opened.backend.device}-{opened.backend.dtype}",
         **key_values(options, "computed") | settled,
     )
-    render = _renderer(prompt, template)
-    return Recipe(
-        tokenizer=opened.tokenizer,
+    tokenizer = TokenIds(opened.tokenizer, prompt_ids) if token_ids else Rendered(opened.tokenizer, render)
+    return CallPlan(
+        options=options,
         cache=cache,
         stats=stats,
-        render=render,
+        tokenizer=tokenizer,
+        overhead=len(render("")),
         keys=keys,
         pooling=pooling,
-        prompt=_prompt_ids(opened, render(""), max_length) if prompt or template else None,
+        prompt=prompt_ids,
         max_length=max_length,
-        truncate=options.truncate,
         dimensions=files.dimensions,
         on_truncated=on_truncated,
-        start=start,
     )
 
 
-def recipe_for_ids(recipe: Recipe, opened: Opened, options: EmbedOptions) -> Recipe:
-    """Give the recipe for texts that come as token ids.
-
-    Raises:
-        ValueError: When a chat template is asked for, which is made of text.
-    """
-    if options.chat_template:
-        message = "a chat template is written around text, not around token ids: send text, or leave it out"
-        raise ValueError(message)
-    reader = TokenIds(opened.tokenizer, recipe.prompt)
-    return replace(recipe, tokenizer=reader, render=lambda text: text, keys=keys_for_ids(recipe.keys))
-
-
 def _check_prompt(prompt: str, pooling: Pooling, opened: Opened) -> None:
-    # The last token is never the prompt's.
+    # The last token never belongs to the prompt.
     if prompt and pooling != "last" and not opened.files.pools_prompt:
-        message = (
+        raise ModelLoadError(
             f"{opened.files.path} leaves the tokens of its prompt out of the pooling (include_prompt: false), which is not "
-            'served: pass instruction="" to embed without a prompt, or take another model'
+            'supported: pass instruction="" to embed without a prompt, or take another model'
         )
-        raise ModelLoadError(message)
 
 
 def _max_length(opened: Opened, wanted: int | None) -> int:
@@ -323,15 +435,13 @@ def _max_length(opened: Opened, wanted: int | None) -> int:
     if wanted is None:
         return opened.files.max_length
     if not special < wanted <= limit:
-        message = f"max_length must lie between {special + 1} and {limit} for this model, got {wanted}"
-        raise ValueError(message)
+        raise ValueError(f"max_length must lie between {special + 1} and {limit} for this model, got {wanted}")
     return wanted
 
 
 def _check_dimensions(wanted: int | None, full: int) -> None:
     if wanted is not None and wanted > full:
-        message = f"dimensions={wanted} is more than the {full} that this model has"
-        raise ValueError(message)
+        raise ValueError(f"dimensions={wanted} is more than the {full} that this model has")
 
 
 def _template(opened: Opened, options: EmbedOptions) -> str | None:
@@ -341,8 +451,7 @@ def _template(opened: Opened, options: EmbedOptions) -> str | None:
     if isinstance(wanted, str):
         return wanted
     if opened.files.chat_template is None:
-        message = f"{opened.files.path} has no chat template: pass one as chat_template='...', or leave it out"
-        raise ValueError(message)
+        raise ValueError(f"{opened.files.path} has no chat template: pass one as chat_template='...', or leave it out")
     return opened.files.chat_template
 
 
@@ -354,23 +463,24 @@ def _renderer(prompt: str, template: str | None) -> Callable[[str], str]:
 
 
 def _prompt_ids(opened: Opened, rendered: str, max_length: int) -> Ids:
-    """Give the ids of an empty text: what every text of the call may start with."""
+    """Return the ids of an empty text: what every text of the call may start with."""
     tokens = opened.tokenizer.encode([rendered], max_length=opened.files.limit)[0]
     if tokens.length >= max_length:
-        message = f"max_length={max_length} leaves no room for the text: its prompt has {tokens.length} tokens; raise it"
-        raise InputTooLongError(message)
+        raise InputTooLongError(
+            f"max_length={max_length} leaves no room for the text: its prompt has {tokens.length} tokens; raise it"
+        )
     return tokens.ids[: len(tokens.ids) - len(opened.tokenizer.suffix)]
 
 
-def finish(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[Any]:
-    """Cut pooled vectors to the wanted dimensions, then give them unit length: in this order, as Matryoshka asks.
+def postprocess(vectors: NDArray[np.float32], options: EmbedOptions) -> NDArray[Any]:
+    """Cut pooled vectors to the wanted dimensions, then normalise them: in this order, as Matryoshka asks.
 
     Args:
         vectors: Pooled vectors, shape (n, d).
-        options: ``dimensions``, ``normalize`` and at last ``precision`` are applied.
+        options: ``dimensions``, ``normalize`` and last ``precision`` are applied.
 
     Returns:
-        Shape (n, dimensions); a bit a component for "binary" and "ubinary".
+        Shape (n, dimensions); "binary" and "ubinary" pack eight dimensions into a byte.
     """
     if options.dimensions is not None:
         vectors = vectors[:, : options.dimensions]

@@ -2,45 +2,26 @@
 
 import sys
 import weakref
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.cache.memory import MemoryCache
-from mlx_qwen_embeddings.engine.call import (
-    WINDOW_TEXTS,
-    Details,
-    Embedded,
-    Recipe,
-    finish,
-    make_recipe,
-    recipe_for_ids,
-    steps,
-)
-from mlx_qwen_embeddings.engine.drivers import (
-    INLINE_CHARACTERS,
-    Ahead,
-    Deadline,
-    Progress,
-    adrive,
-    ain_time,
-    drive,
-    in_time,
-)
-from mlx_qwen_embeddings.engine.model import Core, ModelFacts, Opened
+from mlx_qwen_embeddings.engine.call import WINDOW_TEXTS, Call, CallPlan, Embedded, Rendered, Text, make_plan
+from mlx_qwen_embeddings.engine.drivers import INLINE_CHARACTERS, Deadline, adrive, ain_time, drive, in_time
+from mlx_qwen_embeddings.engine.model import ModelFacts, Opened, OpenModel
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.stats import EngineStats
-from mlx_qwen_embeddings.tokenization import check_iterable, check_texts, spell
+from mlx_qwen_embeddings.tokenization import check_ids, check_iterable, check_texts
 
 Vectors = NDArray[Any]
 """float32 unless ``precision`` says otherwise."""
@@ -54,8 +35,8 @@ class EmbeddingEngine:
     ``instruction``, ``dimensions``, ``normalize``, ``precision``, ``pooling``, ``max_length``, ``truncate``,
     ``chat_template``, ``timeout``, ``wait``, ``show_progress``. All of them raise
 
-    - ``TypeError`` for what is no list of strings, naming the position;
-    - ``InputTooLongError`` under ``truncate="error"``, ``InvalidTextError`` for a lone surrogate;
+    - ``TypeError`` for anything but a list of strings; the message names the position;
+    - ``InputTooLongError`` under ``truncate="error"``, and ``InvalidTextError`` for a lone surrogate;
     - ``ModelLoadError``, ``UnknownModelError`` or ``MissingExtraError`` when the model cannot be opened;
     - ``EmbeddingFailedError`` when texts could not be embedded (``NonFiniteEmbeddingError`` for NaN); ``.failures`` says
       which, and the others are cached;
@@ -63,12 +44,12 @@ class EmbeddingEngine:
     """
 
     def __init__(self, model: str | None = None, *, settings: EngineSettings | None = None, **overrides: Any) -> None:
-        """Prepare an engine of one's own; ``get_engine`` gives one that is shared.
+        """Prepare an engine of your own; ``get_engine`` returns one that is shared.
 
         Args:
             model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
             settings: All settings; None reads the environment.
-            **overrides: Single settings that win, see ``EngineSettings``; one that is None leaves it as it is.
+            **overrides: Single settings that take precedence, see ``EngineSettings``; None leaves a setting as it is.
 
         Raises:
             pydantic.ValidationError: When a setting does not fit.
@@ -77,39 +58,49 @@ class EmbeddingEngine:
             overrides["model"] = str(model)
         given = {name: value for name, value in overrides.items() if value is not None}
         base = settings.model_dump(exclude_unset=True) if settings else {}
-        self._core = Core(EngineSettings(**base | given) if settings else EngineSettings.from_env(**given))
-        weakref.finalize(self, self._core.worker.close, 0).atexit = False  # the worker sees to that itself
-        weakref.finalize(self, self._core.cache.close)
+        self._hold(OpenModel(EngineSettings(**base | given) if settings else EngineSettings.from_env(**given)))
+
+    @classmethod
+    def of(cls, model: OpenModel) -> Self:
+        """Return an engine for a model that the package itself has prepared."""
+        engine = cls.__new__(cls)
+        engine._hold(model)  # noqa: SLF001 - of this very class
+        return engine
+
+    def _hold(self, model: OpenModel) -> None:
+        self._model = model
+        weakref.finalize(self, model.worker.close, 0).atexit = False  # at exit the worker closes itself
+        weakref.finalize(self, model.cache.close)
 
     @property
     def settings(self) -> EngineSettings:
         """What the engine was made with."""
-        return self._core.settings
+        return self._model.settings
 
     @property
     def dimensions(self) -> int:
         """Width of a full vector."""
-        return self._core.known().files.dimensions
+        return self._model.known().files.dimensions
 
     @property
     def max_length(self) -> int:
         """Most tokens of a text unless a call says otherwise."""
-        return self._core.known().files.max_length
+        return self._model.known().files.max_length
 
     @property
     def limit(self) -> int:
         """Most tokens that a call may ask for as ``max_length``."""
-        return self._core.known().files.limit
+        return self._model.known().files.limit
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's content and revision: two models with the same one give the same vectors."""
-        return self._core.known().identity
+        """Hash of the model's content and revision: models with the same fingerprint give the same vectors."""
+        return self._model.known().fingerprint
 
     @property
     def revision(self) -> str | None:
-        """Commit on the Hub that the model is of; None for a folder or a file of your own, and for ``nano``."""
-        return self._core.known().files.revision
+        """The model's commit on the Hub; None for a folder or a file of your own, and for ``nano``."""
+        return self._model.known().files.revision
 
     def embed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
         """Embed documents.
@@ -134,36 +125,34 @@ class EmbeddingEngine:
         return vector
 
     async def aembed_documents(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
-        """Do as ``embed_documents`` without holding up the event loop."""
-        return await self._aembed(texts, "document", EmbedOptions(**options))
+        """Embed documents without blocking the event loop, see ``embed_documents``."""
+        return (await self._aembed(texts, "document", EmbedOptions(**options))).vectors
 
     async def aembed_queries(self, texts: Iterable[str], **options: Unpack[CallOptions]) -> Vectors:
-        """Do as ``embed_queries`` without holding up the event loop."""
-        return await self._aembed(texts, "query", EmbedOptions(**options))
+        """Embed queries without blocking the event loop, see ``embed_queries``."""
+        return (await self._aembed(texts, "query", EmbedOptions(**options))).vectors
 
     async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> Vectors:
-        """Do as ``embed_query`` without holding up the event loop."""
+        """Embed one query without blocking the event loop, see ``embed_query``."""
         vector: Vectors = (await self.aembed_queries([text], **options))[0]
         return vector
 
     async def aembed(
         self, texts: Collection[Any], role: Role = "document", *, token_ids: bool = False, **options: Unpack[CallOptions]
     ) -> Embedded:
-        """Embed without holding up the event loop, and tell what a server has to account for.
+        """Embed without blocking the event loop, and return what a server has to account for as well.
 
         Args:
-            texts: Strings; with ``token_ids``, lists of ids of the model's own tokenizer instead. What that puts around a
-                text is added where it is missing.
+            texts: Strings; with ``token_ids``, lists of ids of the model's own tokenizer instead. Special tokens that the
+                tokenizer puts around a text are added where they are missing.
             role: Whether they are queries or documents.
             token_ids: Whether ``texts`` are ids.
             **options: See ``EmbedOptions``.
 
         Raises:
-            ValueError: Beside what every method raises: for an id that is none of the model's.
+            ValueError: Besides what every method raises: for an id that is not in the model's vocabulary.
         """
-        details = Details.of(len(texts))
-        vectors = await self._aembed(texts, role, EmbedOptions(**options), details, ids=token_ids)
-        return Embedded(vectors, details.tokens, details.cached)
+        return await self._aembed(texts, role, EmbedOptions(**options), token_ids=token_ids)
 
     def stream_documents(
         self, texts: Iterable[str], *, block_size: int = WINDOW_TEXTS, **options: Unpack[CallOptions]
@@ -172,38 +161,23 @@ class EmbeddingEngine:
 
         Args:
             texts: Read as needed, at most two blocks ahead.
-            block_size: Texts a block.
-            **options: See ``EmbedOptions``; ``timeout`` holds for each block.
+            block_size: Texts per block.
+            **options: See ``EmbedOptions``; ``timeout`` applies to the wait for each block.
 
         Yields:
             Blocks of shape (at most ``block_size``, d), in the order of the input.
         """
         block_size = min(whole_number("block_size", block_size), sys.maxsize)
-        checked = EmbedOptions(**options)
-        # One bar over all blocks, not one a block.
-        progress = partial(Progress, len(texts) if isinstance(texts, Sized) else None, show=checked.show_progress)
-        return self._stream(iter(check_iterable(texts)), block_size, replace(checked, show_progress=False), progress)
+        checked = replace(EmbedOptions(**options), wait=True)
+        total = len(texts) if isinstance(texts, Sized) else None
+        return self._stream(_blocks(iter(check_iterable(texts)), block_size), total, checked)
 
-    def _stream(
-        self, texts: Iterator[str], block_size: int, options: EmbedOptions, make_progress: Callable[[], Progress]
-    ) -> Iterator[Vectors]:
-        start, underway = 0, deque[Ahead]()
-        call = object()  # its blocks take turns as one
-        with make_progress() as progress:
-            try:
-                while block := list(islice(texts, block_size)):
-                    embed = partial(self._embed, block, "document", options, start=start, call=call)
-                    underway.append(Ahead(embed, options.timeout))
-                    start += len(block)
-                    if len(underway) > 1:
-                        yield progress.counted(underway[0].result())
-                        underway.popleft()
-                while underway:
-                    yield progress.counted(underway[0].result())
-                    underway.popleft()
-            finally:
-                for ahead in underway:
-                    ahead.give_up()
+    def _stream(self, blocks: Iterator[list[str]], total: int | None, options: EmbedOptions) -> Iterator[Vectors]:
+        deadline = Deadline(options.timeout)
+        call = self._call(self._open(deadline), blocks, "document", options, total=total)
+        with closing(drive(call, deadline)) as found:
+            for block in found:
+                yield block.vectors
 
     def count_tokens(
         self,
@@ -215,49 +189,50 @@ class EmbeddingEngine:
     ) -> list[int]:
         """Count the tokens that the model reads for each text before any cut: with prompt, template and special tokens."""
         options = EmbedOptions(instruction=instruction, chat_template=chat_template)
-        recipe = self._recipe(self._core.open(), role, options, 0)
-        return recipe.tokenizer.count([recipe.render(text) for text in check_texts(texts)])
+        tokenizer = self._plan(self._model.open(), role, options).tokenizer
+        assert isinstance(tokenizer, Rendered)  # noqa: S101 - the texts are strings
+        return tokenizer.count(check_texts(texts))
 
     @property
     def facts(self) -> ModelFacts:
         """Dimensions, length, pooling, prompts, compute type and device of the model."""
-        return self._core.known().facts
+        opened = self._model.known()
+        return ModelFacts.of(opened.files, opened.backend)
 
     @property
     def loaded(self) -> bool:
         """Whether the model is in memory now."""
-        return self._core.worker.model_bytes > 0
+        return self._model.worker.model_bytes > 0
 
     def stats(self) -> EngineStats:
-        """Give the counters as they are now."""
-        core = self._core
-        (requests, tokens), (memory, peak) = core.worker.queue, core.worker.memory
-        return core.stats.snapshot(
+        """Return the counters as they are now."""
+        model = self._model
+        (requests, tokens), (memory, peak) = model.worker.queue, model.worker.memory
+        return model.stats.snapshot(
             queued_requests=requests,
             queued_tokens=tokens,
             memory_bytes=memory,
             peak_memory_bytes=peak,
-            cache_entries=len(core.cache),
-            cache_bytes=core.cache.nbytes,
+            cache_entries=len(model.cache),
+            cache_bytes=model.cache.nbytes,
         )
 
     def warmup(self) -> Self:
         """Load the model and run a text through it, so that the first real call is as fast as the others."""
-        recipe = self._recipe(self._core.open(), "document", EmbedOptions(), 0)
-        recipe = replace(recipe, cache=MemoryCache(0))  # a vector that is known already would load nothing
-        out: Vectors = np.empty((1, recipe.dimensions), dtype=np.float32)
-        drive(steps(["warm up"], recipe, out), self._core.worker, Deadline(None), Progress(1, show=False))
+        plan = self._plan(self._model.open(), "document", EmbedOptions())
+        plan = replace(plan, cache=MemoryCache(0))  # a vector that is known already would load nothing
+        list(drive(Call([["warm up"]], plan, self._model.worker), Deadline(None)))
         return self
 
     def close(self) -> None:
         """Stop the worker and free the model; calls that wait fail with ``EngineClosedError``, and so do later ones."""
-        self._core.worker.close()
-        self._core.cache.close()
+        self._model.worker.close()
+        self._model.cache.close()
 
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._core.worker.closed
+        return self._model.worker.closed
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +241,7 @@ class EmbeddingEngine:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle to the settings: the copy opens the model by itself."""
+        """Pickle the settings alone: the copy opens the model by itself."""
         return partial(type(self), settings=self.settings), ()
 
     def __repr__(self) -> str:
@@ -283,48 +258,60 @@ class EmbeddingEngine:
             facts |= {"computes": f"{known.dtype} on {known.device}"}
         return facts_table(type(self).__name__, facts | settings)
 
-    def _recipe(self, opened: Opened, role: Role, options: EmbedOptions, start: int) -> Recipe:
-        core = self._core
-        return make_recipe(
-            opened, role, options, cache=core.cache, stats=core.stats, on_truncated=core.warn_truncated, start=start
+    def _plan(self, opened: Opened, role: Role, options: EmbedOptions, *, token_ids: bool = False) -> CallPlan:
+        model = self._model
+        return make_plan(
+            opened,
+            role,
+            options,
+            cache=model.cache,
+            stats=model.stats,
+            on_truncated=model.warn_truncated,
+            token_ids=token_ids,
         )
 
-    def _embed(
+    def _call(
         self,
-        texts: Iterable[str],
+        opened: Opened,
+        blocks: Iterable[Sequence[Text]],
         role: Role,
         options: EmbedOptions,
-        deadline: Deadline | None = None,
         *,
-        start: int = 0,
-        call: object = None,
-    ) -> Vectors:
-        deadline = deadline or Deadline(options.timeout, wait=options.wait)
-        checked = check_texts(texts, start=start)
-        hurried = self._core.opened is None and deadline.left() is not None
-        opened = in_time(self._core.open_beside(), deadline) if hurried else self._core.open()
-        recipe = self._recipe(opened, role, options, start)
-        recipe = replace(recipe, call=call or recipe.call)
-        out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
-        with Progress(len(checked), show=options.show_progress) as progress:
-            drive(steps(checked, recipe, out), self._core.worker, deadline, progress)
-        return finish(out, options)
+        total: int | None,
+        token_ids: bool = False,
+    ) -> Call:
+        return Call(blocks, self._plan(opened, role, options, token_ids=token_ids), self._model.worker, total)
+
+    def _open(self, deadline: Deadline) -> Opened:
+        limited = self._model.opened is None and deadline.left() is not None
+        return in_time(self._model.open_in_thread(), deadline) if limited else self._model.open()
+
+    def _embed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
+        deadline = Deadline(options.timeout)
+        checked = check_texts(texts)
+        call = self._call(self._open(deadline), [checked], role, options, total=len(checked))
+        (found,) = drive(call, deadline)
+        return found.vectors
 
     async def _aembed(
-        self, texts: Iterable[Any], role: Role, options: EmbedOptions, details: Details | None = None, *, ids: bool = False
-    ) -> Vectors:
-        deadline = Deadline(options.timeout, wait=options.wait)
-        checked: list[Any] = list(texts) if ids else list(check_texts(texts))
-        self._core.worker.check_open()
-        opened = self._core.opened
+        self, texts: Iterable[Any], role: Role, options: EmbedOptions, *, token_ids: bool = False
+    ) -> Embedded:
+        deadline = Deadline(options.timeout)
+        given: list[Any] = list(texts) if token_ids else check_texts(texts)
+        model = self._model
+        model.worker.check_open()
+        opened = model.opened
         if opened is None:
-            opened = await ain_time(self._core.open_beside(), deadline)
-        recipe = self._recipe(opened, role, options, 0)
-        if ids:
-            checked, recipe = spell(checked, opened.tokenizer.vocabulary_size), recipe_for_ids(recipe, opened, options)
-        out: Vectors = np.empty((len(checked), recipe.dimensions), dtype=np.float32)
-        characters = sum(map(len, checked)) + len(checked) * len(recipe.render(""))
-        inline = characters <= INLINE_CHARACTERS and not recipe.cache.blocks
-        with Progress(len(checked), show=options.show_progress) as progress:
-            await adrive(steps(checked, recipe, out, details), self._core.worker, deadline, progress, inline=inline)
-        return finish(out, options)
+            opened = await ain_time(model.open_in_thread(), deadline)
+        checked: list[Any] = check_ids(given, opened.tokenizer.vocabulary_size) if token_ids else given
+        call = self._call(opened, [checked], role, options, total=len(checked), token_ids=token_ids)
+        characters = sum(map(len, checked)) + len(checked) * call.plan.overhead
+        inline = characters <= INLINE_CHARACTERS and not model.cache.blocks
+        return await adrive(call, deadline, inline=inline)
+
+
+def _blocks(texts: Iterator[Any], size: int) -> Iterator[list[str]]:
+    start = 0
+    while block := list(islice(texts, size)):
+        yield check_texts(block, start=start)
+        start += len(block)

@@ -1,4 +1,4 @@
-"""The life of an engine: opened by the first call, rested for a fork, closed for good."""
+"""An engine's model: found and opened by the first call, at rest during a fork, loaded by the worker."""
 
 import logging
 import threading
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
+from mlx_qwen_embeddings._threads import run_in_thread
 from mlx_qwen_embeddings.cache.tiered import make_cache
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.checkpoint.fingerprint import fingerprint
@@ -21,6 +22,11 @@ from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.stats import StatsCounter
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 
+OPEN_SECONDS = 10.0
+"""How long a fork waits for the model to be opened; what takes longer can only be a download."""
+
+logger = logging.getLogger(__name__)
+
 
 class ModelFacts(NamedTuple):
     """What a model's files say, and what it is computed with."""
@@ -34,34 +40,29 @@ class ModelFacts(NamedTuple):
 
     @classmethod
     def of(cls, files: ModelFiles, backend: Backend) -> Self:
-        """Gather them."""
+        """Gather the facts."""
         return cls(files.dimensions, files.max_length, files.pooling, dict(files.prompts), backend.dtype, backend.device)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """All that callers need of a model; its weights belong to the worker.
+    """What callers need of an opened model; its weights belong to the worker.
 
     Attributes:
         files: The model's folder.
         backend: Where it computes.
         tokenizer: Safe to use from any thread.
-        identity: Fingerprint of the content and the revision.
+        fingerprint: Hash of the content and the revision.
     """
 
     files: ModelFiles
     backend: Backend
     tokenizer: TextTokenizer
-    identity: str
-
-    @property
-    def facts(self) -> ModelFacts:
-        """Give what is worth telling others."""
-        return ModelFacts.of(self.files, self.backend)
+    fingerprint: str
 
 
-def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
-    """Find, or download, the model's folder and choose the back end.
+def find_files(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
+    """Find or download the model's folder, and choose the back end.
 
     Raises:
         UnknownModelError: When the name means nothing.
@@ -74,8 +75,8 @@ def locate(settings: EngineSettings) -> tuple[ModelFiles, Backend]:
     return _checked(files, spec), backend
 
 
-def look(settings: EngineSettings) -> ModelFacts | None:
-    """Read what the files on disk say of a model: no weights, and the Hub is not asked.
+def read_facts(settings: EngineSettings) -> ModelFacts | None:
+    """Read what the files on disk say of a model, without its weights and without asking the Hub.
 
     Returns:
         None when the model has yet to be downloaded.
@@ -92,30 +93,35 @@ def look(settings: EngineSettings) -> ModelFacts | None:
     return ModelFacts.of(_checked(files, spec), choose_backend(settings.device, settings.dtype))
 
 
+def compute_type(settings: EngineSettings) -> str:
+    """Return the compute type that settings lead to on this machine, whatever the model.
+
+    Raises:
+        ModelLoadError: When a GPU is asked for and MLX has none.
+        MissingExtraError: When MLX has no back end here.
+    """
+    return choose_backend(settings.device, settings.dtype).dtype
+
+
+def open_tokenizer(files: ModelFiles, backend: Backend) -> Opened:
+    """Open the tokenizer and take the fingerprint."""
+    return Opened(files, backend, files.tokenizer(), fingerprint(files))
+
+
 def _checked(files: ModelFiles, spec: ModelSpec) -> ModelFiles:
-    """Refuse what is not served, or not of the form that it should have, before any weight is read."""
+    """Refuse, before any weight is read, a model that is not supported or whose files have the wrong form."""
     files = replace(files, known_prompts=spec.prompts)
     try:
         _ = files.family, files.pooling, files.prompts, files.dimensions, files.max_length, files.chat_template
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"{files.path}: a JSON file lacks something or holds the wrong type ({error!r}): download it again"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(
+            f"{files.path}: a JSON file lacks something or holds the wrong type ({error!r}): download it again"
+        ) from error
     return files
 
 
-def describe(files: ModelFiles, backend: Backend) -> Opened:
-    """Read the tokenizer and take the fingerprint."""
-    return Opened(files, backend, files.tokenizer(), fingerprint(files))
-
-
-OPEN_SECONDS = 10.0
-"""Longest wait for the model to be opened when a process forks: after that it can only be a download."""
-
-logger = logging.getLogger(__name__)
-
-
-class Core(Forkable):
-    """What an engine holds on to: settings, cache, counters, worker, and the model once it is opened."""
+class OpenModel(Forkable):
+    """What an engine holds on to: settings, cache, counters, the worker, and the model once it is opened."""
 
     def __init__(self, settings: EngineSettings) -> None:
         """Prepare; nothing is read before the first call."""
@@ -129,11 +135,10 @@ class Core(Forkable):
             stats=self.stats,
         )
         self.opened: Opened | None = None
-        self._opening = threading.RLock()
-        self._asking = threading.Lock()
-        self._beside: Future[Opened] | None = None
+        self._in_thread: Future[Opened] | None = None
         self._was_loaded = False
         self._warned = False
+        self.after_fork_in_child()
         protect(self, Stage.OPENING)
 
     def open(self) -> Opened:
@@ -148,40 +153,31 @@ class Core(Forkable):
         with self._opening:
             if self.opened is not None:
                 return self.opened
-            self._located = locate(self.settings)
+            self._found = find_files(self.settings)
             self.worker.start()  # weights load while the tokenizer does
-            self.opened = opened = describe(*self._located)
+            self.opened = opened = open_tokenizer(*self._found)
             return opened
 
-    def open_beside(self) -> "Future[Opened]":
-        """Do as ``open`` in a thread that all callers share, and that goes on when none of them waits for it any more.
+    def open_in_thread(self) -> Future[Opened]:
+        """Open the model in a thread that all callers share, and that goes on when none of them waits any more.
 
         Raises:
             EngineClosedError: When the engine is closed.
-            RuntimeError: When no thread can be had.
+            RuntimeError: When no thread can be started.
         """
         self.worker.check_open()
-        with self._asking:
-            if self._beside is None or (self._beside.done() and self.opened is None):
-                opening: Future[Opened] = Future()
-                opening.set_running_or_notify_cancel()  # from now on no caller can cancel it
-                threading.Thread(target=self._settle, args=(opening,), name="mlx-qwen-open", daemon=True).start()
-                self._beside = opening
-            return self._beside
-
-    def _settle(self, opening: "Future[Opened]") -> None:
-        try:
-            opening.set_result(self.open())
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
-            opening.set_exception(error)
+        with self._starting:
+            if self._in_thread is None or (self._in_thread.done() and self.opened is None):
+                self._in_thread = run_in_thread(self.open, "mlx-qwen-open")
+            return self._in_thread
 
     def known(self) -> Opened:
-        """Give the model as it was opened, also when it is closed by now; one that never was is opened."""
+        """Return the model as it was opened, even if it is closed by now; open it if it never was."""
         return self.opened or self.open()
 
     def stored_bytes(self) -> int:
-        """Give the size of the weights' files, once the model is found."""
-        files, _ = self._located
+        """Return the size of the weights' files, once the model is found."""
+        files, _ = self._found
         paths = [files.gguf] if files.gguf else files.path.glob("*.safetensors")
         return sum(path.stat().st_size for path in paths)
 
@@ -191,51 +187,49 @@ class Core(Forkable):
 
         self._check_unchanged()
         with self.stats.timed("load_seconds"):
-            encoder = Encoder(*self._located, lanes=self.settings.lanes)
+            encoder = Encoder(*self._found, lanes=self.settings.lanes)
         self._was_loaded = True
         return encoder
 
     def _check_unchanged(self) -> None:
-        """Refuse to load weights from a folder that holds others by now: their vectors would go under the old key.
+        """Refuse weights that have changed since the model was opened: their vectors would be cached under the old key.
 
         Raises:
-            ModelLoadError: When it does. An engine that never gave a vector opens the folder anew with the next call.
+            ModelLoadError: When they have. An engine that never gave a vector opens the folder again with the next call.
         """
-        files, _ = self._located
-        if self.opened is None or fingerprint(files) == self.opened.identity:
+        files, _ = self._found
+        if self.opened is None or fingerprint(files) == self.opened.fingerprint:
             return
         remedy = "close this engine and open a new one"
         if not self._was_loaded:
-            self.opened, remedy = None, "the next call opens it anew"
-        message = (
+            self.opened, remedy = None, "the next call opens it again"
+        raise ModelLoadError(
             f"{files.path} was changed since this engine opened it, and vectors of two models do not compare: {remedy}"
         )
-        raise ModelLoadError(message)
 
     def warn_truncated(self, texts: int, longest: int, max_length: int) -> None:
-        """Count texts that were cut, and say so once."""
+        """Count texts that were cut, and warn once."""
         self.stats.add(truncations=texts)
         if not self._warned:
             self._warned = True
             logger.warning(
                 "%d text(s) were cut at max_length=%d tokens (the longest has %d). Raise max_length, split them, or pass "
-                'truncate="error". Said once; engine.stats().truncations counts on.',
+                'truncate="error". This warning is given once; engine.stats().truncations goes on counting.',
                 texts,
                 max_length,
                 longest,
             )
 
     def before_fork(self) -> None:
-        """Wait while a thread opens the model: what it imports would stay half imported in the child."""
+        """Wait while a thread opens the model: a module that it imports would stay half imported in the child."""
         self._opening.acquire(timeout=OPEN_SECONDS)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Carry on."""
         let_go(self._opening)
 
     def after_fork_in_child(self) -> None:
-        """Take fresh locks: threads that held the old ones are gone."""
+        """Replace the locks: threads that held the old ones do not exist here."""
         self._opening = threading.RLock()
-        self._asking = threading.Lock()
-        self._beside = None
-        self.stats.lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._in_thread = None

@@ -1,4 +1,4 @@
-"""What waits for the worker: the rows of one caller, and the choice of the next batch among all callers."""
+"""What waits for the worker: requests, how many tokens of them are admitted, and the choice of the next batch."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,7 +14,7 @@ from mlx_qwen_embeddings.tokenization import Ids
 OnVectors = Callable[[list[int], NDArray[np.float32]], None]
 
 PREFIX_SHARE = 8
-"""A token of a kept prompt costs this part of one that is computed: its keys and values are copied for every row."""
+"""A token of a shared prompt costs one eighth of a computed token: its keys and values are only copied for every row."""
 
 
 @dataclass(eq=False)
@@ -23,12 +23,17 @@ class Request:
 
     Attributes:
         rows: Token ids of each text.
-        pooling: How they are pooled.
+        pooling: How the token states of a row become its vector.
+        on_vectors: Called on the worker's thread with positions in ``rows`` and their vectors, once per batch.
         prompt: Ids that the rows may start with; None when there is no prompt.
-        call: Whose they are: the requests of one call take turns with others as one.
-        on_vectors: Called on the worker thread with positions in ``rows`` and their vectors, batch by batch.
-        future: Settled when every row is done; cancelling it takes the rest of the rows out of the queue.
+        call: The call that the request belongs to. Requests of one call take turns with others as one.
+        admitted: Settled when the queue has room for the request, or with the error that keeps it out.
+        future: Settled when every row is done. Cancelling it takes the remaining rows out of the queue.
         failures: Rows that could not be computed, with the reason.
+        waiting: Rows not yet taken into a batch, longest first.
+        tokens: Number of tokens in all rows.
+        kind: What rows must have in common to share a batch: the pooling and the prompt.
+        done: Number of rows that have their vector or their failure.
     """
 
     rows: Sequence[Ids]
@@ -36,7 +41,8 @@ class Request:
     on_vectors: OnVectors
     prompt: Ids | None = None
     call: object = field(default_factory=object)
-    future: "Future[None]" = field(default_factory=Future)
+    admitted: Future[None] = field(default_factory=Future)
+    future: Future[None] = field(default_factory=Future)
     failures: dict[int, BaseException] = field(default_factory=dict)
     waiting: list[int] = field(init=False)
     tokens: int = field(init=False)
@@ -45,7 +51,7 @@ class Request:
     _shared: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Sort once, longest first, so that the next rows are popped off the end."""
+        """Sort the rows once, longest first, so that the next ones are taken off the end."""
         self._shared = len(self.prompt) if self.prompt is not None and self.pooling == "last" else 0
         lengths = [len(row) for row in self.rows]
         self.waiting = length_order(lengths)[::-1].tolist()
@@ -53,25 +59,25 @@ class Request:
         self.kind = (self.pooling, None if self.prompt is None else self.prompt.tobytes())
 
     def cost(self, row: int) -> int:
-        """Give what a row takes of a batch, in tokens: a prompt that every row starts with is computed once."""
+        """Return the tokens that a row takes up in a batch, where a prompt that all rows start with is computed once."""
         return max(1, len(self.rows[row]) - self._shared) + self._shared // PREFIX_SHARE
 
 
 Batch = list[tuple[Request, int]]
-"""Rows of several requests, of like length."""
+"""Rows of similar length, from one or several requests."""
 
 
 def next_batch(requests: Sequence[Request], budget: int) -> Batch:
-    """Choose the rows to run next, without taking them out.
+    """Choose the rows to run next, without taking them out of their requests.
 
-    Every request of the first one's pooling and prompt offers its shortest rows up to an equal share of the budget; what
-    small ones leave over goes to the others. The offers are cut into batches of like length, and the one that holds the
-    first request's shortest row is chosen. So a request never waits for more than one batch of a long one, and none
-    starves as long as the caller moves those that were served to the end.
+    Every request with the pooling and prompt of the first one offers its shortest rows, up to an equal share of the
+    budget; what small requests leave over goes to the others. The offers are cut into batches of similar length, and the
+    batch with the shortest row of the first request is chosen. So a request never waits for more than one batch of a
+    large one, and none starves as long as the caller moves requests that were served to the end.
 
     Args:
-        requests: Those with rows left, the one that was served least recently first.
-        budget: Most tokens of the batch, padding counted, and of a prompt that is kept its share only.
+        requests: Requests with rows left, the least recently served one first.
+        budget: Most tokens of the batch. Padding counts; so does the reduced cost of a shared prompt.
     """
     first = requests[0]
     offered: Batch = []
@@ -85,12 +91,11 @@ def next_batch(requests: Sequence[Request], budget: int) -> Batch:
         batch = [offered[position] for position in span]
         if any(request is first for request, _ in batch):
             return batch
-    message = "the first request has no row left"
-    raise ValueError(message)
+    raise ValueError("the first request has no row left")
 
 
 def _tokens_offered(request: Request) -> int:
-    # The shortest row tells enough of a request that came with one text, and costs nothing for one with many.
+    # An estimate from the shortest row: exact for a request of one text, and cheap for one of many.
     return request.cost(request.waiting[-1]) * len(request.waiting)
 
 
@@ -115,47 +120,48 @@ def take(batch: Batch) -> None:
 
 
 SMALL_SHARE = 8
-"""Small requests have this part of the queue, beside it, to themselves: so no job, however large, holds them back."""
+"""One eighth of the budget is added for small requests alone, so that no job, however large, holds them back."""
 
 
-class Room:
-    """The tokens that wait or run; a request counts until it is done."""
+class QueueBudget:
+    """The tokens that are admitted to the queue; those of a request count until it is done."""
 
-    def __init__(self, most: int) -> None:
-        """Bound those in line by ``most``, and the small ones that passed it by an eighth of that."""
-        self._most = most
-        self._in_line = 0
-        self._passed: set[Request] = set()
-        self._apart = 0
+    def __init__(self, limit: int) -> None:
+        """Admit requests in order up to ``limit`` tokens, and an eighth of that for small ones that overtake."""
+        self._limit = limit
+        self._in_order = 0
+        self._overtaking: set[Request] = set()
+        self._overtaken = 0
 
     @property
     def tokens(self) -> int:
-        """Tokens of all that was let in."""
-        return self._in_line + self._apart
+        """Tokens of all admitted requests."""
+        return self._in_order + self._overtaken
 
-    def has(self, request: Request, *, first: bool, small: bool) -> bool:
-        """Say whether a request may come in: the first of the line, or a small one that passes it.
+    def admit(self, request: Request, *, first: bool, small: bool) -> bool:
+        """Count a request if there is room for it, and return whether there is.
 
-        Small ones that come without end never keep a large one out, since they are not counted against its room.
+        An endless flow of small requests never keeps a large one out, since they are not counted against its room. A
+        request larger than the whole budget is admitted once it has the budget to itself.
+
+        Args:
+            request: The request.
+            first: Whether no other has waited longer.
+            small: Whether it may overtake those that have.
         """
-        return (first and self._fits(request)) or (small and self._apart + request.tokens <= self._most // SMALL_SHARE)
+        if first and (not self._in_order or self._in_order + request.tokens <= self._limit):
+            self._in_order += request.tokens
+            return True
+        if small and self._overtaken + request.tokens <= self._limit // SMALL_SHARE:
+            self._overtaking.add(request)
+            self._overtaken += request.tokens
+            return True
+        return False
 
-    def add(self, request: Request, *, first: bool) -> None:
-        """Count a request that may come in."""
-        if first and self._fits(request):
-            self._in_line += request.tokens
+    def release(self, request: Request) -> None:
+        """Stop counting an admitted request."""
+        if request in self._overtaking:
+            self._overtaking.remove(request)
+            self._overtaken -= request.tokens
         else:
-            self._passed.add(request)
-            self._apart += request.tokens
-
-    def remove(self, request: Request) -> None:
-        """Count it no longer."""
-        if request in self._passed:
-            self._passed.remove(request)
-            self._apart -= request.tokens
-        else:
-            self._in_line -= request.tokens
-
-    def _fits(self, request: Request) -> bool:
-        # One that is larger than all the room has it to itself.
-        return not self._in_line or self._in_line + request.tokens <= self._most
+            self._in_order -= request.tokens

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_qwen_embeddings._fork import Forkable, ForkSafeLock, Stage, let_go, protect
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.engine.model import OpenModel
 from mlx_qwen_embeddings.engine.worker import Worker
 from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
@@ -172,9 +173,9 @@ def get_engine(
     with _lock:
         engine = _engines.get(key)
     if engine is None or engine.closed:
-        made = EmbeddingEngine(settings=wanted)  # not under the lock, which a fork waits for
-        core = made._core  # noqa: SLF001 - a place is for those to have that are made here
-        core.worker.place = Place(_loaded, wanted, core.stored_bytes)
+        prepared = OpenModel(wanted)  # not under the lock, which a fork waits for
+        prepared.worker.place = Place(_loaded, wanted, prepared.stored_bytes)
+        made = EmbeddingEngine.of(prepared)
         with _lock:
             engine = _engines.get(key)
             if engine is None or engine.closed:

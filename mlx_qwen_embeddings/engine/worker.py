@@ -4,31 +4,44 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from enum import Enum
 from typing import Protocol
 from weakref import WeakSet, ref
 
 from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
 from mlx_qwen_embeddings.compute.mlx import threads
-from mlx_qwen_embeddings.engine.batch import BatchEncoder, Delivery, try_settle
-from mlx_qwen_embeddings.engine.queue import Batch, Request, Room, next_batch, take
+from mlx_qwen_embeddings.engine.batch import BatchEncoder, BatchRunner, try_settle
+from mlx_qwen_embeddings.engine.queue import Batch, QueueBudget, Request, next_batch, take
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
 from mlx_qwen_embeddings.stats import StatsCounter
 
 JOIN_SECONDS = 30.0
-"""Longest wait for the batch in hand when a process forks or exits."""
+"""How long a fork waits for the batch being computed, and the exit until it says what it waits for."""
 
 SMALL_TOKENS = 2048
-"""Most tokens of a small request until the model is loaded and the size of its batches known: a batch on a CPU."""
+"""Most tokens of a small request while the model, and so the size of its batches, is not known: one batch on a CPU."""
 
 logger = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """The life of a worker. It goes from COLD through LOADING to WARM, and back by ``retire`` or an error."""
+
+    COLD = "no thread and no model; the next request starts both"
+    LOADING = "its thread waits for a place in memory, then loads the model"
+    WARM = "the model is in memory"
+    RETIRING = "the model is freed and the thread ends, unless a request comes first"
+    CLOSED = "no request is taken any more"
 
 
 class Place(Protocol):
     """A place in memory, of which there are fewer than models."""
 
     def enter(self, worker: "Worker") -> bool:
-        """Wait until the model may be loaded; False when the worker was closed meanwhile."""
+        """Wait until the model may be loaded; return False if the worker was closed meanwhile."""
         ...
 
     def loaded(self, worker: "Worker") -> None:
@@ -36,11 +49,11 @@ class Place(Protocol):
         ...
 
     def leave(self, worker: "Worker") -> None:
-        """Note that the model is freed, or was not loaded."""
+        """Note that the model was freed, or not loaded after all."""
         ...
 
     def note_change(self) -> None:
-        """Note that the worker is idle, or closed; called under its lock."""
+        """Note that the worker is idle or closed. Called under the worker's lock."""
         ...
 
 
@@ -50,134 +63,108 @@ class Worker(Forkable):
     def __init__(
         self, open_encoder: Callable[[], BatchEncoder], *, batch_tokens: int | None, queue_tokens: int, stats: StatsCounter
     ) -> None:
-        """Prepare; the thread starts with the first request.
+        """Prepare; the first request starts the thread.
 
         Args:
             open_encoder: Makes the encoder, on the worker's thread.
-            batch_tokens: Most tokens of a batch, padding counted; None leaves it to the encoder.
-            queue_tokens: Tokens that may wait before ``submit`` blocks; see ``Room``.
+            batch_tokens: Most tokens of a batch, padding included; None leaves it to the encoder.
+            queue_tokens: Tokens that may wait or run before further requests have to wait, see ``QueueBudget``.
             stats: Where to count.
         """
         self._open_encoder = open_encoder
         self._batch_tokens = batch_tokens
         self._queue_tokens = queue_tokens
         self._stats = stats
-        self._delivery = Delivery(stats)
-        self.closed = False
+        self._runner = BatchRunner(stats)
         self.place: Place | None = None
         self.used_at = time.monotonic()
         self.last_model_bytes = 0
         self._encoder: BatchEncoder | None = None
-        self._at_rest = False
+        self._state = State.COLD
         self._reset()
         _workers.add(self)
         protect(self, Stage.COMPUTING)
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.RLock())
-        self._computing = threading.Lock()  # held during MLX work, so that a fork can wait for its end
-        self._pausing = False
+        # A fork takes both: the first holds the next batch back, the second waits for the one being computed.
+        self._turnstile, self._computing, self._at_rest = threading.Lock(), threading.Lock(), False
+        self._threads: list[threads.Running] = []  # the last one is in charge; others are still freeing the model
         self._requests: list[Request] = []
-        self._served: set[object] = set()  # calls, by the last batch
-        self._line: list[Request] = []  # those that wait for room in the queue, in order
-        self._room = Room(self._queue_tokens)
-        self._thread: threads.Running | None = None
-        self._retiring = False
-        self._retired: threads.Running | None = None  # the last one that freed the model to make room, or is at it
+        self._waiting: list[Request] = []  # for room in the queue, in order
+        self._served: set[object] = set()  # calls that had rows in the last batch
+        self._budget = QueueBudget(self._queue_tokens)
 
-    def submit(self, request: Request, *, wait: bool = True, seconds: float | None = None) -> None:
-        """Queue a request. One of at most one batch passes those that wait for room, as far as there is room apart.
+    # Requests
+
+    def submit(self, request: Request, *, wait: bool = True) -> Future[None]:
+        """Queue a request, or make it wait for room in the queue. A small one may overtake others that wait.
 
         Args:
-            request: Its future is settled by the worker's thread.
-            wait: Whether to wait while the queue is full.
-            seconds: Longest wait; None has no end.
+            request: The worker's thread settles its ``future``.
+            wait: Whether it may wait while the queue is full.
+
+        Returns:
+            The request's ``admitted``: settled once it is queued.
 
         Raises:
-            EngineBusyError: When the queue is full and stays so.
+            EngineBusyError: When the queue is full and ``wait`` is false.
             EngineClosedError: When the worker is closed.
+            RuntimeError: When no thread can be started; the next request tries again.
         """
         with self._changed:
-            self._line.append(request)
-            waiting = ref(request)  # a future keeps its callbacks for ever, and would keep the texts with them
-            request.future.add_done_callback(lambda _: self._forget(waiting()))
-            try:
-                if not self._changed.wait_for(lambda: self._admits(request), seconds if wait else 0):
-                    message = f"the queue holds {self._room.tokens} tokens of at most {self._queue_tokens}: try again later"
-                    raise EngineBusyError(message)
-                if not request.future.cancelled():
-                    self.start()
-                    self._requests.append(request)
-                    self._room.add(request, first=self._line[0] is request)
-            finally:
-                self._line.remove(request)
-                self._changed.notify_all()
+            self.start()
+            self._waiting.append(request)
+            if not self._admit(request) and not wait:
+                self._waiting.remove(request)
+                raise EngineBusyError(
+                    f"the queue holds {self._budget.tokens} tokens of at most {self._queue_tokens}: try again later"
+                )
+            known = ref(request)  # a future keeps its callbacks for ever, and they would keep the texts
+            request.future.add_done_callback(lambda _: self._forget(known()))
+            self._changed.notify_all()
+        return request.admitted
 
-    def _admits(self, request: Request) -> bool:
-        self.check_open()
-        first = self._line[0] is request
-        return request.future.cancelled() or self._room.has(request, first=first, small=self._is_small(request))
+    def _admit(self, request: Request) -> bool:
+        first = self._waiting[0] is request
+        if not self._budget.admit(request, first=first, small=self._is_small(request)):
+            return False
+        self._waiting.remove(request)
+        self._requests.append(request)
+        try_settle(request.admitted, None)
+        return True
 
     def _is_small(self, request: Request) -> bool:
         known = self._batch_tokens or (self._encoder.batch_tokens if self._encoder else SMALL_TOKENS)
         return len(request.rows) == 1 or request.tokens <= known
 
-    def close(self, timeout: float | None = JOIN_SECONDS) -> None:
-        """Stop: the batch in hand ends, everything that waits fails with ``EngineClosedError``."""
+    def _forget(self, request: Request | None) -> None:
         with self._changed:
-            self.closed = True
+            if request in self._waiting:
+                self._waiting.remove(request)
+            elif request is not None and request in self._requests:
+                self._requests.remove(request)
+                self._budget.release(request)
             self._changed.notify_all()
-            ours = self._thread, self._retired
-            self._note_change()
-        self._fail_all(_reason(None))
-        self._join(ours, timeout)
 
-    def ended(self, timeout: float | None) -> bool:
-        """Wait for the threads of a closed worker, and say whether they have ended."""
-        return self._join((self._thread, self._retired), timeout)
-
-    @staticmethod
-    def _join(ours: "tuple[threads.Running | None, ...]", timeout: float | None) -> bool:
-        running = [thread for thread in ours if thread is not None]
-        for thread in running:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in running)
-
-    def retire(self) -> bool:
-        """Free the model and end the thread, unless it has work; the next request loads it again.
-
-        Only for a worker with a place: there its next thread waits until this one has freed the model.
-
-        Returns:
-            Whether it is about to: work that comes first still keeps it.
-        """
+    def _fail_all(self, error: BaseException) -> None:
         with self._changed:
-            if self._thread is None or self._encoder is None or self._requests:
-                return False
-            self._retiring = True
+            failed, self._requests = self._requests, []
+            refused, self._waiting = self._waiting, []
+            self._budget = QueueBudget(self._queue_tokens)
+            for request in failed:
+                self._stats.failed(error, len(request.rows) - request.done)
+                try_settle(request.future, error)
+            for request in refused:
+                try_settle(request.admitted, error)
             self._changed.notify_all()
-            return True
-
-    @property
-    def model_bytes(self) -> int:
-        """Size of the weights in memory; 0 while no model is loaded."""
-        encoder = self._encoder
-        return encoder.nbytes if encoder else 0
-
-    def _note_change(self) -> None:
-        if self.place is not None:
-            self.place.note_change()
-
-    @property
-    def memory(self) -> tuple[int, int]:
-        """Bytes of live arrays, now and at most; 0 while no model is loaded."""
-        encoder = self._encoder
-        return encoder.memory if encoder else (0, 0)
 
     @property
     def queue(self) -> tuple[int, int]:
-        """Requests and tokens that wait or run."""
-        return len(self._requests), self._room.tokens
+        """Requests and tokens that are queued or being computed."""
+        return len(self._requests), self._budget.tokens
+
+    # From one state to the next
 
     def check_open(self) -> None:
         """Refuse work that could never be done.
@@ -186,40 +173,92 @@ class Worker(Forkable):
             EngineClosedError: When the worker is closed, the interpreter exits, or MLX was lost in a fork.
         """
         if self.closed:
-            message = "the engine is closed: open a new one with get_engine(...)"
-            raise EngineClosedError(message)
+            raise EngineClosedError("the engine is closed: open a new one with get_engine(...)")
         if _refusal:
             raise EngineClosedError(_refusal)
 
     def start(self) -> None:
-        """Start the thread, which loads the model, unless it runs already."""
+        """Start the thread, which loads the model, unless it is running.
+
+        Raises:
+            EngineClosedError: As ``check_open``.
+            RuntimeError: When no thread can be started.
+        """
         with self._changed:
             self.check_open()
-            if self._thread is None:
-                # Where no thread can be had, the next call tries again.
-                self._thread = threads.start(self._run, "mlx-qwen-worker")
+            if self._state is State.COLD:
+                running = threads.start(self._run, "mlx-qwen-worker")
+                self._threads = [*filter(threads.Running.is_alive, self._threads), running]
+                self._state = State.LOADING
 
-    def _forget(self, request: Request | None) -> None:
+    def retire(self) -> bool:
+        """Free the model and end the thread, unless there is work; the next request loads it again.
+
+        Only for a worker with a place: its next thread waits there until this one has freed the model.
+
+        Returns:
+            Whether it will, unless work comes first.
+        """
         with self._changed:
-            if request is not None and request in self._requests:
-                self._requests.remove(request)
-                self._room.remove(request)
+            if self._requests or self._state not in {State.WARM, State.RETIRING}:
+                return False
+            self._state = State.RETIRING
             self._changed.notify_all()
+            return True
+
+    def close(self, timeout: float | None = JOIN_SECONDS) -> None:
+        """Stop: the batch being computed ends, everything that waits fails with ``EngineClosedError``."""
+        with self._changed:
+            self._state = State.CLOSED
+            self._note_change()
+        self._fail_all(EngineClosedError("the engine was closed before this call was served"))
+        self.join(timeout)
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait for the threads, at most ``timeout`` seconds each, and return whether they have ended."""
+        running = list(self._threads)
+        for thread in running:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in running)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the worker was closed."""
+        return self._state is State.CLOSED
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the weights in memory; 0 while no model is loaded."""
+        encoder = self._encoder
+        return encoder.nbytes if encoder else 0
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of live arrays, now and at most; 0 while no model is loaded."""
+        encoder = self._encoder
+        return encoder.memory if encoder else (0, 0)
+
+    def _note_change(self) -> None:
+        if self.place is not None:
+            self.place.note_change()
+
+    # On the worker's thread
 
     def _run(self) -> None:
-        error: BaseException | None = None
         with self._changed:
-            own = self._thread
+            own = self._threads[-1]
         try:
             if self.place is None:
                 self._work()
             else:
                 self._work_in(self.place)
-        except BaseException as caught:  # noqa: BLE001 - whatever ends the thread, no caller may wait for ever
-            error = caught
-        finally:
-            if own is None or self._retired is not own:
-                self._fail_all(_reason(error), ended=True)
+        except BaseException as error:  # noqa: BLE001 - whatever ends the thread, no caller may wait for ever
+            with self._changed:
+                if self._threads[-1] is not own or self._state is State.COLD:
+                    return  # it had retired, so no request is its own
+                if not self.closed:
+                    self._state = State.COLD
+                self._fail_all(_as_exception(error))
 
     def _work_in(self, place: Place) -> None:
         if place.enter(self):
@@ -229,77 +268,80 @@ class Worker(Forkable):
                 place.leave(self)
 
     def _work(self) -> None:
-        with self._computing:
+        with self._not_in_a_fork():
             encoder = self._encoder = self._encoder or self._open_encoder()
         try:
             if self.place is not None:
                 self.last_model_bytes = encoder.nbytes
                 self.place.loaded(self)
-            while batch := self._next(self._delivery.at_most(self._batch_tokens or encoder.batch_tokens)):
-                with self._computing:
-                    self._delivery.serve(encoder, batch)
+            while batch := self._next(self._runner.limit(self._batch_tokens or encoder.batch_tokens)):
+                with self._not_in_a_fork():
+                    self._runner.run(encoder, batch)
         finally:
-            with self._computing:
+            with self._not_in_a_fork():
                 self._encoder = None
                 encoder.release()
 
+    @contextmanager
+    def _not_in_a_fork(self) -> Iterator[None]:
+        with self._turnstile:
+            pass
+        with self._computing:
+            yield
+
     def _next(self, batch_tokens: int) -> Batch | None:
+        """Wait for work and take the next batch out of the queue; return None when the thread has to end."""
         with self._changed:
-            while self._pausing or not (self.closed or self._unfinished() or self._retiring):
+            while True:
+                if self.closed:
+                    return None
+                self._update_queue()
+                if self._requests:
+                    self._state = State.WARM
+                    return self._take(batch_tokens)
+                if self._state is State.RETIRING:
+                    # At once: a request that comes from now on finds neither a thread nor a model.
+                    self._state, self._encoder = State.COLD, None
+                    return None
+                self._state = State.WARM
                 self._note_change()
                 self._changed.wait()
-            if self.closed:
-                return None
-            self._retiring = False
-            if not self._requests:
-                # Given up at once: a request that comes from now on finds a worker without a thread and a model.
-                self._retired, self._thread, self._encoder = self._thread, None, None
-                return None
-            self.used_at = time.monotonic()
-            # Calls that the last batch served go behind all that came while it ran. None of their requests has run out
-            # of rows: such a one was settled, and taken off the list.
-            self._requests.sort(key=lambda request: request.call in self._served)
-            batch = next_batch(self._requests, batch_tokens)
-            take(batch)
-            self._served = {request.call for request, _ in batch}
-            return batch
 
-    def _unfinished(self) -> list[Request]:
-        # One without a row left was cancelled while its last batch ran, by a thread that is about to say so.
+    def _update_queue(self) -> None:
+        # A request without rows was cancelled while its last batch ran, by a thread that is about to say so.
         for request in [request for request in self._requests if not request.waiting]:
             self._forget(request)
-        return self._requests
+        for request in tuple(self._waiting):
+            self._admit(request)
 
-    def _fail_all(self, error: BaseException, *, ended: bool = False) -> None:
-        with self._changed:
-            requests, self._requests, self._room = self._requests, [], Room(self._queue_tokens)
-            if ended:
-                self._thread = None  # unless closed, the next request starts a new one
-            self._changed.notify_all()
-        for request in requests:
-            self._stats.failed(error, len(request.rows) - request.done)
-            try_settle(request.future, error)
+    def _take(self, batch_tokens: int) -> Batch:
+        self.used_at = time.monotonic()
+        # Calls that the last batch served go behind all that came while it ran.
+        self._requests.sort(key=lambda request: request.call in self._served)
+        batch = next_batch(self._requests, batch_tokens)
+        take(batch)
+        self._served = {request.call for request, _ in batch}
+        return batch
+
+    # Forks
 
     def before_fork(self) -> None:
-        """Wait for the batch in hand and hold the next one back."""
-        with self._changed:
-            self._pausing = True
+        """Wait for the batch being computed, and hold the next one back."""
+        self._turnstile.acquire()
         self._at_rest = self._computing.acquire(timeout=JOIN_SECONDS)
         self._changed.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Go on with the next batch."""
-        with self._changed:
-            self._pausing = False
-            self._changed.notify_all()
         let_go(self._changed)
         if self._at_rest:
+            self._at_rest = False
             self._computing.release()
-        self._at_rest = False
+        let_go(self._turnstile)
 
     def after_fork_in_child(self) -> None:
-        """Start with an empty queue; a loaded CPU model is taken over, since evaluated arrays outlive their thread."""
-        if not self._at_rest and self._thread is not None:
+        """Start with an empty queue. A model on the CPU is taken over, since evaluated arrays outlive their thread."""
+        if not self._at_rest and self._computing.locked():
             _refuse(
                 f"the process was forked while a batch ran for over {JOIN_SECONDS:.0f} s: fork before the first use, or "
                 "start processes with multiprocessing.get_context('spawn')"
@@ -309,13 +351,12 @@ class Worker(Forkable):
                 "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn'), or fork "
                 "before the first use"
             )
-        self._at_rest = False
+        if not self.closed:
+            self._state = State.COLD
         self._reset()
 
 
-def _reason(error: BaseException | None) -> BaseException:
-    if error is None:
-        return EngineClosedError("the engine was closed before this call was served")
+def _as_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     died = EngineClosedError(f"the engine's worker died of {type(error).__name__}; the next call starts a new one")
@@ -341,10 +382,10 @@ def _close_all() -> None:
         worker.close(0)
     told = False
     for worker in list(_workers):
-        while not worker.ended(JOIN_SECONDS):
+        while not worker.join(JOIN_SECONDS):
             if not told:
                 told = True
                 logger.warning(
-                    "the interpreter exits as soon as the batch in hand has ended, for which it has waited %.0f s",
+                    "the interpreter exits as soon as the batch being computed has ended; so far it has waited %.0f s",
                     JOIN_SECONDS,
                 )

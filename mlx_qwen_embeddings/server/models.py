@@ -1,15 +1,13 @@
 """The models of a server and their engines, which are opened and loaded when they are first asked for."""
 
 import asyncio
-import contextlib
 import logging
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, cast
 
-from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
+from mlx_qwen_embeddings._threads import run_in_thread
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.engine.model import ModelFacts, look
+from mlx_qwen_embeddings.engine.model import ModelFacts, compute_type, read_facts
 from mlx_qwen_embeddings.engine.shared import get_engine
 from mlx_qwen_embeddings.errors import MissingExtraError, MLXQwenEmbeddingsError, ModelLoadError, UnknownModelError
 from mlx_qwen_embeddings.prompts import Role
@@ -58,35 +56,15 @@ class FactsCache:
 
     def _read(self, name: str) -> ModelFacts | None:
         try:
-            return look(EngineSettings.from_env(model=name, **self._settings))
+            return read_facts(EngineSettings.from_env(model=name, **self._settings))
         except (MLXQwenEmbeddingsError, OSError):
             return None
 
     def _choose(self) -> str | None:
-        settings = EngineSettings.from_env(**self._settings)
         try:
-            return choose_backend(settings.device, settings.dtype).dtype
+            return compute_type(EngineSettings.from_env(**self._settings))
         except (MissingExtraError, ModelLoadError):
             return None
-
-
-async def _in_background(call: Callable[[], object]) -> None:
-    """Run a call on a daemon thread and wait for it: the process can exit meanwhile, since a download can take an hour."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
-            loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=run, name="mlx-qwen-loading", daemon=True).start()
-    await done.wait()
-    if errors:
-        raise errors[0]
 
 
 def _log_failure(task: "asyncio.Task[EmbeddingEngine]") -> None:
@@ -179,7 +157,8 @@ class Models:
         engine = get_engine(name, **self._settings)
         self.engines[name] = engine
         logger.info("loading", extra={"model": name})
-        await _in_background(engine.warmup)
+        # A daemon thread: the process can exit meanwhile, and a download can take an hour.
+        await asyncio.wrap_future(run_in_thread(engine.warmup, "mlx-qwen-loading"))
         self._loaded_once.add(name)
         self.facts.remember(name, engine.facts)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})

@@ -168,7 +168,7 @@ def test_an_engines_forked_child_shares_the_file(tmp_path: Path) -> None:
 async def test_no_event_loop_waits_for_the_file(tmp_path: Path) -> None:
     with EmbeddingEngine("nano", cache_path=tmp_path) as engine:
         await engine.aembed_query("known")
-        reader = engine._core.cache._file._reader  # type: ignore[attr-defined]
+        reader = engine._model.cache._file._reader  # type: ignore[attr-defined]
         held, turned = threading.Event(), threading.Event()
 
         def hold() -> bool:

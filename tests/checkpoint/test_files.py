@@ -9,7 +9,7 @@ import pytest
 from mlx_qwen_embeddings import EngineSettings
 from mlx_qwen_embeddings.checkpoint import files as model_files
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.engine.model import locate
+from mlx_qwen_embeddings.engine.model import find_files
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
@@ -180,20 +180,20 @@ def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_nonsense_is_refused_by_folder(files: dict[str, Any], tmp_path: Path) -> None:
     folder(tmp_path, **files)
     with pytest.raises(ModelLoadError, match=str(tmp_path)):
-        locate(EngineSettings(model=str(tmp_path)))
+        find_files(EngineSettings(model=str(tmp_path)))
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(
         ModelLoadError, match=rf"^{tmp_path} has no config\.json, so it is not a model folder: give a complete one"
     ):
-        locate(EngineSettings(model=str(tmp_path)))
+        find_files(EngineSettings(model=str(tmp_path)))
 
 
 def test_a_revision_of_a_local_folder_makes_no_sense(tmp_path: Path) -> None:
     folder(tmp_path)
     with pytest.raises(ModelLoadError, match="revision='v1' makes no sense"):
-        locate(EngineSettings(model=str(tmp_path), revision="v1"))
+        find_files(EngineSettings(model=str(tmp_path), revision="v1"))
 
 
 def test_a_file_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,4 +202,4 @@ def test_a_file_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         ModelLoadError, match=r"modules\.json cannot be read as JSON \(it has 20\d\d bytes, more than 1000\)"
     ):
-        locate(EngineSettings(model=str(tmp_path)))
+        find_files(EngineSettings(model=str(tmp_path)))

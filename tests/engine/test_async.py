@@ -2,21 +2,24 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.engine import call as module_of_calls
 from mlx_qwen_embeddings.engine import drivers
 from mlx_qwen_embeddings.engine import engine as module
-from mlx_qwen_embeddings.engine.drivers import Line
+from mlx_qwen_embeddings.engine.call import Call, Embedded
+from mlx_qwen_embeddings.engine.drivers import Deadline
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, InputTooLongError
-from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
+from mlx_qwen_embeddings.tokenization import TextTokenizer, Tokens
+from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests
 
 TEXTS = [f"Passage {number}{' and so on' * (number % 5)}" for number in range(64)]
 
@@ -204,11 +207,11 @@ async def test_long_prompts_count_for_what_the_loop_tokenises(
     engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    real = drivers.adrive
+    real = module.adrive
 
-    async def adrive(*arguments: Any, inline: bool) -> None:
+    async def adrive(call: Call, deadline: Deadline, *, inline: bool) -> Embedded:
         seen.append(inline)
-        await real(*arguments, inline=inline)
+        return await real(call, deadline, inline=inline)
 
     monkeypatch.setattr(module, "adrive", adrive)
     texts = [f"text {number}" for number in range(60)]
@@ -217,19 +220,82 @@ async def test_long_prompts_count_for_what_the_loop_tokenises(
     assert seen == [True, False]
 
 
-async def test_those_who_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
+# Threads that the event loop shares with others
+
+LONG = ["word " * 5000, "short"]
+"""More than an event loop tokenises itself."""
+
+
+async def test_calls_that_wait_for_room_leave_the_loops_threads_to_others(wanted: Vectors) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     async with crowded(wanted):
         assert await asyncio.wait_for(asyncio.to_thread(len, "free"), PATIENCE / 4) == 4
 
 
-async def test_the_timeout_holds_for_those_who_wait_for_a_thread_to_wait_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "_line", Line(1))
-    with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
-        encoder = WatchedEncoder(engine)
-        async with busy(engine, encoder):
-            first = asyncio.create_task(engine.aembed_query("takes the only thread"))
-            await asyncio.to_thread(wait_for_line, engine._core.worker, 1)
-            with pytest.raises(EmbeddingTimeoutError):
-                await asyncio.wait_for(engine.aembed_query("no room", timeout=0.05), PATIENCE / 4)
-        assert (await first).shape == (384,)
+async def test_a_call_needs_none_of_the_loops_threads(engine: EmbeddingEngine) -> None:
+    go = threading.Event()
+    executor = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    taken = executor.submit(go.wait, PATIENCE)
+    try:
+        found = await asyncio.wait_for(engine.aembed_documents(LONG, max_length=64), PATIENCE / 2)
+        assert not taken.done()
+    finally:
+        go.set()
+    assert found.shape == (2, 384)
+
+
+class HeldTokenizer:
+    """Holds up what an engine tokenises until a test lets it go."""
+
+    def __init__(self, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self._real = engine._model.open().tokenizer.encode
+        monkeypatch.setattr(TextTokenizer, "encode", self.encode)
+
+    def encode(self, texts: Sequence[str], *, max_length: int) -> list[Tokens]:
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+        return self._real(texts, max_length=max_length)
+
+
+async def test_the_timeout_holds_while_texts_are_tokenised(
+    engine: EmbeddingEngine, encoder: WatchedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = HeldTokenizer(engine, monkeypatch)
+    try:
+        with pytest.raises(EmbeddingTimeoutError):
+            await asyncio.wait_for(engine.aembed_documents(LONG, max_length=64, timeout=0.05), PATIENCE / 4)
+        assert tokenizer.begun.is_set()
+    finally:
+        tokenizer.go.set()
+    assert (await engine.aembed_query("next")).shape == (384,)
+    assert engine.stats().queued_requests == 0
+    assert encoder.batches == [[(encoder.batches[0][0][0], 2)]], "nothing was computed for the call that gave up"
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_the_deadline_is_checked_before_each_window(
+    way: str, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tokenised = [0.0], list[int]()
+    encode = engine._model.open().tokenizer.encode
+
+    def slow(_: TextTokenizer, texts: Sequence[str], *, max_length: int) -> list[Tokens]:
+        tokenised.append(len(texts))
+        now[0] += 10.0
+        return encode(texts, max_length=max_length)
+
+    monkeypatch.setattr(TextTokenizer, "encode", slow)
+    monkeypatch.setattr(drivers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module_of_calls, "WINDOW_TEXTS", 4)
+
+    async def embed() -> None:
+        if way == "sync":
+            engine.embed_documents(TEXTS[:20], timeout=15)
+        else:
+            await engine.aembed_documents(TEXTS[:20], timeout=15)
+
+    with pytest.raises(EmbeddingTimeoutError, match="timeout=15 s"):
+        await embed()
+    assert tokenised == [4, 4], "the time was up after the second of five windows"

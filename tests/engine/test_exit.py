@@ -108,7 +108,7 @@ with encoder.held():
 def test_calls_of_an_event_loop_that_wait_for_room_hold_nothing_up() -> None:
     program = """
 import asyncio, atexit
-from tests.support.fake_encoder import wait_for_line
+from tests.support.fake_encoder import wait_for_waiting
 
 small = EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1)
 encoder = WatchedEncoder(small)
@@ -120,7 +120,7 @@ held = encoder.held()
 held.__enter__()  # for ever: only closing the engine ends the calls behind the first
 threading.Thread(target=lambda: asyncio.run(many()), daemon=True).start()
 encoder.begun()
-wait_for_line(small._core.worker, 4)
+wait_for_waiting(small._model.worker, 4)
 soon = threading.Timer(1.0, encoder._let_go.release)  # the batch in hand is waited for
 soon.daemon = True
 atexit.register(lambda: print(len(encoder.batches)))  # before the engine is closed: were others let in meanwhile?
@@ -138,7 +138,7 @@ from mlx_qwen_embeddings.engine import worker
 
 class Told(logging.Handler):
     def emit(self, record):
-        if "batch in hand" in record.getMessage():
+        if "being computed" in record.getMessage():
             print(record.getMessage())
             encoder._held = False
             encoder._let_go.release()
@@ -153,7 +153,7 @@ sys.exit(5)
 """
     status, lines, _ = run(program)
     assert status == 5
-    assert lines == ["the interpreter exits as soon as the batch in hand has ended, for which it has waited 0 s"]
+    assert lines == ["the interpreter exits as soon as the batch being computed has ended; so far it has waited 0 s"]
 
 
 def test_sys_exit_while_a_call_is_awaited() -> None:

@@ -19,7 +19,7 @@ from mlx_qwen_embeddings.errors import (
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer
-from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_line, wait_for_requests
+from tests.support.fake_encoder import PATIENCE, WatchedEncoder, wait_for_requests, wait_for_waiting
 from tests.support.same_vectors import TEXTS, assert_same
 
 Vectors = NDArray[np.float32]
@@ -107,7 +107,7 @@ def test_a_call_that_is_not_served_in_time_frees_its_place(fresh: EmbeddingEngin
 def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
     monkeypatch: pytest.MonkeyPatch, *, streamed: bool
 ) -> None:
-    # Three of its windows are under way: two fill the queue, the third stands in the line. Streamed, it is two blocks.
+    # Three of its windows, or blocks, are under way: two fill the queue, the third waits for room.
     monkeypatch.setattr(calls, "WINDOW_TEXTS", 16)
     # Their lengths differ, so that they share no batch.
     long = [f"{'and so on ' * (45 if number // 16 % 2 else 20)}{number}" for number in range(80)]
@@ -124,7 +124,7 @@ def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
                 job = pool.submit(engine.embed_documents, long)
             encoder.begun()
             wait_for_requests(engine, 2)
-            wait_for_line(engine._core.worker, 0 if streamed else 1)
+            wait_for_waiting(engine._model.worker, 1)
             for turn in range(3):
                 text = "storm " * (1 + 9 * turn)
                 asked = pool.submit(engine.embed_query, text, wait=False)
@@ -144,7 +144,7 @@ def test_closing_ends_the_calls_that_wait(fresh: EmbeddingEngine, faulty: Faulty
             faulty.begun()
             calls.append(pool.submit(fresh.embed_query, "waits"))
             wait_for_requests(fresh, 2)
-            fresh._core.worker.close(0)
+            fresh._model.worker.close(0)
             for call in calls:
                 assert isinstance(call.exception(PATIENCE), EngineClosedError)
         fresh.close()

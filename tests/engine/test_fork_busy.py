@@ -53,10 +53,10 @@ def assert_same(vectors: Vectors, wanted: Vectors) -> None:
 
 def wait_for_fork(engine: EmbeddingEngine) -> None:
     """Wait until a fork waits for the batch in hand."""
-    waiting = engine._core.worker
+    waiting = engine._model.worker
     with waiting._changed:
         for _ in range(int(PATIENCE * 200)):
-            if waiting._changed.wait_for(lambda: waiting._pausing, 0.005):
+            if waiting._changed.wait_for(waiting._turnstile.locked, 0.005):
                 return
     pytest.fail("no fork waits for the batch")
 
@@ -124,14 +124,14 @@ def let_go_for_a_fork(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
 
 def test_while_the_model_is_loaded(engine: EmbeddingEngine, pool: ThreadPoolExecutor, wanted: Vectors) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    load = engine._core.worker._open_encoder
+    load = engine._model.worker._open_encoder
 
     def slowly() -> BatchEncoder:
         begun.set()
         assert go_on.wait(PATIENCE)
         return load()
 
-    engine._core.worker._open_encoder = slowly
+    engine._model.worker._open_encoder = slowly
     call = pool.submit(engine.embed_documents, TEXTS)
     assert begun.wait(PATIENCE)
     pool.submit(lambda: (wait_for_fork(engine), go_on.set()))
@@ -190,7 +190,7 @@ from mlx_qwen_embeddings import EmbeddingEngine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 engine = EmbeddingEngine("nano", cache_path={cache!r})
 wanted = engine.embed_documents(["a"])
-door = engine._core.cache._file._writer
+door = engine._model.cache._file._writer
 held, done = threading.Event(), threading.Event()
 
 def write():

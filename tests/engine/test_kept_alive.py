@@ -75,7 +75,7 @@ def test_an_error_that_is_kept_keeps_no_model(monkeypatch: pytest.MonkeyPatch) -
             engine.embed_documents(["a"])
         except Exception as error:  # noqa: BLE001 - any
             kept.append(error)
-        model = weakref.ref(engine._core.worker._encoder._model)  # type: ignore[union-attr] - it is loaded
+        model = weakref.ref(engine._model.worker._encoder._model)  # type: ignore[union-attr] - it is loaded
     gc.collect()
     assert "Model failed" in str(kept[0])
     assert model() is None
@@ -87,9 +87,9 @@ async def test_a_call_lets_go_of_the_windows_that_are_done(way: str, monkeypatch
     most = 0
 
     class Window(calls.Window):
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
             nonlocal most
-            super().__init__(*arguments)
+            super().__init__(*arguments, **named)
             alive.add(self)
             most = max(most, len(alive))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
 from mlx_qwen_embeddings.engine import model as lifecycle
-from mlx_qwen_embeddings.engine.model import locate
+from mlx_qwen_embeddings.engine.model import find_files
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, ModelLoadError
 from tests.support.fake_encoder import PATIENCE
 from tests.support.same_vectors import TEXTS, assert_same
@@ -37,9 +37,9 @@ def hanging(fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator
     def wait(settings: EngineSettings) -> Any:
         tries.append(settings)
         assert go_on.wait(PATIENCE)
-        return locate(settings)
+        return find_files(settings)
 
-    monkeypatch.setattr(lifecycle, "locate", wait)
+    monkeypatch.setattr(lifecycle, "find_files", wait)
     yield go_on
     go_on.set()
     assert len(tries) == 1, "all calls share it"
@@ -68,7 +68,7 @@ async def test_what_cannot_be_opened_is_told_and_tried_again(
         raise ModelLoadError(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "locate", fail)
+        patch.setattr(lifecycle, "find_files", fail)
         with pytest.raises(ModelLoadError, match="no network"):
             fresh.embed_documents(TEXTS, timeout=PATIENCE)
         with pytest.raises(ModelLoadError, match="no network"):
@@ -146,9 +146,8 @@ def test_one_that_was_closed_before_its_first_use_refuses() -> None:
 
 def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
     engine = EmbeddingEngine("nano").warmup()
-    worker = engine._core.worker
-    thread = worker._thread
-    assert thread is not None
+    worker = engine._model.worker
+    (thread,) = worker._threads
     assert thread.is_alive()
     del engine
     gc.collect()

@@ -124,10 +124,9 @@ def test_one_that_waits_can_be_closed(models: LoadedModels) -> None:
             served = a.ask()
             a.encoder.begun()
             waiting = b.ask()
-            thread = b.worker._thread
+            (thread,) = b.worker._threads
             b.worker.close(PATIENCE)
             assert type(waiting.error()).__name__ == "EngineClosedError"
-            assert thread is not None
             assert not thread.is_alive()
         assert served.right
         assert b.loads == 0
@@ -179,8 +178,7 @@ def test_a_bound_in_bytes(models: LoadedModels) -> None:
 def test_a_model_that_turns_out_larger_than_its_files_makes_others_go(models: LoadedModels) -> None:
     with several(models, 2, stored_bytes=1, max_loaded_models=9, max_model_bytes=150) as (a, b):
         assert a.ask().right
-        thread = a.worker._thread
-        assert thread is not None
+        (thread,) = a.worker._threads
         assert b.ask().right
         thread.join(PATIENCE)
         assert [model.is_loaded for model in (a, b)] == [False, True]
@@ -224,7 +222,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pa
 
 
 def loaded(engines: list[EmbeddingEngine]) -> list[bool]:
-    return [engine._core.worker.model_bytes > 0 for engine in engines]
+    return [engine._model.worker.model_bytes > 0 for engine in engines]
 
 
 def test_an_engine_whose_model_went_gives_the_same_vectors(folders: list[Path]) -> None:
@@ -243,7 +241,7 @@ def test_its_memory_is_really_freed(folders: list[Path]) -> None:
     engines = [shared.get_engine(folder, cache_bytes=0, max_loaded_models=1) for folder in folders]
     engines[0].embed_query("a text")
     one = mx.get_active_memory()
-    size = engines[0]._core.worker.model_bytes
+    size = engines[0]._model.worker.model_bytes
     assert size > 10 * 2**20
     for engine in (*engines, *engines):
         engine.embed_query("a text")
@@ -263,7 +261,7 @@ def test_the_process_does_not_grow_when_models_take_turns(folders: list[Path]) -
     before = take_turns()
     after = [take_turns() for _ in range(4)][-1]
     # A dozen models took their turn: without the freed memory going back, most of them would still be there.
-    assert after - before < 3 * engines[0]._core.worker.last_model_bytes
+    assert after - before < 3 * engines[0]._model.worker.last_model_bytes
 
 
 def test_engines_of_ones_own_are_not_counted(folders: list[Path]) -> None:
@@ -296,7 +294,7 @@ def test_callers_that_ask_for_a_model_at_once_load_it_once(folders: list[Path], 
 def test_a_call_that_waits_for_a_place_can_time_out(folders: list[Path]) -> None:
     first, second = (shared.get_engine(folder, max_loaded_models=1) for folder in folders[:2])
     first.warmup()
-    worker = first._core.worker
+    worker = first._model.worker
     worker._computing.acquire()  # its next batch does not begin
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -376,7 +374,7 @@ def test_a_fork_while_a_model_waits_for_its_place(models: LoadedModels) -> None:
 
 def let_a_fork_go_on(model: Model) -> None:
     with model.worker._changed:
-        while not model.worker._changed.wait_for(lambda: model.worker._pausing, 0.005):
+        while not model.worker._changed.wait_for(model.worker._turnstile.locked, 0.005):
             pass
     model.encoder._held = False
     model.encoder._let_go.release()
@@ -389,9 +387,9 @@ def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None
     original = weights.read_bytes()
     with EmbeddingEngine(str(folder), cache_path=cache) as engine:
         wanted = engine.embed_documents(["a cat"])
-        engine._core.worker.place = Place(LoadedModels(), EngineSettings(), lambda: 100)
+        engine._model.worker.place = Place(LoadedModels(), EngineSettings(), lambda: 100)
         wait_for_requests(engine, 0)
-        assert engine._core.worker.retire()
+        assert engine._model.worker.retire()
         while engine.loaded:
             time.sleep(0.01)
         content = bytearray(original)

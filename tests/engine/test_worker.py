@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.compute.mlx import threads
-from mlx_qwen_embeddings.engine import batch as delivery
+from mlx_qwen_embeddings.engine import batch as batches
 from mlx_qwen_embeddings.engine.queue import Request
 from mlx_qwen_embeddings.engine.worker import Worker
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError, ModelLoadError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.stats import StatsCounter
 from mlx_qwen_embeddings.tokenization import Ids
-from tests.support.fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker, wait_for_line
+from tests.support.fake_encoder import DIES, NAN, PATIENCE, RAISES, Caller, FakeEncoder, make_worker
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_out_of_memory_halves_the_batches_once_for_all_and_says_so(
 def test_batches_grow_again_once_there_is_memory(
     encoder: FakeEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "RECOVERY_BATCHES", 10)
+    monkeypatch.setattr(batches, "RECOVERY_BATCHES", 10)
     compute, most = encoder.compute, [30]
 
     def small_memory(rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
@@ -293,36 +293,12 @@ def test_a_full_queue_refuses_who_does_not_wait(full: Worker) -> None:
     assert full.queue == (1, 20)
 
 
-def test_a_full_queue_refuses_after_the_time_is_up(full: Worker) -> None:
-    with pytest.raises(EngineBusyError):
-        Caller([(1, 3)]).submit(full, seconds=0.01)
-
-
-def test_the_time_to_wait_is_not_begun_anew_by_what_others_do(full: Worker) -> None:
-    refused = threading.Event()
-
-    def wait() -> None:
-        with pytest.raises(EngineBusyError):
-            Caller([(1, 3)]).submit(full, seconds=0.05)
-        refused.set()
-
-    waiting = in_thread(wait)
-    for _ in range(2000):
-        with full._changed:
-            full._changed.notify_all()
-        if refused.wait(0.005):
-            break
-    assert refused.is_set()
-    assert ended(waiting)
-
-
-def test_a_caller_waits_for_room(full: Worker, encoder: FakeEncoder) -> None:
-    caller = Caller([(1, 3)])
-    waiting = in_thread(lambda: caller.submit(full))
-    wait_for_line(full, 1)
+def test_a_request_waits_for_room(full: Worker, encoder: FakeEncoder) -> None:
+    caller = Caller([(1, 3)]).submit(full)
+    assert not caller.admitted
     assert full.queue == (1, 20)
     encoder.step()
-    assert ended(waiting)
+    assert caller.admitted
     assert full.queue == (1, 3)
 
 
@@ -333,16 +309,13 @@ def test_a_request_larger_than_the_queue_is_served_when_it_is_empty(encoder: Fak
 
 
 def test_small_requests_overtake_a_large_one_that_waits_within_an_eighth(encoder: FakeEncoder) -> None:
-    # A job larger than the queue has a part of it in the line at all times: whoever stood behind that would wait for long.
+    # Part of a job larger than the queue waits for room at all times: whoever came after that would wait for long.
     worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
-    large, small = Caller([(2, 20)] * 4), [Caller([(3, 5)]), Caller([(4, 5)])]
     with encoder.held():
         Caller([(1, 20)] * 4).submit(worker)
         encoder.begun()
-        waiting = [in_thread(lambda: large.submit(worker))]
-        wait_for_line(worker, 1)
-        for one in small:
-            one.submit(worker, wait=False)
+        large = Caller([(2, 20)] * 4).submit(worker)
+        small = [Caller([(number, 5)]).submit(worker, wait=False) for number in (3, 4)]
         assert worker.queue == (3, 90)
         with pytest.raises(EngineBusyError, match="90 tokens of at most 80"):
             Caller([(5, 5)]).submit(worker, wait=False)
@@ -350,9 +323,8 @@ def test_small_requests_overtake_a_large_one_that_waits_within_an_eighth(encoder
         assert encoder.batches[-1] == [(3, 5), (4, 5)]
         encoder.step()
         assert all(one.right for one in small)
-        assert worker.queue == (1, 80), "what was apart is free again"
+        assert worker.queue == (1, 80), "the room for small ones is free again"
         Caller([(6, 5)]).submit(worker, wait=False)
-    assert ended(waiting[0])
     assert large.right
     worker.close()
     assert worker.queue == (0, 0)
@@ -372,29 +344,26 @@ def test_more_than_a_batch_does_not_overtake(encoder: FakeEncoder) -> None:
 
 def test_small_requests_without_end_do_not_keep_a_large_one_out(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
-    large = Caller([(2, 40)] * 4)
     with encoder.held():
         Caller([(1, 40)] * 2).submit(worker)
         encoder.begun()
-        waiting = in_thread(lambda: large.submit(worker))
-        wait_for_line(worker, 1)
+        large = Caller([(2, 40)] * 4).submit(worker)
         asked = Caller([(3, 5)]).submit(worker, wait=False)
         for _ in range(4):
             encoder.step()
             if asked.request.future.done():
                 asked = Caller([(3, 5)]).submit(worker, wait=False)
-        assert ended(waiting), "the queue was never empty, but held none of the line"
+        assert large.admitted, "the queue was never empty, but small ones took none of its room"
     assert large.right
     worker.close()
 
 
-def test_a_cancelled_caller_stops_waiting_for_room(full: Worker) -> None:
-    caller = Caller([(1, 3)])
-    waiting = in_thread(lambda: caller.submit(full))
-    wait_for_line(full, 1)
-    caller.request.future.cancel()
-    assert ended(waiting)
-    assert full.queue == (1, 20)
+def test_a_cancelled_request_no_longer_waits_for_room(full: Worker, encoder: FakeEncoder) -> None:
+    cancelled, other = Caller([(1, 3)]).submit(full), Caller([(2, 4)]).submit(full)
+    cancelled.request.future.cancel()
+    encoder.step()
+    assert (cancelled.admitted, other.admitted) == (False, True)
+    assert full.queue == (1, 4)
 
 
 def test_cancelling_frees_the_queue_and_saves_the_work(encoder: FakeEncoder) -> None:
@@ -522,25 +491,15 @@ def test_where_no_thread_can_be_had_the_next_call_tries_again(worker: Worker, mo
 
 def test_close_under_load_tells_everybody_and_ends_the_thread(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder, queue_tokens=20)
-    refused: list[BaseException] = []
-
-    def wait_for_room() -> None:
-        try:
-            Caller([(3, 20)]).submit(worker)
-        except EngineClosedError as error:
-            refused.append(error)
-
     with encoder.held():
         in_hand = Caller([(1, 5)]).submit(worker)
         encoder.begun()
         queued = Caller([(2, 5)]).submit(worker)
-        outside = in_thread(wait_for_room)
-        wait_for_line(worker, 1)
+        refused = Caller([(3, 20)]).submit(worker)
         worker.close(0)
         assert "closed before this call was served" in str(queued.error())
         assert isinstance(in_hand.error(), EngineClosedError)
-        assert ended(outside)
-        assert len(refused) == 1
+        assert isinstance(refused.request.admitted.exception(PATIENCE), EngineClosedError)
     worker.close()
     assert encoder.batches == [[(1, 5)]]
     assert encoder.released_by is encoder.threads.pop()

@@ -175,7 +175,7 @@ def test_ctrl_c_while_a_file_is_embedded_keeps_what_was_done(notebook: Notebook)
 def test_ctrl_c_while_the_model_is_loaded(notebook: Notebook) -> None:
     ran = notebook.run(
         "before, engine, go = engine, EmbeddingEngine('nano'), threading.Event()\n"
-        "worker = engine._core.worker\n"
+        "worker = engine._model.worker\n"
         "load = worker._open_encoder\n"
         "def slowly():\n"
         "    print('running', flush=True)\n"

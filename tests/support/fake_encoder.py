@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.engine.queue import Request
-from mlx_qwen_embeddings.engine.worker import Worker
+from mlx_qwen_embeddings.engine.worker import State, Worker
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.stats import StatsCounter
 from mlx_qwen_embeddings.tokenization import Ids
@@ -88,8 +88,8 @@ class WatchedEncoder(FakeEncoder):
     def __init__(self, engine: EmbeddingEngine) -> None:
         """Step in before the engine is first used."""
         super().__init__()
-        self._worker = engine._core.worker
-        assert self._worker._thread is None, "the engine was used already"
+        self._worker = engine._model.worker
+        assert self._worker._state is State.COLD, "the engine was used already"
         self._open_real, self._worker._open_encoder = self._worker._open_encoder, self._open
 
     def _open(self) -> "WatchedEncoder":
@@ -110,17 +110,15 @@ class WatchedEncoder(FakeEncoder):
 
 def wait_for_requests(engine: EmbeddingEngine, number: int) -> None:
     """Wait until so many requests wait or run."""
-    worker = engine._core.worker
+    worker = engine._model.worker
     with worker._changed:
         assert worker._changed.wait_for(lambda: len(worker._requests) == number, PATIENCE)
 
 
-def wait_for_line(worker: Worker, length: int) -> None:
-    """Wait until so many callers wait for room in the queue."""
+def wait_for_waiting(worker: Worker, number: int) -> None:
+    """Wait until this many requests wait for room in the queue."""
     with worker._changed:
-        # Nobody is told when one joins the line: so it is looked at again and again.
-        joined = (worker._changed.wait_for(lambda: len(worker._line) == length, 0.01) for _ in range(int(100 * PATIENCE)))
-        assert any(joined), f"{len(worker._line)} wait, not {length}"
+        assert worker._changed.wait_for(lambda: len(worker._waiting) == number, PATIENCE)
 
 
 class Caller:
@@ -138,9 +136,14 @@ class Caller:
             assert row not in self.vectors, "a row came twice"
             self.vectors[row] = (float(vector[0]), float(vector[1]))
 
-    def submit(self, worker: Worker, *, wait: bool = True, seconds: float | None = None) -> "Caller":
-        worker.submit(self.request, wait=wait, seconds=seconds)
+    def submit(self, worker: Worker, *, wait: bool = True) -> "Caller":
+        worker.submit(self.request, wait=wait)
         return self
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the request is in the queue, or was."""
+        return self.request.admitted.done()
 
     def result(self) -> list[tuple[float, float] | None]:
         """Wait, and give the vectors in the order of the rows; None for one that failed."""

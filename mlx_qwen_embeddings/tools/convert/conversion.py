@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings._files import human_size, move, sync_tree
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.engine.model import locate
+from mlx_qwen_embeddings.engine.model import find_files
 from mlx_qwen_embeddings.errors import NonFiniteEmbeddingError
 from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.settings import EngineSettings
@@ -184,7 +184,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 def _write(
     settings: EngineSettings, target: Path, packing: Packing | None, dtype: str | None
 ) -> "tuple[ModelFiles, Written]":
-    files, backend = locate(settings)
+    files, backend = find_files(settings)
     # It imports MLX, which must come after the choice of a back end.
     from mlx_qwen_embeddings.tools.convert.model_folder import copy_other_files, write_weights  # noqa: PLC0415 - see above
 

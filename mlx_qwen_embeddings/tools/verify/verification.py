@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.checkpoint.hub import open_folder
-from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
 from mlx_qwen_embeddings.engine import EmbeddingEngine
+from mlx_qwen_embeddings.engine.model import compute_type
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, ModelLoadError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.registry import ModelSpec, resolve
 from mlx_qwen_embeddings.settings import EngineSettings
@@ -60,7 +60,7 @@ def verify(model: str, *, revision: str | None = None, **settings: Any) -> Verif
     wanted = EngineSettings.from_env(**settings | {"model": str(model), "revision": revision, "cache_bytes": 2**26})
     wanted = wanted.model_copy(update={"cache_path": None})  # vectors that an earlier run stored would hide faults
     spec = resolve(wanted.model)
-    dtype = choose_backend(wanted.device, wanted.dtype).dtype
+    dtype = compute_type(wanted)
     try:
         files, weights, published = _open(spec, wanted)
     except ModelLoadError as error:

@@ -79,8 +79,6 @@ def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> lis
                 expose_headers=["X-Request-ID", "Retry-After"],
             )
         )
-    return [
-        *layers,
-        Middleware(ApiKeys, keys=settings.keys()),
-        Middleware(Limits, traffic=traffic, settings=settings),
-    ]
+    layers.append(Middleware(ApiKeys, keys=settings.keys()))
+    layers.append(Middleware(Limits, traffic=traffic, settings=settings))
+    return layers

@@ -61,70 +61,12 @@ class Traffic:
         return True
 
 
-class Bodies:
-    """Reads request bodies, and counts the bytes of all that are in memory. Used only on the server's event loop."""
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self._max_body_bytes, self._max_total_bytes = settings.max_body_bytes, settings.max_total_bytes
-        self._timeout = settings.request_timeout
-        self._held = 0
-
-    @asynccontextmanager
-    async def read(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
-        """Read a whole body; its bytes count as held until the block ends.
-
-        Raises:
-            ApiError: When the body is too large, whatever its headers say, or too slow.
-            ClientGoneError: When the client hangs up before the body is complete.
-        """
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal():
-            self._check(0, int(declared))
-        parts, size, more = list[bytes](), 0, True
-        try:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    while more:
-                        part, more = await _receive_part(receive)
-                        self._check(size, len(part))
-                        parts.append(part)
-                        size += len(part)
-                        self._held += len(part)
-            except TimeoutError as error:
-                message = f"the body did not arrive within {self._timeout:g} s"
-                raise ApiError(503, message, "timeout", retry_after=BUSY_SECONDS) from error
-            body = b"".join(parts)
-            parts.clear()
-            yield body
-        finally:
-            self._held -= size
-
-    def _check(self, size: int, more: int) -> None:
-        """Refuse ``more`` bytes of a body of which ``size`` bytes are held already.
-
-        Raises:
-            ApiError: When that body becomes too large, or all bodies together; a body that is alone never meets the second.
-        """
-        if size + more > self._max_body_bytes:
-            message = f"the body is larger than {self._max_body_bytes} bytes: send fewer texts per request"
-            raise ApiError(413, message, "body_too_large")
-        if self._held > size and self._held + more > self._max_total_bytes:
-            message = f"other requests in progress hold {self._held - size} bytes: try again later"
-            raise ApiError(429, message, "too_many_bytes", retry_after=BUSY_SECONDS)
-
-
-async def _receive_part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    return message.get("body", b""), message.get("more_body", False)
-
-
 class Limits:
     """Reads the body of each POST within the limits, and passes it on until its client hangs up."""
 
     def __init__(self, app: ASGIApp, traffic: Traffic, settings: ServerSettings) -> None:
-        self._app, self._traffic, self._bodies = app, traffic, Bodies(settings)
+        self._app, self._traffic, self._settings = app, traffic, settings
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request or pass it on; one without a body is cheap and not counted."""
@@ -137,7 +79,7 @@ class Limits:
             return
         self._traffic.began()
         try:
-            async with self._bodies.read(scope, receive) as body:
+            async with self._read(scope, receive) as body:
                 await self._run(scope, body, receive, send)
         except ApiError as error:
             await refuse(error, scope, receive, send)
@@ -145,6 +87,50 @@ class Limits:
             scope.setdefault("state", {})["error"] = GONE_CODE
         finally:
             self._traffic.ended()
+
+    @asynccontextmanager
+    async def _read(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
+        """Read a whole body; its bytes count as held until the block ends.
+
+        Raises:
+            ApiError: When the body is too large, whatever its headers say, or too slow.
+            ClientGoneError: When the client hangs up before the body is complete.
+        """
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal():
+            self._check(0, int(declared))
+        parts, size, more = list[bytes](), 0, True
+        try:
+            try:
+                async with asyncio.timeout(self._settings.request_timeout):
+                    while more:
+                        part, more = await _receive_part(receive)
+                        self._check(size, len(part))
+                        parts.append(part)
+                        size += len(part)
+                        self._held_bytes += len(part)
+            except TimeoutError as error:
+                message = f"the body did not arrive within {self._settings.request_timeout:g} s"
+                raise ApiError(503, message, "timeout", retry_after=BUSY_SECONDS) from error
+            body = b"".join(parts)
+            parts.clear()
+            yield body
+        finally:
+            self._held_bytes -= size
+
+    def _check(self, size: int, more: int) -> None:
+        """Refuse ``more`` bytes of a body of which ``size`` bytes are held already.
+
+        Raises:
+            ApiError: When that body becomes too large, or all bodies together; a body that is alone never meets the second.
+        """
+        limit = self._settings.max_body_bytes
+        if size + more > limit:
+            raise ApiError(413, f"the body is larger than {limit} bytes: send fewer texts per request", "body_too_large")
+        others = self._held_bytes - size
+        if others and self._held_bytes + more > self._settings.max_total_bytes:
+            message = f"other requests in progress hold {others} bytes: try again later"
+            raise ApiError(429, message, "too_many_bytes", retry_after=BUSY_SECONDS)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Run the endpoint, and cancel it when the client hangs up before the response begins.
@@ -184,3 +170,10 @@ class Limits:
             raise ClientGoneError from None
         finally:
             watching.cancel()
+
+
+async def _receive_part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message.get("body", b""), message.get("more_body", False)

@@ -1,10 +1,11 @@
-"""The command line: whole outputs, exit statuses, and what its start costs."""
+"""The command line: errors, exit statuses, and the commands that check and measure models."""
 
 import errno
 import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,15 +14,13 @@ import typer
 from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import cli
+from mlx_qwen_embeddings.cli import tools
 from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
-from mlx_qwen_embeddings.tools import verify as verification
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, arguments, prog_name="mlx-qwen")
-    return result.exit_code, result.stdout, result.stderr
+from mlx_qwen_embeddings.tools import verify as module
+from mlx_qwen_embeddings.tools.verify import verify
+from tests.support.command_line import run
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def mean_pooled(tmp_path: Path) -> Path:
     return folder
 
 
-def test_verify_prints_a_table_and_exits_0_when_all_is_well() -> None:
+def test_verify_prints_a_table_and_exits_with_0_if_all_checks_pass() -> None:
     status, out, err = run("verify", "nano")
     lines = out.splitlines()
     assert (status, err) == (0, "")
@@ -42,7 +41,7 @@ def test_verify_prints_a_table_and_exits_0_when_all_is_well() -> None:
     assert [line[0] for line in lines[2:]] == ["✓"] * 16
 
 
-def test_verify_says_how_to_mend_and_exits_1(mean_pooled: Path) -> None:
+def test_verify_says_how_to_fix_a_failure_and_exits_with_1(mean_pooled: Path) -> None:
     status, out, err = run("verify", str(mean_pooled))
     assert (status, err) == (1, "")
     assert sum(line.startswith("✗") for line in out.splitlines()) == 4
@@ -56,21 +55,16 @@ def test_verify_as_json(mean_pooled: Path) -> None:
     assert next(row["name"] for row in data["rows"] if not row["ok"]) == "pooling"
 
 
-def test_verify_on_a_terminal_prints_the_same_in_a_frame(monkeypatch: pytest.MonkeyPatch, mean_pooled: Path) -> None:
+def test_verify_prints_a_framed_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch, mean_pooled: Path) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    from io import StringIO
-
-    from mlx_qwen_embeddings.cli import tools as module
-    from mlx_qwen_embeddings.tools.verify import verify
-
     monkeypatch.setattr(sys, "stdout", screen := StringIO())
-    module._print_checks(verify(str(mean_pooled)))
+    tools._print_checks(verify(str(mean_pooled)))
     assert "4 of 16 checks failed" in screen.getvalue()
     assert screen.getvalue().count("✗") == 4
     assert "1_Pooling" in screen.getvalue()
 
 
-def test_an_error_is_one_line_and_debug_shows_where_it_came_from() -> None:
+def test_an_error_is_one_line_and_debug_shows_its_traceback() -> None:
     status, out, err = run("verify", "nanoo")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("mlx-qwen: unknown model 'nanoo'. Did you mean 'nano'?")
@@ -88,8 +82,8 @@ def test_an_error_is_one_line_and_debug_shows_where_it_came_from() -> None:
     ],
     ids=["RuntimeError", "KeyError", "MemoryError", "OSError"],
 )
-def test_an_error_of_any_kind_is_one_line(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "verify", Mock(side_effect=error))
+def test_every_kind_of_error_is_one_line(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "verify", Mock(side_effect=error))
     assert run("verify", "nano") == (1, "", f"mlx-qwen: {said}\n")
     assert CliRunner().invoke(app, ["--debug", "verify", "nano"]).exception is error
 
@@ -105,14 +99,14 @@ def test_an_error_of_any_kind_is_one_line(error: Exception, said: str, monkeypat
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_what_ends_a_command_otherwise_is_left_alone(
+def test_other_ways_to_end_a_command_are_left_alone(
     raised: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "verify", Mock(side_effect=raised))
+    monkeypatch.setattr(module, "verify", Mock(side_effect=raised))
     assert run("verify", "nano") == (status, "", said)
 
 
-def test_verify_takes_the_folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_looks_in_the_given_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     status, out, err = run("verify", "small", "--model-dir", str(tmp_path))
     assert (status, err) == (1, "")
@@ -126,13 +120,13 @@ def test_float16_is_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("verify",), ("verify", "nano", "--nonsense"), ("evaluate", "nano")])
-def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage: mlx-qwen" in err
 
 
-def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_typer_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: str) -> None:
         message = "The command line needs the package 'typer': pip install \"mlx-qwen-embeddings[cli]\""
         raise MissingExtraError(message)
@@ -145,19 +139,19 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
     )
 
 
-def test_the_extra_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit, match=r"mlx-qwen-embeddings\[cli\]"):
         cli.main(["--help"])
 
 
-def test_a_variable_that_does_not_fit_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_QWEN_DEVICE", "tpu")
     status, out, err = run("embed", "a", "--model", "nano")
     assert (status, out, err) == (1, "", "mlx-qwen: MLX_QWEN_DEVICE: Input should be 'auto', 'cpu' or 'gpu'\n")
 
 
-def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
     program = (
         "import sys\n"
         "from mlx_qwen_embeddings.cli import main\n"
@@ -169,7 +163,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     assert {"verify", "evaluate"} <= {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
 
 
-def test_the_module_is_the_command() -> None:
+def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mlx-qwen-embeddings 0.1.0 on Python 3.")
@@ -187,7 +181,7 @@ def test_evaluate_prints_a_table(tmp_path: Path) -> None:
     assert json.loads(out)[0]["value"] == pytest.approx(1.0)
 
 
-def test_evaluate_prints_a_row_for_each_set(tmp_path: Path) -> None:
+def test_evaluate_prints_one_row_per_set(tmp_path: Path) -> None:
     texts = {"birds": "Swallows leave for Africa in autumn.", "stew": "Let the beef simmer for three hours."}
     for name, rows in (("corpus", texts), ("queries", {"q": "Where do birds go in winter?"})):
         lines = [json.dumps({"_id": key, "text": text}) for key, text in rows.items()]
@@ -204,11 +198,11 @@ def test_evaluate_names_a_missing_file_in_one_line(tmp_path: Path) -> None:
     assert "corpus.jsonl" in err
 
 
-def test_doctor_says_what_computes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_shows_device_folders_and_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLX_QWEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("MLX_QWEN_MODEL", "nano")
     monkeypatch.setenv("MLX_QWEN_OFFLINE", "1")
-    # In a process of its own: MLX measures in the main thread, whose streams other tests need.
+    # In its own process, because MLX measures on the main thread, whose streams other tests need.
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "doctor", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     facts = json.loads(ended.stdout)
@@ -220,9 +214,7 @@ def test_doctor_says_what_computes_where(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert float(facts["memory reads"].removesuffix(" GB/s")) > 0
 
 
-def test_doctor_prints_a_line_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_qwen_embeddings.cli import tools
-
+def test_doctor_prints_one_line_per_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "_computing", lambda: {"device": "cpu", "BLAS": "/lib/libmkl_rt.so"})
     monkeypatch.setattr(tools, "_storage", lambda: {"persistent cache": None})
     status, out, err = run("doctor")

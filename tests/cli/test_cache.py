@@ -1,22 +1,20 @@
-"""``mlx-qwen cache``: whole outputs, exit statuses, and what is left of the file."""
+"""``mlx-qwen cache``: complete outputs, exit statuses, and what is left in the file."""
 
 import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from mlx_qwen_embeddings.cli.app import app
 from tests.support.cached_vectors import make, row, there
+from tests.support.command_line import run as run_command
 
 SEPTEMBER = 1_000_000_000.0
 """2001-09-09 01:46:40 UTC."""
 
 
 def run(*arguments: object, answer: str = "") -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["cache", *map(str, arguments)], prog_name="mlx-qwen", input=answer)
-    return result.exit_code, result.stdout, result.stderr
+    return run_command("cache", *arguments, stdin=answer)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +24,7 @@ def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give a cache of 30 vectors that were stored in 2001; ten of them were used a day later."""
+    """Return a cache of 30 vectors that were stored in 2001. Ten of them were used a day later."""
     path = tmp_path / "vectors.sqlite"
     now = SEPTEMBER
     with closing(make(path, clock=lambda: now)) as cache:
@@ -48,7 +46,7 @@ def damage(path: Path, start: int) -> None:
     path.write_bytes(content)
 
 
-def test_info_prints_what_there_is(path: Path) -> None:
+def test_info_prints_counts_sizes_and_times(path: Path) -> None:
     size = f"{path.stat().st_size / 1000:.1f} kB"
     status, out, err = run("info", path)
     assert (status, err) == (0, "")
@@ -61,7 +59,7 @@ def test_info_prints_what_there_is(path: Path) -> None:
     ]
 
 
-def test_info_as_json_by_the_folder_of_the_variable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_as_json_of_the_folder_in_the_variable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_QWEN_CACHE_PATH", str(path.parent))
     status, out, err = run("info", "--json")
     size = path.stat().st_size
@@ -84,7 +82,7 @@ def test_info_of_an_empty_cache(tmp_path: Path) -> None:
     assert (status, out.splitlines()[1], len(out.splitlines())) == (0, "vectors  0", 4)
 
 
-def test_clear_asks_and_drops_everything(path: Path) -> None:
+def test_clear_asks_and_then_deletes_everything(path: Path) -> None:
     status, out, _ = run("clear", path, answer="n\n")
     assert (status, out) == (1, f"Delete everything in {path}? [y/N]: n\n")
     assert kept(path) == list(range(30))
@@ -94,7 +92,7 @@ def test_clear_asks_and_drops_everything(path: Path) -> None:
     assert path.stat().st_size < before
 
 
-def test_clear_while_an_engine_has_it_open(path: Path) -> None:
+def test_clear_while_the_cache_is_open_elsewhere(path: Path) -> None:
     with closing(make(path)) as cache:
         assert there(cache, [1]) == [1]
         assert run("clear", path, "--yes")[0] == 0
@@ -103,7 +101,7 @@ def test_clear_while_an_engine_has_it_open(path: Path) -> None:
         assert there(cache, [1, 2]) == [2]
 
 
-def test_clear_deletes_a_cache_that_is_broken(path: Path) -> None:
+def test_clear_deletes_a_broken_cache(path: Path) -> None:
     damage(path, 100)
     status, _, err = run("info", path)
     assert (status, err.count("\n")) == (1, 1)
@@ -124,7 +122,7 @@ def test_clear_deletes_a_cache_with_a_name_inside_that_is_not_utf8(path: Path) -
     assert list(path.parent.iterdir()) == []
 
 
-def test_clear_leaves_alone_what_is_no_cache(path: Path) -> None:
+def test_clear_does_not_delete_other_files(path: Path) -> None:
     path.write_text("a diary, in prose " * 1000)
     status, _, err = run("clear", path, "--yes")
     remedy = "if it was a cache, it is broken: delete it; if not, name another file in cache_path"
@@ -132,7 +130,7 @@ def test_clear_leaves_alone_what_is_no_cache(path: Path) -> None:
     assert path.read_text().startswith("a diary")
 
 
-def test_prune_drops_what_was_not_used_for_long(path: Path) -> None:
+def test_prune_deletes_vectors_unused_for_long(path: Path) -> None:
     days = (1_700_000_000 - SEPTEMBER) / 86_400
     _, out, _ = run("prune", path, "--unused-days", 1e5)
     assert out.startswith("deleted 0 vectors; 30 vectors left, ")
@@ -144,14 +142,14 @@ def test_prune_drops_what_was_not_used_for_long(path: Path) -> None:
     assert kept(path) == [7]
 
 
-def test_prune_drops_what_is_old_however_much_it_is_used(path: Path) -> None:
+def test_prune_deletes_old_vectors_even_if_they_are_used(path: Path) -> None:
     with closing(make(path)) as cache:
         cache.put_many([row(3)])
     assert run("prune", path, "--older-days", 365)[1].startswith("deleted 29 vectors; 1 vector left")
     assert kept(path) == [3]
 
 
-def test_prune_to_a_size_keeps_the_last_used_and_gives_room_back(path: Path) -> None:
+def test_prune_to_a_size_keeps_recently_used_vectors_and_shrinks_the_file(path: Path) -> None:
     with closing(make(path)) as cache:
         cache.put_many(row(number, 384) for number in range(1000, 1500))
         there(cache, range(10))
@@ -163,14 +161,14 @@ def test_prune_to_a_size_keeps_the_last_used_and_gives_room_back(path: Path) -> 
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("clear", "--yes"), ("prune", "--max-bytes", "1"), ("prune", "x.sqlite")])
-def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage: mlx-qwen cache" in err
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("clear", "--yes"), ("prune", "--max-bytes", 1)])
-def test_a_cache_that_is_not_there_is_said_in_one_line_and_not_made(tmp_path: Path, arguments: tuple[object, ...]) -> None:
+def test_a_missing_cache_is_an_error_of_one_line_and_is_not_created(tmp_path: Path, arguments: tuple[object, ...]) -> None:
     status, out, err = run(*arguments, tmp_path)
     expected = f"there is no cache at {tmp_path}/vectors.sqlite: nothing was stored yet, or it is elsewhere"
     assert (status, out, err) == (1, "", f"mlx-qwen: {expected}\n")

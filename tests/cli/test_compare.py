@@ -1,4 +1,4 @@
-"""``mlx-qwen compare``: the matrix as a table, in colour, and as JSON."""
+"""``mlx-qwen compare``: the matrix as plain text, in colour, and as JSON."""
 
 import json
 import sys
@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cli import compare as module
-from mlx_qwen_embeddings.cli.app import app
+from tests.support.command_line import run as run_command
 
 TEXTS = ["a cat", "kitten,\nasleep", "[red] the bank"]
 
@@ -24,11 +23,10 @@ def engine() -> Iterator[EmbeddingEngine]:
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["compare", "-m", "nano", *map(str, arguments)], prog_name="mlx-qwen")
-    return result.exit_code, result.stdout, result.stderr
+    return run_command("compare", "-m", "nano", *arguments)
 
 
-def test_the_table_in_a_pipe(engine: EmbeddingEngine) -> None:
+def test_a_pipe_gets_plain_text(engine: EmbeddingEngine) -> None:
     vectors = engine.embed_documents(TEXTS).astype(np.float64)
     cosines = vectors @ vectors.T
     names = ["1 a cat", "2 kitten, asleep", "3 [red] the bank"]
@@ -39,7 +37,7 @@ def test_the_table_in_a_pipe(engine: EmbeddingEngine) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean", "manhattan"])
-def test_metrics_and_options_as_json(metric: str, engine: EmbeddingEngine) -> None:
+def test_json_with_every_metric_and_with_options(metric: str, engine: EmbeddingEngine) -> None:
     status, out, err = run(
         *TEXTS, "--json", "--metric", metric, "--role", "query", "--instruction", "Go", "--dimensions", 64
     )
@@ -56,7 +54,7 @@ def test_metrics_and_options_as_json(metric: str, engine: EmbeddingEngine) -> No
     np.testing.assert_allclose(data["scores"], expected, rtol=0, atol=2e-6)
 
 
-def test_a_terminal_shows_it_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
@@ -65,17 +63,17 @@ def test_a_terminal_shows_it_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     module._print_table(TEXTS, scores, "cosine")
     shown = screen.getvalue()
     assert "3 [red] the bank" in shown
-    assert "\x1b[38;2;0;200;60m0.9000" in shown  # the nearest pair is green
-    assert "\x1b[38;2;255;0;60m0.1000" in shown  # the farthest is red
+    assert "\x1b[38;2;0;200;60m0.9000" in shown  # the most similar pair is green
+    assert "\x1b[38;2;255;0;60m0.1000" in shown  # the least similar is red
 
 
-def test_small_distances_are_near() -> None:
-    near = module._closeness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
-    np.testing.assert_allclose(near, [[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]])
+def test_a_small_distance_is_a_high_closeness() -> None:
+    closeness = module._closeness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
+    np.testing.assert_allclose(closeness, np.array([[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]]))
 
 
 @pytest.mark.parametrize("arguments", [(), ("a",), ("a", "b", "--metric", "hamming")])
-def test_wrong_usage_exits_2(arguments: tuple[object, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[object, ...]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage: mlx-qwen compare" in err

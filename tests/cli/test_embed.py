@@ -1,4 +1,4 @@
-"""``mlx-qwen embed``: whole outputs from every kind of input into every kind of output."""
+"""``mlx-qwen embed``: complete outputs from every kind of input to every kind of output."""
 
 import inspect
 import io
@@ -13,11 +13,9 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cli import common
-from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.cli.bulk import bulk
 from mlx_qwen_embeddings.cli.compare import compare
 from mlx_qwen_embeddings.cli.embed import embed
@@ -25,6 +23,7 @@ from mlx_qwen_embeddings.options import OPTIONS
 from mlx_qwen_embeddings.precision import quantize
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.similarity import Metric
+from tests.support.command_line import run as run_command
 
 TEXTS = ["Birds fly south.", "Stew takes hours."]
 
@@ -40,9 +39,8 @@ def wanted(engine: EmbeddingEngine) -> Any:
     return engine.embed_documents(TEXTS)
 
 
-def run(*arguments: object, stdin: str | bytes = "") -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["embed", "-m", "nano", *map(str, arguments)], prog_name="mlx-qwen", input=stdin)
-    return result.exit_code, result.stdout, result.stderr
+def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+    return run_command("embed", "-m", "nano", *arguments, stdin=stdin)
 
 
 def same(found: Any, expected: Any) -> None:
@@ -58,11 +56,11 @@ def test_the_short_view(wanted: Any) -> None:
     assert run(*TEXTS) == (0, "\n".join(lines) + "\n", "")
 
 
-def test_a_long_text_is_shown_in_one_line() -> None:
+def test_the_short_view_shows_a_long_text_in_one_line() -> None:
     assert run("many words\nand lines " * 20)[1].splitlines()[0] == ("many words and lines " * 4)[:69] + "…"
 
 
-def test_the_short_view_of_few_dimensions_and_other_lengths(engine: EmbeddingEngine) -> None:
+def test_the_short_view_of_few_dimensions_that_are_not_normalised(engine: EmbeddingEngine) -> None:
     vector = engine.embed_documents(TEXTS[:1], dimensions=4, normalize=False)[0]
     norm = f"  4 dimensions, norm {np.linalg.norm(vector):.4f}"
     assert run(TEXTS[0], "--dimensions", 4, "--no-normalize")[1].splitlines() == [TEXTS[0], norm, short(vector)]
@@ -90,7 +88,7 @@ def test_rows_of_a_pipe_as_json(wanted: Any) -> None:
     same([row["v"] for row in rows], wanted)
 
 
-def test_whole_files_are_texts(tmp_path: Path, wanted: Any) -> None:
+def test_each_file_is_one_text(tmp_path: Path, wanted: Any) -> None:
     paths = [tmp_path / "a.md", tmp_path / "b.md"]
     for path, text in zip(paths, TEXTS, strict=True):
         path.write_text(text, "utf-8")
@@ -114,7 +112,7 @@ def test_a_column_into_parquet(tmp_path: Path, wanted: Any) -> None:
     assert run("-i", tmp_path / "in.csv", "-o", target, "--overwrite")[0] == 0
 
 
-def test_the_form_of_the_input_is_what_is_said(wanted: Any, tmp_path: Path) -> None:
+def test_the_input_format_overrides_the_suffix(wanted: Any, tmp_path: Path) -> None:
     tabs = "id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in enumerate(TEXTS))
     commas = tmp_path / "commas.tsv"
     commas.write_text(tabs.replace("\t", ","), "utf-8")
@@ -124,7 +122,7 @@ def test_the_form_of_the_input_is_what_is_said(wanted: Any, tmp_path: Path) -> N
         same([json.loads(line)["embedding"] for line in out.splitlines()], wanted)
 
 
-def test_what_is_printed_has_no_column_twice() -> None:
+def test_a_vector_column_that_exists_is_refused() -> None:
     expected = "mlx-qwen: the texts has a column 'text' already: give the vectors another name\n"
     assert run("a", "--format", "jsonl", "--vector-column", "text") == (1, "", expected)
 
@@ -143,14 +141,14 @@ def test_the_options_reach_the_engine(tmp_path: Path, engine: EmbeddingEngine) -
     assert "more than max_length=11" in err
 
 
-def test_the_model_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_looked_up_in_the_given_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    result = CliRunner().invoke(app, ["embed", "-m", "small", "--model-dir", str(tmp_path), "a"], prog_name="mlx-qwen")
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
-    assert f"looked in {tmp_path}/models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ" in result.stderr
+    status, out, err = run("-m", "small", "--model-dir", tmp_path, "a")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"looked in {tmp_path}/models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ" in err
 
 
-def test_the_models_own_chat_template(tmp_path: Path) -> None:
+def test_texts_are_rendered_with_the_models_chat_template(tmp_path: Path) -> None:
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("user: {{ messages[0].content }}", "utf-8")
     with EmbeddingEngine(str(folder)) as engine:
@@ -176,20 +174,18 @@ def test_a_model_without_a_chat_template_says_so() -> None:
         ("a", "--format", "x"),
     ],
 )
-def test_wrong_usage_exits_2(arguments: tuple[object, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[object, ...]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage: mlx-qwen embed" in err
 
 
-def test_without_texts_a_terminal_gets_the_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_qwen_embeddings.cli import embed as reading
-
+def test_without_texts_a_terminal_gets_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(reading, "sys", type("Sys", (), {"stdin": Terminal()}))
+    monkeypatch.setattr("mlx_qwen_embeddings.cli.embed.sys", type("Sys", (), {"stdin": Terminal()}))
     status, _, err = run()
     assert status == 2
     assert "nothing to embed: give texts, --file, --input, or a pipe" in err
@@ -210,7 +206,7 @@ def test_errors_are_one_line(arguments: tuple[object, ...], expected: str) -> No
     assert err.startswith(f"mlx-qwen: {expected}")
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_qwen_embeddings.bulk import file
 
     def interrupted(*_: object, **__: object) -> None:
@@ -221,7 +217,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run("a", "-o", target) == (130, "", f"mlx-qwen: stopped; run the same command again to continue {target}\n")
 
 
-def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a\n" * 3000, "utf-8")
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "embed", "-m", "nano", "-i", str(tmp_path / "in.txt")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -234,7 +230,7 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
     process.wait()
 
 
-def test_every_option_but_those_of_a_run_has_a_flag() -> None:
+def test_every_option_that_changes_vectors_or_refuses_texts_has_a_flag() -> None:
     options = {name for name, option in OPTIONS.items() if option.effect != "run"}
     for command in (embed, bulk):
         assert options <= inspect.signature(command).parameters.keys()

@@ -1,4 +1,4 @@
-"""The command in a process of its own: what it loads, and what it shows on a terminal and in a pipe."""
+"""The command in its own process: what it imports, and what it shows on a terminal and in a pipe."""
 
 import os
 import pty
@@ -15,7 +15,7 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["embed", "compare", "index", "search", "models", "bench"])
-def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+def test_the_help_of_a_command_imports_nothing_slow(name: str) -> None:
     program = (
         "import sys\n"
         "from mlx_qwen_embeddings.cli import main\n"
@@ -28,7 +28,7 @@ def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
 
 
 def on_a_terminal(*arguments: object) -> tuple[str, str]:
-    """Run with the errors on a terminal; give the output and what the terminal showed."""
+    """Run with stderr on a terminal; return the output and what the terminal showed."""
     own, its = pty.openpty()
     termios.tcsetwinsize(its, (24, 80))
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=its, text=True)
@@ -39,13 +39,13 @@ def on_a_terminal(*arguments: object) -> tuple[str, str]:
         while piece := os.read(own, 65536):
             shown += piece
     except OSError:
-        pass  # Linux's way to say that the other side has closed
+        pass  # on Linux this means that the other side has closed
     os.close(own)
     assert process.returncode == 0
     return out, shown.decode()
 
 
-def test_a_terminal_shows_progress_and_a_pipe_none(tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("".join(f"line {number}\n" for number in range(120)), "utf-8")
     arguments = ("embed", "-m", "nano", "-i", tmp_path / "in.txt")
     out, shown = on_a_terminal(*arguments, "-o", tmp_path / "out.npy")
@@ -59,5 +59,5 @@ def test_a_terminal_shows_progress_and_a_pipe_none(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_single_text_draws_no_bar() -> None:
+def test_a_single_text_has_no_progress_bar() -> None:
     assert on_a_terminal("embed", "-m", "nano", "hello")[1] == ""

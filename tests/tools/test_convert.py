@@ -1,4 +1,4 @@
-"""What ``convert`` writes: beside numpy, beside mlx-lm's own converter, and nothing at all when anything fails."""
+"""What ``convert`` writes, compared with numpy and with mlx-lm's converter, and that a failure leaves nothing behind."""
 
 import json
 import shutil
@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from mlx_lm import convert as mlx_lm_convert
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
-from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError, ModelLoadError
 from mlx_qwen_embeddings.prompts import QWEN3_PROMPT
 from mlx_qwen_embeddings.registry import NANO_FOLDER
@@ -36,13 +34,14 @@ from tests.support.checkpoints import (
     random_weights,
     write_checkpoint,
 )
+from tests.support.command_line import run
 from tests.support.forward import pooled_vectors
 from tests.support.gguf_files import metadata_of, tokenizer_metadata, write_gguf
 from tests.support.power_cut import watched_renames
 from tests.support.references import unpack
 
 SHAPE = Shape(hidden_size=128, intermediate_size=256, head_dim=32, vocab_size=NANO_ENTRIES)
-"""Every row is a multiple of 128, the largest group, and there is a row for every id of nano's tokenizer."""
+"""Every row is a multiple of 128, the largest group, and every id of nano's tokenizer has an embedding."""
 
 TEXTS = ["The tide follows the moon.", "import numpy as np", "Où est la gare ?", "x", "A long text. " * 40]
 
@@ -58,8 +57,8 @@ def source(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(folder: Path) -> dict[str, mx.array]:
-    arrays: dict[str, mx.array] = mx.load(str(folder / "model.safetensors"))
-    return arrays
+    arrays: Any = mx.load(str(folder / "model.safetensors"))
+    return dict(arrays)
 
 
 def embed(model: Path | str, texts: list[str] = TEXTS, **settings: Any) -> NDArray[np.float32]:
@@ -67,17 +66,13 @@ def embed(model: Path | str, texts: list[str] = TEXTS, **settings: Any) -> NDArr
         return engine.embed_queries(texts)
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, arguments, prog_name="mlx-qwen")
-    return result.exit_code, result.stdout, result.stderr
-
-
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.einsum("nd,nd->n", a, b)
+    found: NDArray[np.float32] = np.einsum("nd,nd->n", a, b)
+    return found
 
 
-def numbers(words: NDArray[np.uint32], bits: int) -> NDArray[Any]:
-    """Read whole numbers of any width from a row's bits, the lowest first."""
+def numbers(words: NDArray[np.uint32], bits: int) -> Any:
+    """Return the unsigned integers of this width in the bits of each row, lowest bit first."""
     stream = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").reshape(len(words), -1, bits)
     return (stream.astype(np.int64) << np.arange(bits)).sum(-1)
 
@@ -87,7 +82,9 @@ def numbers(words: NDArray[np.uint32], bits: int) -> NDArray[Any]:
 
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_affine_weights_are_within_a_step(bits: int, group: int, source: Path, weights: Weights, tmp_path: Path) -> None:
+def test_affine_rounding_is_half_a_step(
+    bits: int, group: int, source: Path, weights: Weights, tmp_path: Path
+) -> None:
     done = convert(str(source), tmp_path / "out", bits=bits, group_size=group, report=False)
     arrays = stored(tmp_path / "out")
     said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
@@ -97,7 +94,7 @@ def test_affine_weights_are_within_a_step(bits: int, group: int, source: Path, w
         parts = [np.array(arrays[f"model.{name}.{part}"]) for part in ("weight", "scales", "biases")]
         scales, biases = (np.repeat(part, group, axis=1) for part in parts[1:])
         error = np.abs(numbers(parts[0], bits) * scales + biases - weights[f"{name}.weight"])
-        # Half a step at most, but for the ends of a range, which MLX moves so that 0 is exact.
+        # Half a step, except at the ends of a range, which MLX moves so that 0 is exact.
         assert (error <= 1.001 * np.abs(scales)).all()
         assert error.mean() < 0.33 * np.abs(scales).mean()
 
@@ -116,7 +113,7 @@ def test_the_other_modes(mode: str, worst: float, source: Path, weights: Weights
     assert cosines(embed(source), embed(tmp_path / "out")).min() > 0.8
 
 
-def test_it_is_what_mlx_lms_own_converter_writes(weights: Weights, tmp_path: Path) -> None:
+def test_the_result_equals_that_of_mlx_lms_converter(weights: Weights, tmp_path: Path) -> None:
     prefixed = write_checkpoint(tmp_path / "prefixed", weights, SHAPE.config(), prefix="model.")
     mlx_lm_convert(str(prefixed), str(tmp_path / "theirs"), quantize=True, q_bits=4, q_group_size=64, dtype="bfloat16")
     convert(str(prefixed), tmp_path / "ours", bits=4, dtype="bfloat16", report=False)
@@ -139,7 +136,7 @@ def test_mlx_lm_reads_the_result(source: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs), atol=1e-5)
 
 
-def test_matrices_with_other_rows_stay_plain(tmp_path: Path) -> None:
+def test_matrices_whose_rows_do_not_fit_are_not_packed(tmp_path: Path) -> None:
     shape = Shape(**{name: getattr(PACKABLE, name) for name in PACKABLE.__slots__} | {"vocab_size": NANO_ENTRIES})
     folder = write_checkpoint(tmp_path / "source", random_weights(shape), shape.config())
     done = convert(str(folder), tmp_path / "out", bits=8, group_size=128, report=False)
@@ -150,7 +147,7 @@ def test_matrices_with_other_rows_stay_plain(tmp_path: Path) -> None:
     assert cosines(embed(folder), embed(tmp_path / "out")).min() > 0.999
 
 
-def test_a_model_without_any_fitting_row_is_refused(tmp_path: Path) -> None:
+def test_a_model_in_which_no_row_fits_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "source", random_weights(WITH_TOKENIZER), WITH_TOKENIZER.config())
     with pytest.raises(
         ConversionError, match=rf"nothing in {folder} can be packed in groups of 128: .*smaller --group-size"
@@ -173,7 +170,7 @@ def test_without_bits_only_the_type_changes(dtype: str, source: Path, weights: W
     assert (done.packing, done.dtype, done.repacked) == (None, dtype, False)
 
 
-def test_the_type_is_the_sources_unless_named(weights: Weights, tmp_path: Path) -> None:
+def test_the_type_is_the_sources_by_default(weights: Weights, tmp_path: Path) -> None:
     half = {name: mx.array(value).astype(mx.bfloat16) for name, value in weights.items()}
     folder = write_checkpoint(tmp_path / "source", half, SHAPE.config(), shards=3)
     assert convert(str(folder), tmp_path / "out", bits=4, report=False).dtype == "bfloat16"
@@ -197,7 +194,7 @@ def test_a_packed_source_is_unpacked(tmp_path: Path) -> None:
 # Folders
 
 
-def test_nano_in_four_bits_is_near_and_passes_verify(tmp_path: Path) -> None:
+def test_nano_in_four_bits_is_close_and_passes_verify(tmp_path: Path) -> None:
     done = convert("nano", tmp_path / "out", bits=4, report=False)
     assert "rounded twice" in str(done)
     assert done.target_bytes < 0.8 * done.source_bytes
@@ -214,7 +211,7 @@ def test_nano_in_four_bits_is_near_and_passes_verify(tmp_path: Path) -> None:
     assert "- 4 bits, groups of 64, affine; the rest float32" in card
 
 
-def test_what_a_bare_folder_leaves_open_is_written_down(source: Path, tmp_path: Path) -> None:
+def test_files_that_a_bare_folder_lacks_are_written(source: Path, tmp_path: Path) -> None:
     source = shutil.copytree(source, tmp_path / "source")
     for name in ("pytorch_model.bin", "run.py"):
         (source / name).write_text("{}")
@@ -261,7 +258,7 @@ def test_a_gguf_becomes_a_folder(weights: Weights, tmp_path: Path) -> None:
 # The report
 
 
-def test_the_report_is_what_numpy_says(source: Path, tmp_path: Path) -> None:
+def test_the_report_agrees_with_numpy(source: Path, tmp_path: Path) -> None:
     cost = convert(str(source), tmp_path / "out", bits=3).cost
     data = read_retrieval(LABELLED)
     vectors = []
@@ -286,7 +283,7 @@ def test_the_report_is_what_numpy_says(source: Path, tmp_path: Path) -> None:
 
 
 def gains(documents: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Give each question's nDCG@10, where a question has one answer: 1 / log2(1 + rank)."""
+    """Return each question's nDCG@10. With one answer per question it is 1 / log2(1 + rank)."""
     rows = [json.loads(line) for line in (LABELLED / "corpus.jsonl").read_text("utf-8").splitlines()]
     place = {row["_id"]: number for number, row in enumerate(rows)}
     pairs = [line.split("\t") for line in (LABELLED / "qrels.tsv").read_text().splitlines()[1:]]
@@ -327,14 +324,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("asked", "message"), REFUSED, ids=[str(asked) for asked, _ in REFUSED])
-def test_what_mlx_cannot_pack_is_refused_with_what_it_can(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_mlx_cannot_pack_is_refused_with_the_choices(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as caught:
         convert("nano", tmp_path / "out", **asked)
     assert str(caught.value) == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_modes_of_one_width_need_no_bits() -> None:
+def test_modes_with_one_width_need_no_bits() -> None:
     made = [str(choose_packing(None, None, mode)) for mode in ("mxfp4", "mxfp8", "nvfp4")]
     assert made == ["4 bits, groups of 32, mxfp4", "8 bits, groups of 32, mxfp8", "4 bits, groups of 16, nvfp4"]
     assert str(choose_packing(5, None, None)) == "5 bits, groups of 64, affine"
@@ -351,7 +348,7 @@ def link(target: Path) -> None:
 
 
 @pytest.mark.parametrize("occupy", [fill, Path.touch, link], ids=["folder", "file", "link"])
-def test_what_is_there_is_never_overwritten(occupy: Any, tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(occupy: Any, tmp_path: Path) -> None:
     occupy(tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConversionError, match=rf"^{tmp_path}/out exists: name a new or empty folder"):
@@ -359,7 +356,7 @@ def test_what_is_there_is_never_overwritten(occupy: Any, tmp_path: Path) -> None
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_empty_folder_will_do_and_a_missing_one_above_will_not(source: Path, tmp_path: Path) -> None:
+def test_an_empty_target_is_filled_and_a_missing_parent_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     convert(str(source), tmp_path / "out", bits=4, report=False)
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -386,13 +383,13 @@ def test_a_failure_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_result_outlives_a_power_cut(source: Path, tmp_path: Path) -> None:
+def test_the_result_survives_a_power_cut(source: Path, tmp_path: Path) -> None:
     with watched_renames() as renames:
         convert(str(source), tmp_path / "out", bits=4, report=False)
     assert [(rename.target, rename.durable) for rename in renames] == [(tmp_path / "out", True)]
 
 
-def test_a_source_that_does_not_load_leaves_nothing_and_is_named(source: Path, tmp_path: Path) -> None:
+def test_a_source_that_does_not_load_is_named_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(source, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ModelLoadError, match=rf"^{broken}/model\.safetensors is cut short"):
@@ -402,7 +399,7 @@ def test_a_source_that_does_not_load_leaves_nothing_and_is_named(source: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def test_a_type_that_overflows_is_found(weights: Weights, tmp_path: Path) -> None:
+def test_overflow_in_the_chosen_type_is_found(weights: Weights, tmp_path: Path) -> None:
     large = weights | {"layers.0.mlp.down_proj.weight": weights["layers.0.mlp.down_proj.weight"] * 1e6}
     folder = write_checkpoint(tmp_path / "source", large, SHAPE.config())
     with pytest.raises(ConversionError, match="vectors that are not finite: choose another --dtype"):
@@ -424,7 +421,7 @@ def test_without_mlx_lm_the_message_says_what_to_install(
 # The command
 
 
-def test_the_command_prints_a_report(source: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_report(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, said, err = run("convert", str(source), str(out), "--bits", "8", "--group-size", "32", "--no-report")
     sizes = [(folder / "model.safetensors").stat().st_size / 1e6 for folder in (out, source)]
@@ -441,14 +438,14 @@ def test_the_command_as_json(source: Path, tmp_path: Path) -> None:
     assert 0.999 < data["cost"]["worst"] <= data["cost"]["mean"] < 1
 
 
-def test_the_commands_errors_are_one_line(tmp_path: Path) -> None:
+def test_an_error_of_the_command_is_one_line(tmp_path: Path) -> None:
     status, out, err = run("convert", "nano", str(tmp_path / "out"), "--bits", "7")
     assert (status, out) == (1, "")
     assert err == "mlx-qwen: --bits 7 is not possible in mode 'affine': it is one of 2, 3, 4, 5, 6, 8\n"
 
 
-def test_its_process_ends_cleanly(source: Path, tmp_path: Path) -> None:
-    """MLX aborts a process in which a thread ended with streams of its own, and mlx-lm makes one where it is imported."""
+def test_the_process_ends_cleanly(source: Path, tmp_path: Path) -> None:
+    """MLX aborts a process if a thread ended without clearing its streams, and mlx-lm creates one when it is imported."""
     command = [
         sys.executable,
         "-m",

@@ -25,17 +25,19 @@ QUERIES = {2: 0.05, 1: 0.1}
     ("most", "target", "lanes", "tokens"),
     [
         (None, None, 2, 4096),  # the fastest
-        (3 * 10**9, None, 2, 512),  # 2,048 tokens are faster by less than is worth the longer wait
+        (3 * 10**9, None, 2, 512),  # 2,048 tokens are faster, but by too little to be worth the wait
         (None, 200, 2, 128),
         (9 * 10**8, None, 1, 128),
     ],
 )
-def test_the_fastest_within_the_bounds(most: int | None, target: float | None, lanes: int, tokens: int) -> None:
+def test_the_fastest_within_the_limits_is_chosen(
+    most: int | None, target: float | None, lanes: int, tokens: int
+) -> None:
     best = _choose(TRIALS, QUERIES, most, target)
     assert (best.lanes, best.batch_tokens) == (lanes, tokens)
 
 
-def test_bounds_that_nothing_keeps_are_named_with_the_least() -> None:
+def test_limits_that_nothing_keeps_are_refused_with_what_is_needed() -> None:
     with pytest.raises(ValueError, match=r"at least 0\.80 GB .* max_memory"):
         _choose(TRIALS, QUERIES, 10**8, None)
     with pytest.raises(ValueError, match=r"at least 150 ms .* target_latency_ms=100"):
@@ -51,7 +53,7 @@ def test_amounts_of_memory(written: str | int, amount: int) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "lots", "2 XB", "-1GB", 0, "GB", "2i"])
-def test_what_is_no_amount_is_refused(written: str | int) -> None:
+def test_other_strings_are_refused(written: str | int) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(written))):
         parse_bytes(written)
 
@@ -69,13 +71,13 @@ def test_an_engine_with_the_chosen_settings_keeps_the_limit() -> None:
     assert resident_memory() < most
 
 
-def test_what_was_given_stays() -> None:
+def test_given_settings_stay() -> None:
     found = fit("nano", batch_tokens=300, lanes=1, cache_bytes=12_345, device="cpu", seconds=0.1)
     assert {(trial.lanes, trial.batch_tokens) for trial in found.trials} == {(1, 300)}
     assert (found.settings.batch_tokens, found.settings.lanes, found.settings.cache_bytes) == (300, 1, 12_345)
     assert found.settings.dtype == "float32"
 
 
-def test_a_model_that_does_not_fit_is_refused() -> None:
+def test_a_model_that_does_not_fit_into_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="max_memory"):
         fit("nano", max_memory="1MB", device="cpu", seconds=0.1)

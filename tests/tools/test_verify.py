@@ -1,4 +1,4 @@
-"""``verify`` passes the embedded model, and names what is wrong with deliberately broken copies of it, with the remedy."""
+"""``verify`` passes nano, and names what is wrong with broken copies of it, with the remedy."""
 
 import json
 import shutil
@@ -51,13 +51,14 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
 
 def edit_weights(folder: Path, change: Callable[[dict[str, mx.array]], None]) -> None:
     path = folder / "model.safetensors"
-    weights = {name: mx.array(np.array(value)) for name, value in mx.load(str(path)).items()}
+    stored: Any = mx.load(str(path))
+    weights = {name: mx.array(np.array(value)) for name, value in stored.items()}
     change(weights)
     save(path, weights)
 
 
 def failed(report: VerifyReport) -> dict[str, str]:
-    """Give the remedy of every failed check."""
+    """Return the remedy of every failed check."""
     return {row.name: row.remedy for row in report.failures}
 
 
@@ -125,7 +126,7 @@ def nan_weight(folder: Path) -> None:
 
 
 def unused_nan(folder: Path) -> None:
-    """One row of the embeddings, whose token no probe holds: only a look at the file finds it."""
+    """Break the embedding of a token that no probe has, so that only reading the file finds it."""
 
     def change(weights: dict[str, mx.array]) -> None:
         weights["embed_tokens.biases"][16_380] = float("nan")
@@ -169,7 +170,7 @@ def test_nano_passes_every_check() -> None:
     ("break_it", "expected", "remedy"),
     [
         (no_end_token, {"end token", "end token, cut"}, "tokenizer.json"),
-        # Here the engine appends the right token behind the wrong one, which is better than nothing, but not the same.
+        # The engine appends the right token behind the wrong one. That helps, but the vectors differ.
         (wrong_end_token, {"end token", "end token, cut", *PUBLISHED}, "tokenizer.json"),
         (mean_pooling, {"pooling", *PUBLISHED}, "1_Pooling"),
         (prompts_lost, {"prompts"}, "config_sentence_transformers.json"),
@@ -190,7 +191,7 @@ def test_a_broken_copy_is_named_with_its_remedy(copy: Path, break_it: Break, exp
     report = verify(str(copy))
     found = failed(report)
     if break_it is mean_pooling:
-        assert report.known == "nano"  # the weights are still its own, so their numbers are still due
+        assert report.known == "nano"  # the weights are nano's, so its values are expected
     assert set(found) == expected
     assert all(found.values())
     assert remedy in next(iter(found.values()))
@@ -198,14 +199,12 @@ def test_a_broken_copy_is_named_with_its_remedy(copy: Path, break_it: Break, exp
         assert [row.name for row in report.rows][-1] == "loads"
 
 
-def test_the_end_token_is_read_from_the_folder_and_not_from_what_the_engine_mends(
-    copy: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_end_token_is_checked_before_the_engine_repairs_it(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     no_end_token(copy)
     report = verify(str(copy))
     row = report.rows[0]
     assert (row.expected, row.found) == (f"<|endoftext|> ({NANO_END})", "no end token")
-    assert {row.name for row in report.rows if row.ok} >= PUBLISHED  # mended, the vectors are right
+    assert {row.name for row in report.rows if row.ok} >= PUBLISHED  # the engine appends it, so the vectors are right
     assert "it is appended" in caplog.text
 
 
@@ -213,7 +212,7 @@ def test_the_end_token_is_read_from_the_folder_and_not_from_what_the_engine_mend
     ("missing", "words"),
     [("config.json", "config.json"), ("tokenizer.json", "tokenizer.json"), ("model.safetensors", "safetensors")],
 )
-def test_a_model_that_does_not_load_is_a_failed_row(copy: Path, missing: str, words: str) -> None:
+def test_a_model_that_does_not_load_is_a_failed_check(copy: Path, missing: str, words: str) -> None:
     (copy / missing).unlink()
     rows = {row.name: row for row in verify(str(copy)).rows}
     assert not rows["loads"].ok
@@ -221,14 +220,14 @@ def test_a_model_that_does_not_load_is_a_failed_row(copy: Path, missing: str, wo
     assert "finite values" not in rows
 
 
-def test_an_unknown_name_is_an_error_and_float16_is_refused() -> None:
+def test_an_unknown_name_and_float16_raise() -> None:
     with pytest.raises(UnknownModelError, match="nanoo"):
         verify("nanoo")
     with pytest.raises(ValueError, match="float16"):
         verify("nano", dtype="float16")
 
 
-def test_a_batch_that_changes_its_vectors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batching_that_changes_vectors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def left(rows: Any, **options: Any) -> Any:
         ids, lengths = pad(rows, **options)
         shifted = [np.roll(row, len(row) - length) for row, length in zip(ids, lengths, strict=True)]
@@ -238,7 +237,7 @@ def test_a_batch_that_changes_its_vectors_is_found(monkeypatch: pytest.MonkeyPat
     assert "batch = single" in failed(verify("nano"))
 
 
-def test_a_cache_that_changes_its_vectors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_changes_vectors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     get_many = MemoryCache.get_many
 
     def noisy(self: MemoryCache, keys: Any) -> Any:
@@ -251,12 +250,12 @@ def test_a_cache_that_changes_its_vectors_is_found(monkeypatch: pytest.MonkeyPat
     assert "cached = computed" in failed(verify("nano"))
 
 
-def test_a_cache_that_holds_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_stores_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryCache, "put_many", lambda self, entries: None)
     assert set(failed(verify("nano"))) == {"cached = computed"}
 
 
-def test_shortened_vectors_that_were_not_normalised_again_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shortened_vectors_that_are_not_normalised_again_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     finish = engine.finish
 
     def late(vectors: Any, options: Any) -> Any:
@@ -267,7 +266,7 @@ def test_shortened_vectors_that_were_not_normalised_again_are_found(monkeypatch:
     assert set(failed(verify("nano"))) == {"dimensions"}
 
 
-def test_the_report_says_all_in_text_and_as_data(copy: Path) -> None:
+def test_the_report_as_text_and_as_data(copy: Path) -> None:
     mean_pooling(copy)
     report = verify(str(copy))
     lines = str(report).splitlines()
@@ -304,7 +303,7 @@ SMALL = {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28}
         ("/models/my-model", SMALL, None),
     ],
 )
-def test_a_published_model_is_told_by_name_owner_and_size(
+def test_a_published_model_is_recognised_by_name_owner_and_size(
     source: str, config: dict[str, Any], expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -312,7 +311,7 @@ def test_a_published_model_is_told_by_name_owner_and_size(
     assert (found.name if found else None) == expected
 
 
-def test_the_published_values_are_those_of_the_design() -> None:
+def test_the_published_values_are_those_of_the_model_cards() -> None:
     assert known("Qwen3-Embedding-0.6B").scores == [[0.76456, 0.14143], [0.13550, 0.59995]]
     assert known("Qwen3-Embedding-4B").scores == [[0.7534, 0.1147], [0.0320, 0.6258]]
     assert known("Qwen3-Embedding-8B").scores == [[0.74930, 0.07506], [0.08796, 0.63184]]
@@ -332,24 +331,24 @@ def test_the_published_values_are_those_of_the_design() -> None:
         ({"bits": 4, "group_size": 64}, "float32", 0.05),
         ({"bits": 3, "group_size": 64}, "float32", 0.12),
         ({"bits": 8, "group_size": 64, "layers.3.mlp.up_proj": {"bits": 4, "group_size": 64}}, "float32", 0.05),
-        ({"layers.0.mlp.up_proj": {"bits": 8, "group_size": 32}}, "float32", 0.01),  # as a GGUF's Q8_0
+        ({"layers.0.mlp.up_proj": {"bits": 8, "group_size": 32}}, "float32", 0.01),  # as in a GGUF file with Q8_0
     ],
 )
-def test_the_tolerance_grows_as_bits_are_lost(quantization: Any, dtype: str, allowed: float) -> None:
+def test_fewer_bits_allow_a_larger_difference(quantization: Any, dtype: str, allowed: float) -> None:
     config = {"quantization": quantization} if quantization else {}
     assert known("Qwen3-Embedding-0.6B").tolerance(config, dtype) == allowed
 
 
-def test_the_types_of_a_gguf_that_mlx_unpacks_count_too() -> None:
+def test_gguf_types_that_mlx_unpacks_allow_a_larger_difference() -> None:
     assert known("Qwen3-Embedding-0.6B").tolerance({"quantization": {}}, "float32", {"Q6_K", "F32"}) == 0.015
     assert known("Qwen3-Embedding-0.6B").tolerance({"quantization": {}}, "float32", {"F16", "F32"}) == 1e-3
 
 
-def test_quantisation_is_no_excuse_where_the_values_are_of_the_same_weights() -> None:
+def test_quantisation_allows_no_difference_if_the_values_are_of_the_same_weights() -> None:
     assert known("nano").tolerance({"quantization": {"bits": 8}}, "float32") == 1e-4
 
 
-def test_a_tokenizer_that_pads_and_cuts_by_itself_is_read_as_the_engine_reads_it(copy: Path) -> None:
+def test_padding_and_truncation_in_the_tokenizer_file_are_ignored(copy: Path) -> None:
     def change(data: Any) -> None:
         data["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
         data["padding"] = {

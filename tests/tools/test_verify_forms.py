@@ -1,4 +1,4 @@
-"""``verify`` on what is no safetensors folder of a Qwen3: a GGUF file, and a BERT."""
+"""``verify`` with a GGUF file and with a BERT."""
 
 import json
 from pathlib import Path
@@ -29,14 +29,14 @@ def gguf_file(folder: Path, scale: float = 1.0, **said: object) -> Path:
     return write_gguf(folder / "Qwen3-Embedding-0.6B-Q8_0.gguf", weights, own, "Q8_0")
 
 
-def test_a_gguf_passes_what_can_be_checked_of_it(tmp_path: Path) -> None:
+def test_a_gguf_passes_the_checks_that_apply_to_it(tmp_path: Path) -> None:
     report = verify(str(gguf_file(tmp_path)))
     assert report.ok, str(report)
-    assert report.known is None  # it has the name of a published model, but not its size
+    assert report.known is None  # its name is that of a published model, its size is not
     assert [row.name for row in report.rows] == [*QWEN3, *VECTORS]
 
 
-def test_a_gguf_that_is_pooled_otherwise_or_gives_nan_fails(tmp_path: Path) -> None:
+def test_a_gguf_with_other_pooling_or_nan_fails(tmp_path: Path) -> None:
     path = gguf_file(tmp_path, scale=float("nan"), **{"qwen3.pooling_type": 1})
     assert {row.name for row in verify(str(path)).failures} == {"pooling", "finite values"}
 
@@ -53,7 +53,7 @@ def test_a_gguf_of_a_published_model_is_compared_with_its_values(tmp_path: Path,
     assert rows["published scores"].expected.endswith("± 0.01")  # 8 bits
 
 
-def test_a_bert_passes_and_one_without_its_last_token_fails(tmp_path: Path) -> None:
+def test_a_bert_passes_and_fails_without_its_end_token(tmp_path: Path) -> None:
     shape = BertShape()
     folder = write_bert(tmp_path, bert_weights(shape), shape.config())
     report = verify(str(folder))
@@ -63,25 +63,25 @@ def test_a_bert_passes_and_one_without_its_last_token_fails(tmp_path: Path) -> N
     said = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(said | {"post_processor": None}), "utf-8")
     failures = verify(str(folder)).failures
-    assert [row.name for row in failures] == ["end token", "end token, cut", "finite values"]  # the empty text's
+    assert [row.name for row in failures] == ["end token", "end token, cut", "finite values"]  # of the empty text
     assert "copy the original model's tokenizer.json" in failures[0].remedy
     assert "fix the end token" in failures[-1].remedy
 
 
-def carded(folder: Path, name: str, width: int = 384, **files: object) -> Path:
-    """Write a BERT with random weights under the name of a published one."""
+def write_named(folder: Path, name: str, width: int = 384, prompts: dict[str, str] | None = None) -> Path:
+    """Write a BERT with random weights under the name of a published one; return its folder."""
     shape = BertShape(hidden_size=width)
     path = write_bert(folder / name, bert_weights(shape), shape.config())
     (path / "1_Pooling").mkdir()
     mode = "cls" if name.startswith("bge") else "mean"
     (path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}), "utf-8")
-    (path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": files}), "utf-8")
+    (path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}), "utf-8")
     return path
 
 
-def test_pooling_and_prompts_of_a_bert_with_a_card(tmp_path: Path) -> None:
+def test_pooling_and_prompts_of_a_bert_in_the_registry(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "passage: "}
-    good = carded(tmp_path, "e5-small-v2", **prompts)
+    good = write_named(tmp_path, "e5-small-v2", prompts=prompts)
     rows = {row.name: row for row in verify(str(good)).rows}
     assert (rows["pooling"].ok, rows["prompts"].ok) == (True, True)
     (good / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', "utf-8")
@@ -94,14 +94,14 @@ def test_pooling_and_prompts_of_a_bert_with_a_card(tmp_path: Path) -> None:
     assert f'set "prompts" to {json.dumps(prompts)}' in failures["prompts"].remedy
 
 
-def test_a_card_counts_for_a_model_of_its_size_alone(tmp_path: Path) -> None:
-    assert "pooling" not in {row.name for row in verify(str(carded(tmp_path, "e5-small-v2", width=48))).rows}
+def test_the_registrys_row_applies_only_to_a_model_of_its_size(tmp_path: Path) -> None:
+    assert "pooling" not in {row.name for row in verify(str(write_named(tmp_path, "e5-small-v2", width=48))).rows}
     snapshot = tmp_path / "models--BAAI--bge-small-en-v1.5" / "snapshots"
-    failures = {row.name for row in verify(str(carded(snapshot, "bge0c0ffee"))).failures}
+    failures = {row.name for row in verify(str(write_named(snapshot, "bge0c0ffee"))).failures}
     assert failures == {"prompts"}
 
 
-def test_every_bert_of_the_registry_has_a_card() -> None:
+def test_every_bert_in_the_registry_has_pooling_and_prompts() -> None:
     cards = {row.name: (row.pooling, bool(row.prompts)) for row in list_models() if row.pooling}
     assert len(cards) == 10
     assert (cards["all-minilm"], cards["bge-base"], cards["e5-large"]) == (("mean", False), ("first", True), ("mean", True))

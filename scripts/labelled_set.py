@@ -1,9 +1,9 @@
-"""Cut the small labelled set that ``mlx-qwen convert`` measures with out of XQuAD's English part.
+"""Make the small labelled set that ``mlx-qwen convert`` measures with, from the English part of XQuAD.
 
     python scripts/labelled_set.py XQUAD_FOLDER mlx_qwen_embeddings/tools/labelled
 
-The source is a folder in BEIR's layout. Taken are the shortest passages, each whole, and their questions in turns: the
-first of every passage, then the second, until there are enough. Of short passages more fit, and more questions.
+The source is a folder in BEIR's layout. The set has its shortest passages, so that many fit, and their questions in turn:
+the first of every passage, then the second of every passage, until there are enough.
 """
 
 import argparse
@@ -16,18 +16,18 @@ PASSAGES, QUESTIONS = 150, 350
 
 
 def rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Read lines of JSON by their id."""
+    """Return the objects of a JSON Lines file by their id."""
     found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return {row["_id"]: row for row in found}
 
 
 def lines(texts: dict[str, str]) -> str:
-    """Write lines of JSON."""
+    """Return texts by id as JSON Lines."""
     return "".join(json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in texts.items())
 
 
 def main() -> None:
-    """Run the program."""
+    """Write the set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

@@ -1,8 +1,9 @@
-"""Write what sentence-transformers says about a folder of MLX-quantised Qwen3 weights, for ``verify`` to compare with.
+"""Write the scores that sentence-transformers computes for an MLX-quantised Qwen3 model, for ``verify`` to compare with.
 
     python scripts/published_values.py mlx_qwen_embeddings/nano mlx_qwen_embeddings/tools/verify/published/nano.json
 
-Needs the dependency group ``reference``. The weights are unpacked to float32 first, which sentence-transformers can read.
+Needs the dependency group ``reference``. The weights are unpacked to float32 first, because
+sentence-transformers cannot read packed ones.
 """
 
 import argparse
@@ -30,25 +31,25 @@ TEXT, COORDINATES = "hello world", 5
 
 
 def unpacked(source: Path, target: Path) -> Path:
-    """Copy a folder with its weights in float32."""
+    """Copy a model's folder with its weights in float32; return the copy."""
     shutil.copytree(source, target)
     config = json.loads((source / "config.json").read_text("utf-8"))
-    said = config.pop("quantization")
-    weights = mx.load(str(source / "model.safetensors"))
+    packing = config.pop("quantization")
+    weights: Any = mx.load(str(source / "model.safetensors"))
     plain = {name: array.astype(mx.float32) for name, array in weights.items() if array.dtype != mx.uint32}
     for name in [name for name in weights if name.endswith(".scales")]:
         layer = name.removesuffix(".scales")
         scales, biases = plain.pop(name), plain.pop(f"{layer}.biases")
-        how = said.get(f"model.{layer}", said)  # a layer may be packed in its own way
+        own = packing.get(f"model.{layer}", packing)  # a layer may be packed in its own way
         packed = weights[f"{layer}.weight"]
-        plain[f"{layer}.weight"] = mx.dequantize(packed, scales, biases, how["group_size"], how["bits"])
+        plain[f"{layer}.weight"] = mx.dequantize(packed, scales, biases, own["group_size"], own["bits"])
     mx.save_safetensors(str(target / "model.safetensors"), plain, metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config), "utf-8")
     return target
 
 
 def values(folder: Path) -> dict[str, Any]:
-    """Compute scores and coordinates."""
+    """Return the scores of all queries and documents, and the first coordinates of a text."""
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"})
     queries = model.encode_query(QUERIES, normalize_embeddings=True)
     documents = model.encode_document(DOCUMENTS, normalize_embeddings=True)
@@ -64,7 +65,7 @@ def values(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the program."""
+    """Write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
@@ -73,7 +74,7 @@ def main() -> None:
     stored = (folder / "model.safetensors").read_bytes()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
     with tempfile.TemporaryDirectory() as scratch:
-        said = {
+        published = {
             "name": folder.name,
             "source": f"{versions}, float32 on the CPU, weights unpacked to float32",
             "made_with": f"python {' '.join(sys.argv)}",
@@ -82,7 +83,7 @@ def main() -> None:
             "prompts": json.loads((folder / "config_sentence_transformers.json").read_text("utf-8"))["prompts"],
             **values(unpacked(folder, Path(scratch) / folder.name)),
         }
-    output.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    output.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

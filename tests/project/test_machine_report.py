@@ -23,11 +23,11 @@ def report(folder: Path, *arguments: str) -> "tuple[subprocess.CompletedProcess[
 def test_tests_verify_and_bench_are_in_one_file(tmp_path: Path) -> None:
     ended, page = report(tmp_path, "--model", "nano", "--tests", "tests/test_prompts.py")
     assert ended.returncode == 0, ended.stdout
-    assert ended.stdout.endswith("please open an issue of the kind 'Machine report' and paste it there\n")
+    assert ended.stdout.endswith("please open an issue of the kind 'Machine report' and paste this file into it\n")
     assert "| tests | passed |" in page
     assert "| `verify nano` | passed |" in page
     assert f"| yes | end token | <\\|endoftext\\|> ({NANO_END}) |" in page
-    assert "| texts a call | texts/s | tokens/s |\n|---|---|---|\n| 1 |" in page
+    assert "| texts per call | texts/s | tokens/s |\n|---|---|---|\n| 1 |" in page
     assert str(Path.home()) not in page
 
 
@@ -38,7 +38,7 @@ def test_what_fails_is_in_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ended.returncode == 1
     assert "| tests | **failed** |" in page
     assert "| `verify small` | **failed** |" in page
-    assert "It could not be measured" in page
+    assert "`bench` failed" in page
 
 
 def test_the_form_for_it_is_there() -> None:

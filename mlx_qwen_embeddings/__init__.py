@@ -1,6 +1,6 @@
 """Local text embeddings with Qwen3-Embedding on MLX, for LangChain and LlamaIndex.
 
-The names below are imported when they are first used: ``import mlx_qwen_embeddings`` alone loads neither MLX nor numpy.
+Names are imported when they are first used: ``import mlx_qwen_embeddings`` alone loads neither MLX nor numpy.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Import an optional package, or say exactly how to install it."""
+"""Import an optional package, or say how to install it."""
 
 import importlib
 from types import ModuleType
@@ -7,20 +7,20 @@ from mlx_qwen_embeddings.errors import MissingExtraError
 
 
 def pip_command(extra: str) -> str:
-    """Give the command that installs an extra of this package."""
+    """Return the command that installs an extra of this package."""
     return f'pip install "mlx-qwen-embeddings[{extra}]"'
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``.
+    """Import and return a module.
 
     Args:
-        module: Dotted name of the module.
-        extra: The extra of this package that brings it.
+        module: Its dotted name.
+        extra: The extra of this package that installs it.
         purpose: What needs it, for the message: "The LangChain adapter".
 
     Raises:
-        MissingExtraError: When it is not installed; the cause is chained.
+        MissingExtraError: When it is not installed.
     """
     try:
         return importlib.import_module(module)

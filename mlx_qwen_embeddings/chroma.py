@@ -26,7 +26,7 @@ _NOT_KEPT = OF_THE_RUN | {"device"}
 
 
 class Options(AdapterOptions):
-    """What the embedding function was made with."""
+    """The fields of the embedding function."""
 
     name_field: ClassVar[str] = "model"
 
@@ -38,10 +38,10 @@ class Options(AdapterOptions):
 class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
     """Embed with Qwen3-Embedding on this machine.
 
-    What is added is embedded as documents, what is asked for as queries. A collection keeps the fields, and a record of the
-    model's content: opened later without an embedding function, it finds this one by name (import this module first) and
-    refuses a model that has changed since. One that is named again is Chroma's to check, which looks at its name alone:
-    call ``check(collection)`` then.
+    Texts that are added are embedded as documents, and query texts as queries. A collection stores the fields and a record
+    of the model's content. Opened later without an embedding function, it finds this one by name (import this module first)
+    and refuses a model that has changed since. When you pass an embedding function again, Chroma compares its name only, so
+    call ``check(collection)``.
 
     Example:
         ```python
@@ -51,59 +51,59 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
     """
 
     def __init__(self, model: str | None = None, **fields: Unpack[AdapterFields]) -> None:
-        """Check all fields; the model is loaded by the first call.
+        """Check all fields. The first call loads the model.
 
         Args:
             model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
             **fields: See ``AdapterOptions``.
 
         Raises:
-            UnknownModelError: When the name means nothing; the message gives close matches.
-            ValueError: When a field does not fit (``pydantic.ValidationError``).
+            UnknownModelError: When no model has this name; the message suggests similar names.
+            ValueError: When a field is wrong (``pydantic.ValidationError``).
         """
         given: dict[str, Any] = {"model": model, **fields}
         self.options = Options(**given)
 
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma looks at the name
-        """Embed documents."""
+        """Return the vectors of documents."""
         options = self.options
         return _rows(options.engine.embed_documents(input, **options.call_options("document")))
 
     def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - as above
-        """Embed queries, with the query's instruction."""
+        """Return the vectors of queries, embedded with the query instruction."""
         options = self.options
         return _rows(options.engine.embed_queries(input, **options.call_options("query")))
 
     def check(self, collection: Collection) -> None:
-        """Refuse a collection whose vectors were made otherwise.
+        """Check that a collection's vectors were made like those of this function.
 
         Raises:
-            IndexMismatchError: The message says what differs and what to do.
+            IndexMismatchError: When they were not; the message says what differs and what to do.
         """
         kept = collection.configuration_json.get("embedding_function") or {}
         check(self.options, kept.get("config"), name=f"the collection {collection.name!r}")
 
     @staticmethod
     def name() -> str:
-        """Give the name that collections keep."""
+        """Return the name that collections store."""
         return NAME
 
     def default_space(self) -> Space:
-        """Compare by cosine unless the collection says otherwise."""
+        """Return the metric of collections that name none."""
         return "cosine"
 
     def supported_spaces(self) -> list[Space]:
-        """Give the ways of comparing that suit."""
+        """Return the metrics that suit these vectors."""
         return ["cosine", "l2", "ip"]
 
     def get_config(self) -> dict[str, Any]:
-        """Give what a collection keeps: the fields, and how they make a vector. Opens the model."""
+        """Return what a collection stores: the fields and the record of ``stamp``. Opens the model."""
         fields = self.options.model_dump(exclude_defaults=True, exclude=_NOT_KEPT)
         return {**fields, "model": self.options.model, **stamp(self.options)}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> "MLXQwenEmbeddingFunction":
-        """Make it as a collection keeps it.
+        """Return the function that a collection stores.
 
         Raises:
             IndexMismatchError: When the model has changed since.
@@ -114,13 +114,13 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def validate_config(config: dict[str, Any]) -> None:
-        """Refuse, with a ``ValueError``, fields that there are not or that do not fit."""
+        """Raise a ``ValueError`` for unknown fields and wrong values."""
         Options(**_fields(config))
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
-        """Refuse, with an ``IndexMismatchError``, what would not go with the vectors that are there.
+        """Raise an ``IndexMismatchError`` for a change that would not fit the vectors in the collection.
 
-        The query's instruction may change, and how long texts are cut.
+        The query instruction and the length at which texts are cut may change.
         """
         if json.loads(old_config[KEY]) != json.loads(new_config[KEY]):
             check(MLXQwenEmbeddingFunction(**_fields(new_config)).options, old_config, name="the collection")

@@ -8,15 +8,15 @@ class MLXQwenEmbeddingsError(Exception):
 
 
 class UnknownModelError(MLXQwenEmbeddingsError, KeyError):
-    """A model name that is no alias, no local folder and no Hub name."""
+    """A model name that is neither an alias nor a local folder nor a Hub name."""
 
     def __str__(self) -> str:
-        """Give the plain message: ``KeyError`` would put it in quotes."""
+        """Return the plain message: ``KeyError`` would put it in quotes."""
         return str(self.args[0]) if self.args else ""
 
 
 class ModelLoadError(MLXQwenEmbeddingsError):
-    """A model that cannot be found, read or built."""
+    """A model that cannot be found or loaded."""
 
 
 class InputTooLongError(MLXQwenEmbeddingsError, ValueError):
@@ -24,32 +24,32 @@ class InputTooLongError(MLXQwenEmbeddingsError, ValueError):
 
 
 class InvalidTextError(MLXQwenEmbeddingsError, ValueError):
-    """A string that no tokenizer can take, such as one with a lone surrogate."""
+    """A string that no tokenizer can encode, such as one with a lone surrogate."""
 
 
 class EmbeddingFailedError(MLXQwenEmbeddingsError):
     """Some texts of a call could not be embedded.
 
     Attributes:
-        failures: Position of each failed text in the call, with its reason.
+        failures: Reason for each failed text, by its position in the call.
     """
 
     def __init__(self, message: str, failures: Mapping[int, BaseException] | None = None) -> None:
-        """Keep the positions beside the message."""
+        """Store the message and the positions."""
         super().__init__(message)
         self.failures: dict[int, BaseException] = dict(failures or {})
 
 
 class NonFiniteEmbeddingError(EmbeddingFailedError):
-    """The model gave NaN or infinity for a text; the vector is neither returned nor cached."""
+    """The model returned NaN or infinity for a text; the vector is neither returned nor cached."""
 
 
 class EngineClosedError(MLXQwenEmbeddingsError):
-    """The engine was closed, or its worker died, before the call was served."""
+    """The engine was closed, or its worker died, before the call was finished."""
 
 
 class EngineBusyError(MLXQwenEmbeddingsError):
-    """The queue is full and the caller asked not to wait."""
+    """The queue is full, and the call has ``wait=False``."""
 
 
 class EmbeddingTimeoutError(MLXQwenEmbeddingsError, TimeoutError):
@@ -57,16 +57,16 @@ class EmbeddingTimeoutError(MLXQwenEmbeddingsError, TimeoutError):
 
 
 class CacheFileError(MLXQwenEmbeddingsError):
-    """The file of ``cache_path`` is no cache of this package, or of a newer version; engines go on without it."""
+    """The file of ``cache_path`` is not a cache of this package, or of a newer version; engines work without it."""
 
 
 class IndexMismatchError(MLXQwenEmbeddingsError, ValueError):
-    """A store whose vectors were made otherwise than those that are asked for."""
+    """A store whose vectors were made with another model or other options."""
 
 
 class MissingExtraError(MLXQwenEmbeddingsError, ImportError):
-    """An optional package is needed; the message gives the pip command."""
+    """An optional package is missing; the message has the pip command."""
 
 
 class WorkersDiedError(MLXQwenEmbeddingsError):
-    """Workers on a cluster died again and again; what was done is kept."""
+    """Workers on a cluster died again and again; finished work is kept."""

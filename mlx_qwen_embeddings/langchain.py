@@ -16,9 +16,9 @@ from langchain_core.embeddings import Embeddings  # noqa: E402 - the line above 
 class MLXQwenEmbeddings(AdapterOptions, Embeddings):
     """Embed with Qwen3-Embedding on this machine.
 
-    All instances of a model share one engine, whatever their instructions and dimensions; LlamaIndex's too. Size of the
-    batches and of the cache are settings of that engine: ``get_engine("small", cache_bytes=...)`` before the first use, or
-    ``MLX_QWEN_CACHE_BYTES`` and its like. Texts are never edited.
+    All instances of a model share one engine, also with LlamaIndex, whatever their instructions and dimensions. Batch size
+    and cache size are settings of that engine: call ``get_engine("small", cache_bytes=...)`` before the first use, or set
+    ``MLX_QWEN_CACHE_BYTES`` and similar variables. Texts are never edited.
 
     Example:
         ```python
@@ -26,8 +26,8 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
         store = InMemoryVectorStore(embeddings)
         ```
 
-    For ``CacheBackedEmbeddings`` pass ``namespace=embeddings.fingerprint``. It keys by namespace and text alone: to keep
-    queries too, give it a store of their own as ``query_embedding_cache``. With ``query_embedding_cache=True`` a query
+    For ``CacheBackedEmbeddings`` pass ``namespace=embeddings.fingerprint``. Its keys are only namespace and text, so to
+    cache queries, too, pass a separate store as ``query_embedding_cache``. With ``query_embedding_cache=True`` a query
     would get the vector of a document with the same words.
     """
 
@@ -45,7 +45,7 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
         model_name: str | PathLike[str] | None = None,
         **fields: Unpack[AdapterFields],
     ) -> None:
-        """Check all fields; the model is loaded by the first call.
+        """Check all fields. The first call loads the model.
 
         Args:
             model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
@@ -53,8 +53,8 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
             **fields: See the fields of this class.
 
         Raises:
-            UnknownModelError: When the name means nothing; the message gives close matches.
-            ValueError: When a field does not fit (``pydantic.ValidationError``), or the two names differ.
+            UnknownModelError: When no model has this name; the message suggests similar names.
+            ValueError: When a field is wrong (``pydantic.ValidationError``), or the two names differ.
         """
         super().__init__(model=model, model_name=model_name, **fields)
 
@@ -64,22 +64,22 @@ class MLXQwenEmbeddings(AdapterOptions, Embeddings):
         return self.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, in the order given; errors are those of ``EmbeddingEngine``."""
+        """Return the vectors of documents, in their order. Errors are those of ``EmbeddingEngine``."""
         vectors: list[list[float]] = to_floats(self.engine.embed_documents(texts, **self.call_options("document")))
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed a query, with the query's instruction."""
+        """Return the vector of a query, embedded with the query instruction."""
         vector: list[float] = to_floats(self.engine.embed_query(text, **self.call_options("query")))
         return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Do as ``embed_documents`` without holding up the event loop."""
+        """Return what ``embed_documents`` does, without blocking the event loop."""
         vectors = await self.engine.aembed_documents(texts, **self.call_options("document"))
         return await to_floats_in_turns(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Do as ``embed_query`` without holding up the event loop."""
+        """Return what ``embed_query`` does, without blocking the event loop."""
         vector = await self.engine.aembed_query(text, **self.call_options("query"))
         result: list[float] = to_floats(vector)
         return result

@@ -19,14 +19,15 @@ from llama_index.core.callbacks import CallbackManager  # noqa: E402 - as above
 from llama_index.core.embeddings import BaseEmbedding  # noqa: E402 - as above
 
 CONTENT = "model_content"
-"""The key in a dump under which the content of the package's own model stands."""
+"""The entry of ``to_dict`` that holds the fingerprint of the package's own model."""
 
 MOST_TEXTS = 2048
-"""The most that LlamaIndex lets ``embed_batch_size`` be. The engine cuts its own batches, the better the more it sees."""
+"""The highest ``embed_batch_size`` that LlamaIndex allows. The engine makes its own batches, and makes better ones from
+more texts."""
 
 
 class LlamaIndexFields(AdapterFields, total=False):
-    """The fields of ``MLXQwenEmbedding`` as keyword arguments, but for the model's name."""
+    """The fields of ``MLXQwenEmbedding`` as keyword arguments, except the model's name."""
 
     embed_batch_size: int
     callback_manager: CallbackManager
@@ -38,9 +39,9 @@ class LlamaIndexFields(AdapterFields, total=False):
 class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
     """Embed with Qwen3-Embedding on this machine.
 
-    All instances of a model share one engine, whatever their instructions and dimensions; LangChain's too. Size of the
-    batches and of the cache are settings of that engine: ``get_engine("small", cache_bytes=...)`` before the first use, or
-    ``MLX_QWEN_CACHE_BYTES`` and its like. Texts are never edited.
+    All instances of a model share one engine, also with LangChain, whatever their instructions and dimensions. Batch size
+    and cache size are settings of that engine: call ``get_engine("small", cache_bytes=...)`` before the first use, or set
+    ``MLX_QWEN_CACHE_BYTES`` and similar variables. Texts are never edited.
 
     Example:
         ```python
@@ -48,9 +49,9 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         index = VectorStoreIndex.from_documents(documents)
         ```
 
-    An ``IngestionPipeline`` keys its cache by the fields of this class, and by the content of "nano", which may be another
-    in the next version of this package. Where the content behind another name may change (a local folder, a branch on the
-    Hub), run it with ``cache_collection=embed_model.fingerprint``.
+    An ``IngestionPipeline`` keys its cache by the fields of this class, and by the content of "nano", which may change with
+    the next version of this package. Where the content of another model may change (a local folder, a branch on the Hub),
+    run the pipeline with ``cache_collection=embed_model.fingerprint``.
     """
 
     model_config = ConfigDict(
@@ -63,12 +64,12 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
     """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
 
     embed_batch_size: int = Field(default=MOST_TEXTS, gt=0, le=MOST_TEXTS)
-    """Texts that LlamaIndex hands over at a time."""
+    """Number of texts that LlamaIndex passes to one call."""
 
     embeddings_cache: Any = None
-    """LlamaIndex's cache of vectors, which keys them by the text alone: a query and a document with the same words share
-    one. So it is accepted only where ``query_instruction`` and ``document_instruction`` are given and equal. The engine has
-    a cache of its own, which knows model, prompt and text."""
+    """LlamaIndex's cache of vectors. Its key is the text only: a query and a document with the same words share a vector.
+    It is accepted only when ``query_instruction`` and ``document_instruction`` are given and equal. The engine has its own
+    cache, whose keys include model and prompt."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         model: str | PathLike[str] | None = None,
         **fields: Unpack[LlamaIndexFields],
     ) -> None:
-        """Check all fields; the model is loaded by the first call.
+        """Check all fields. The first call loads the model.
 
         Args:
             model_name: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
@@ -85,15 +86,15 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
             **fields: See the fields of this class.
 
         Raises:
-            UnknownModelError: When the name means nothing; the message gives close matches.
-            ValueError: When a field does not fit (``pydantic.ValidationError``), or the two names differ.
+            UnknownModelError: When no model has this name; the message suggests similar names.
+            ValueError: When a field is wrong (``pydantic.ValidationError``), or the two names differ.
         """
         super().__init__(model=model, model_name=model_name, **fields)
 
     @model_validator(mode="before")
     @classmethod
     def _drop_tags(cls, fields: Any) -> Any:
-        # LlamaIndex writes the one into every dump, ``to_dict`` the other: tags rather than fields.
+        # LlamaIndex adds the first to every dump, ``to_dict`` the second. Neither is a field.
         tags = ("class_name", CONTENT)
         return {name: fields[name] for name in fields if name not in tags} if isinstance(fields, dict) else fields
 
@@ -104,7 +105,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """Give the name that tags serialised instances."""
+        """Return the name of this class in serialised instances."""
         return "MLXQwenEmbedding"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
 
     def call_options(self, role: Role) -> CallOptions:
         """Return the options of a call; raise a ``ValueError`` for an ``embeddings_cache`` that would mix the roles."""
-        # Asked on construction and on every call: the cache can be set on an instance too.
+        # Checked on construction and in every call, since the cache can also be set on an instance.
         alike = self.query_instruction is not None and self.query_instruction == self.document_instruction
         if self.embeddings_cache is not None and not alike:
             message = (

@@ -1,4 +1,4 @@
-"""Texts rendered with a chat template, in a sandbox: a template comes from the model's folder."""
+"""Prompts that models were trained with, and chat templates, which run in a sandbox: they come from model folders."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,14 +18,14 @@ QWEN3_TEMPLATE = "Instruct: {instruction}\nQuery:"
 QWEN3_PROMPT = QWEN3_TEMPLATE.format(instruction=QWEN3_INSTRUCTION)
 
 PASSAGES_PROMPTS = {"query": "Represent this sentence for searching relevant passages: "}
-"""What the cards of bge-*-en-v1.5, mxbai-embed-large-v1 and snowflake-arctic-embed ask for in retrieval."""
+"""What the model cards of bge-*-en-v1.5, mxbai-embed-large-v1 and snowflake-arctic-embed ask for in retrieval."""
 
 E5_PROMPTS = {"query": "query: ", "document": "passage: "}
-"""What the cards of e5-*-v2 ask for: these models were never trained on a text without a prefix."""
+"""What the model cards of e5-*-v2 ask for: these models were never trained on texts without a prefix."""
 
 
 def prompt_for(role: Role, instruction: str | None, defaults: dict[str, str], template: str) -> str:
-    """Give the text to put in front of each input.
+    """Return the text to put before each input.
 
     Args:
         role: Whether the texts are queries or documents.
@@ -35,21 +35,21 @@ def prompt_for(role: Role, instruction: str | None, defaults: dict[str, str], te
     """
     if instruction is None:
         return defaults.get(role, "")
-    # Not str.format: an instruction may itself hold braces.
+    # Not str.format: an instruction may contain braces.
     return template.replace("{instruction}", instruction) if instruction else ""
 
 
 @lru_cache(maxsize=8)
 def chat_renderer(template: str) -> Callable[[str], str]:
-    """Give a function that renders a text as the one user's turn of a conversation.
+    """Return a function that renders a text as the only user message of a conversation.
 
     Args:
         template: Jinja source, as in ``tokenizer_config.json``; it gets ``messages`` and ``add_generation_prompt``.
 
     Raises:
         MissingExtraError: When jinja2 is not installed.
-        ValueError: When the source is no valid template. The function raises ``InvalidTextError``, which is one too, when
-            a text cannot be rendered.
+        ValueError: When the source is not a valid template. The returned function raises ``InvalidTextError``, which is a
+            ``ValueError``, too, when it cannot render a text.
     """
     jinja2 = require("jinja2", "chat-template", "chat_template")
     sandbox = require("jinja2.sandbox", "chat-template", "chat_template")
@@ -58,7 +58,7 @@ def chat_renderer(template: str) -> Callable[[str], str]:
     try:
         compiled = environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
-        message = f"chat_template is no valid Jinja source: {error}"
+        message = f"chat_template is not valid Jinja source: {error}"
         raise ValueError(message) from error
 
     def render(text: str) -> str:
@@ -74,5 +74,5 @@ def chat_renderer(template: str) -> Callable[[str], str]:
 
 
 def _raise(message: str) -> None:
-    """Stand for the function of that name that chat templates call on bad input."""
+    """Replace ``raise_exception``, which chat templates call on bad input."""
     raise ValueError(message)

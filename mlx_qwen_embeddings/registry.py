@@ -1,4 +1,4 @@
-"""Which models there are: aliases, specifications, and how a name becomes one."""
+"""The table of models: aliases, specifications, and how a name is resolved to one."""
 
 import difflib
 import re
@@ -23,15 +23,15 @@ class ModelSpec:
         name: The alias that ``list_models`` shows.
         source: Hub name (``owner/name``, with ``:Q8_0`` after it for one of several GGUF files), local folder or local
             ``.gguf`` file.
-        aliases: Other names for it.
-        dimensions: Width of its vectors; None when only the checkpoint tells.
-        max_length: Most tokens that a text may have, however few are the default; None when only the checkpoint tells.
-        weights: How the weights are stored: "4-bit DWQ", "bf16".
-        download_bytes: Rough size on disk, in bytes; None when not known.
+        aliases: Other names.
+        dimensions: Width of its vectors; None when only the checkpoint says.
+        max_length: Most tokens that a text may have, which can exceed the default; None when only the checkpoint says.
+        weights: How the weights are stored, such as "4-bit DWQ" or "bf16".
+        download_bytes: Approximate size on disk, in bytes; None when unknown.
         local: Whether ``source`` is a folder on this machine.
-        prompts: Prompts by role that the model's card asks for; they count where its own files name none.
-        pooling: What its card names ("last", "mean", "first"), for ``verify``; the engine takes what the files say. None
-            when only they tell.
+        prompts: Prompts by role from the model's card, used when its files have none.
+        pooling: Pooling from its card ("last", "mean", "first"), for ``verify``; the engine takes it from the files. None
+            when the card does not say.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ModelSpec:
     pooling: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a row that could never be resolved."""
+        """Raise a ``ValueError`` for a row that could never be resolved."""
         if not self.name or not self.source:
             message = f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}"
             raise ValueError(message)
@@ -130,17 +130,17 @@ _models: dict[str, ModelSpec] = {}
 
 
 def list_models() -> list[ModelSpec]:
-    """Give every registered model, in the order of registration."""
+    """Return every registered model, in the order of registration."""
     with _lock:
         return list(dict.fromkeys(_models.values()))
 
 
 def register(spec: ModelSpec, *, overwrite: bool = False) -> ModelSpec:
-    """Add a model under its name and aliases, which are not case-sensitive.
+    """Add and return a model under its name and aliases, which are not case-sensitive.
 
     Args:
         spec: The row to add.
-        overwrite: Whether it may take over names that exist.
+        overwrite: Whether it may replace existing names.
 
     Raises:
         ValueError: When a name is taken and ``overwrite`` is false.
@@ -156,12 +156,12 @@ def register(spec: ModelSpec, *, overwrite: bool = False) -> ModelSpec:
 
 
 def resolve(name: str) -> ModelSpec:
-    """Turn an alias, a local folder or GGUF file, or a Hub name into a specification.
+    """Return the specification for an alias, a local folder or GGUF file, or a Hub name.
 
     An alias wins over a folder of the same name: write ``./small`` for the folder.
 
     Raises:
-        UnknownModelError: When it is none of these; the message lists close matches and all aliases.
+        UnknownModelError: When it is none of these; the message lists similar names and all aliases.
     """
     with _lock:
         spec = _models.get(name.strip().lower())
@@ -169,7 +169,7 @@ def resolve(name: str) -> ModelSpec:
         return spec
     path = _existing(name)
     if path:
-        # A file of the Hub's cache is a link to a blob without a name, so a file's own links are kept.
+        # A file in the Hub's cache is a link to a blob without a file name, so links to files are not resolved.
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         return ModelSpec(name=whole.name, source=str(whole), local=True)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -183,7 +183,7 @@ def _existing(name: str) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if name.strip() and path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, the home of nobody, a NUL: what is no path names no folder
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, or a NUL: not a path
         return None
 
 

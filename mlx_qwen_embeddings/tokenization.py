@@ -1,4 +1,4 @@
-"""Text to token ids, with the EOS rule and the truncation policy; the ``tokenizers`` package, never ``transformers``."""
+"""Text to token ids, including the end token and the truncation policy. Uses ``tokenizers``, never ``transformers``."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,18 +37,19 @@ class TextTokenizer:
     """A model's tokenizer that always ends (and, for BERT, begins) a text with the model's special tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, end_token_id: int | None = None) -> None:
-        """Take over a tokenizer.
+        """Prepare a tokenizer.
 
         Args:
-            tokenizer: It is changed: padding and truncation are switched off.
-            end_token_id: The id that must close every text, for models pooled at the last token; appended when the
-                tokenizer does not do so itself. None demands nothing.
+            tokenizer: It is modified: padding and truncation are turned off.
+            end_token_id: The id that must end every text, for models pooled at the last token. It is appended when the
+                tokenizer does not append it. None appends nothing.
         """
-        # all-MiniLM's tokenizer.json carries a truncation to 128 tokens and padding: both would be silent.
+        # all-MiniLM's tokenizer.json asks for truncation to 128 tokens and for padding, and both would be silent.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if getattr(tokenizer.model, "dropout", None):
-            tokenizer.model.dropout = None  # it cuts words up at random, for training: no text would keep its vector
+            # For training: it splits words at random, so that a text would get a new vector each time.
+            tokenizer.model.dropout = None
         self._tokenizer = tokenizer
         head, tail = _special_ids(tokenizer)
         self.prefix: tuple[int, ...] = head
@@ -85,7 +86,7 @@ class TextTokenizer:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         try:
-            with panics_told():
+            with panics_as_errors():
                 return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         except RuntimeError as error:
             if len(texts) > 1:
@@ -106,11 +107,11 @@ class TextTokenizer:
 
 
 @contextmanager
-def panics_told() -> Iterator[None]:
-    """Turn a panic of the tokenizer into an error: Rust's are no ``Exception``, and would pass everything that catches one.
+def panics_as_errors() -> Iterator[None]:
+    """Turn a panic of the tokenizer into an error: Rust's panics are not an ``Exception``, so nothing would catch them.
 
     Raises:
-        RuntimeError: In place of the panic.
+        RuntimeError: When the tokenizer panics.
     """
     try:
         yield
@@ -127,20 +128,20 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return tuple(full[:start]), tuple(full[start + len(plain) :])
-    message = f"the tokenizer's special tokens cannot be told apart: {probe!r} gives {plain} without and {full} with them"
+    message = f"the tokenizer's special tokens cannot be found: {probe!r} gives {plain} without them and {full} with them"
     raise ModelLoadError(message)
 
 
 def check_texts(texts: object, *, start: int = 0) -> list[str]:
-    """Give ``texts`` as a list of strings that can be encoded.
+    """Return ``texts`` as a list of strings that can be encoded.
 
     Args:
-        texts: What the caller gave.
-        start: Position of the first one, for messages, when they are a piece of more.
+        texts: What the caller passed.
+        start: Position of the first text, for messages, when they are part of a longer sequence.
 
     Raises:
-        TypeError: When it is one string, or holds something that is no string; the message names the position.
-        InvalidTextError: When a string holds a lone surrogate, which has no UTF-8 form.
+        TypeError: When it is a single string, or an item is not a string; the message names the position.
+        InvalidTextError: When a string has a lone surrogate, which has no UTF-8 form.
     """
     checked: list[str] = list(check_iterable(texts))
     for position, text in enumerate(checked, start):
@@ -153,10 +154,10 @@ def check_texts(texts: object, *, start: int = 0) -> list[str]:
 
 
 def check_iterable(texts: object) -> Iterable[Any]:
-    """Give ``texts`` back, unread, if it can hold texts.
+    """Return ``texts`` without reading it.
 
     Raises:
-        TypeError: When it is one string, whose letters nobody wants embedded, or cannot be iterated.
+        TypeError: When it is a single string, whose letters nobody wants to embed, or cannot be iterated.
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
         message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
@@ -170,16 +171,16 @@ def _describe(value: Any) -> str:
 
 
 def check_length(position: int, length: int, max_length: int, truncate: Truncate) -> bool:
-    """Apply the truncation policy to one text and say whether it was cut.
+    """Return whether a text is cut.
 
     Args:
-        position: Its place in the call, for the message.
-        length: Its tokens before the cut.
+        position: Its position in the call, for the message.
+        length: Its number of tokens before the cut.
         max_length: Most tokens it may have.
         truncate: "end" allows the cut, "error" refuses it.
 
     Raises:
-        InputTooLongError: When it is too long and ``truncate`` is "error".
+        InputTooLongError: When the text is too long and ``truncate`` is "error".
     """
     if length <= max_length:
         return False

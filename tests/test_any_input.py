@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_strings_of_up_to_a_megabyte(engine: EmbeddingEngine, texts: list[str]) 
 def test_both_adapters(folder: str, texts: list[str], options: Any) -> None:
     langchain, llama_index = MLXQwenEmbeddings(model=folder, **options), MLXQwenEmbedding(model_name=folder, **options)
     for call in (langchain.embed_documents, llama_index.get_text_embedding_batch):
-        found = anything.refuse(lambda call=call: call(texts), ["texts", *options])
+        found = anything.refuse(partial(call, texts), ["texts", *options])
         if found:
             anything.check_vectors(np.array(found, np.float32), len(texts), options)
     get_engine(folder).close()

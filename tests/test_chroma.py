@@ -12,6 +12,7 @@ import chromadb
 import numpy as np
 import pytest
 from chromadb.api import ClientAPI
+from chromadb.config import Settings
 from chromadb.utils.embedding_functions import config_to_embedding_function
 
 from mlx_qwen_embeddings import get_engine
@@ -30,12 +31,12 @@ def closed(client: ClientAPI) -> None:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[ClientAPI]:
-    client = chromadb.PersistentClient(str(tmp_path / "db"), chromadb.Settings(anonymized_telemetry=False))
+    client = chromadb.PersistentClient(str(tmp_path / "db"), Settings(anonymized_telemetry=False))
     yield client
     closed(client)
 
 
-def make(client: ClientAPI, function: MLXQwenEmbeddingFunction) -> chromadb.Collection:
+def make(client: ClientAPI, function: Any) -> chromadb.Collection:  # Chroma's type asks for functions of images, too
     collection = client.create_collection("notes", embedding_function=function)
     collection.add(ids=IDS, documents=PASSAGES)
     return collection
@@ -98,7 +99,7 @@ def test_a_collection_opened_again(client: ClientAPI, tmp_path: Path, *, given: 
     program = f"""
 import chromadb, json, sys
 from mlx_qwen_embeddings.chroma import MLXQwenEmbeddingFunction
-client = chromadb.PersistentClient(sys.argv[1], chromadb.Settings(anonymized_telemetry=False))
+client = chromadb.PersistentClient(sys.argv[1], Settings(anonymized_telemetry=False))
 collection = client.get_collection("notes", {arguments})
 found = collection.query(query_texts=json.loads(sys.argv[2]), n_results=1)
 print(json.dumps([ids[0] for ids in found["ids"]]))

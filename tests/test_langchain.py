@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from mlx_qwen_embeddings import _adapter as adapter_options
 from mlx_qwen_embeddings import get_engine
+from mlx_qwen_embeddings.cache.memory import MemoryCache
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, InputTooLongError
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 
@@ -121,8 +122,14 @@ def test_runnable_parallel_over_two_instructions(embeddings: MLXQwenEmbeddings) 
     assert both == {"one": embeddings.embed_query(QUERY), "other": other.embed_query(QUERY)}
 
 
+def forget() -> None:
+    cache = get_engine("nano")._model.cache
+    assert isinstance(cache, MemoryCache)
+    cache.clear()
+
+
 def alone(texts: list[str]) -> np.ndarray:
-    """Give vectors that share no batch: one call a text, before anything is cached."""
+    """Return vectors of texts that share no batch and are not cached."""
     return np.array([get_engine("nano").embed_query(text) for text in texts])
 
 
@@ -131,7 +138,7 @@ async def test_abatch_from_many_tasks_gives_each_its_own() -> None:
     runnable = as_runnable(MLXQwenEmbeddings("nano"))
     tasks = [asyncio.create_task(runnable.abatch(texts[start : start + 8])) for start in range(0, 64, 8)]
     found = [vector for batch in await asyncio.wait_for(asyncio.gather(*tasks), 60) for vector in batch]
-    get_engine("nano")._model.cache.clear()
+    forget()
     np.testing.assert_allclose(found, alone(texts), atol=1e-5)
 
 
@@ -146,6 +153,6 @@ def test_two_event_loops_at_once_share_the_engine() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda mine: asyncio.run(ask(mine)), texts))
-    get_engine("nano")._model.cache.clear()
+    forget()
     for vectors, mine in zip(found, texts, strict=True):
         np.testing.assert_allclose(vectors, alone(mine), atol=1e-5)

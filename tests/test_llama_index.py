@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core import Document, Settings, VectorStoreIndex
+from llama_index.core import Document, Settings, VectorStoreIndex, instrumentation
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.node_parser import SentenceSplitter
@@ -97,7 +96,7 @@ class Events(BaseEventHandler):
 
 @pytest.fixture
 def events() -> Any:
-    handler, root = Events(), get_dispatcher()
+    handler, root = Events(), instrumentation.get_dispatcher()  # type: ignore[attr-defined] # it comes from another package
     root.add_event_handler(handler)
     yield handler.seen
     root.event_handlers.remove(handler)
@@ -213,7 +212,7 @@ def test_the_cache_that_would_mix_queries_and_documents_is_refused(model: MLXQwe
 
 @pytest.mark.parametrize("instruction", ["", TASK])
 def test_the_cache_is_used_where_queries_and_documents_are_alike(instruction: str) -> None:
-    alike = {"query_instruction": instruction, "document_instruction": instruction}
+    alike: dict[str, Any] = {"query_instruction": instruction, "document_instruction": instruction}
     model = MLXQwenEmbedding("nano", embeddings_cache=SimpleKVStore(), **alike)
     document = model.get_text_embedding("one")
     before = model.engine.stats().texts

@@ -108,7 +108,7 @@ def test_float16_is_refused_with_the_reason(dtype: str) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        EngineSettings().model = "nano"  # type: ignore[misc]
+        EngineSettings().model = "nano"
 
 
 def test_presets_differ_as_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:

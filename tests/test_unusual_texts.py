@@ -46,7 +46,9 @@ def engine() -> Iterator[EmbeddingEngine]:
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    stored = {name: np.array(array) for name, array in mx.load(str(NANO_FOLDER / "model.safetensors")).items()}
+    loaded = mx.load(str(NANO_FOLDER / "model.safetensors"))
+    assert isinstance(loaded, dict)
+    stored = {name: np.array(array) for name, array in loaded.items()}
     plain = {name: array for name, array in stored.items() if array.dtype != np.uint32}
     for layer in [name.removesuffix(".scales") for name in stored if name.endswith(".scales")]:
         scales, biases = plain.pop(f"{layer}.scales"), plain.pop(f"{layer}.biases")

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.tokenization import panics_told
+from mlx_qwen_embeddings.tokenization import panics_as_errors
 
 MAX_BYTES = 100_000_000
 """Largest file that is read; the largest published tokenizers have 35 MB."""
@@ -46,7 +46,7 @@ def _read(path: Path) -> Tokenizer:
         raise ValueError(f"it has {size} bytes, more than the {MAX_BYTES} that any tokenizer needs")
     raw = path.read_bytes()
     _check_growth(raw.decode())  # first, because reading the file applies its normalizer to the added tokens
-    with panics_told():
+    with panics_as_errors():
         tokenizer: Tokenizer = Tokenizer.from_buffer(raw)
     longest = getattr(tokenizer.model, "max_input_chars_per_word", 0)
     if longest > MAX_WORD:

@@ -99,7 +99,7 @@ def test_a_collection_opened_again(client: ClientAPI, tmp_path: Path, *, given: 
     program = f"""
 import chromadb, json, sys
 from mlx_qwen_embeddings.chroma import MLXQwenEmbeddingFunction
-client = chromadb.PersistentClient(sys.argv[1], Settings(anonymized_telemetry=False))
+client = chromadb.PersistentClient(sys.argv[1], chromadb.Settings(anonymized_telemetry=False))
 collection = client.get_collection("notes", {arguments})
 found = collection.query(query_texts=json.loads(sys.argv[2]), n_results=1)
 print(json.dumps([ids[0] for ids in found["ids"]]))

@@ -1,4 +1,4 @@
-"""The cache in memory: keys, least recently used, time to live, and a bound that holds."""
+"""Keys of cached vectors, and the cache in memory: its bound, its order, its time to live."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def key(number: int) -> bytes:
 
 
 def room_for(entries: int) -> int:
-    """Give the bytes that so many vectors of 8 take."""
+    """Return the bytes that this many vectors of 8 components take."""
     cache = MemoryCache(10**6)
     cache.put_many([(key(0), vector(0), 1)])
     return entries * cache.nbytes
@@ -61,13 +61,13 @@ def test_everything_that_shapes_a_vector_is_in_the_key(change: dict[str, Any]) -
     assert CacheKeys(**FIELDS | change)("text") != CacheKeys(**FIELDS)("text")
 
 
-def test_the_same_gives_the_same_key() -> None:
+def test_equal_fields_and_text_have_the_same_key() -> None:
     keys = CacheKeys(**FIELDS)
     assert keys("text") == keys("text") == CacheKeys(**FIELDS)("text")
     assert len(keys("")) == 20
 
 
-def test_fields_and_text_never_run_together() -> None:
+def test_fields_and_text_cannot_run_together() -> None:
     fields = ["", "a", "ab", "b", '"', "\\", '", "', "\xff", "\u00ff"]
     keys = [
         CacheKeys(**FIELDS | {"prompt": prompt, "chat_template": template})(text)
@@ -77,7 +77,7 @@ def test_fields_and_text_never_run_together() -> None:
     assert len(set(keys)) == len(distinct)
 
 
-# Keys of an engine: each option, alone, has to make a difference
+# Keys of an engine: each option must make a difference by itself
 
 
 TEXT = "Tides follow the moon, and so do those who live from what the sea leaves on the sand twice a day."
@@ -101,7 +101,7 @@ def test_options_that_shape_a_vector_share_no_entry(role: Any, one: dict[str, An
         found = [engine._embed([TEXT], role, EmbedOptions(**options)) for options in (one, other)]
         assert engine.stats().cache_hits == 0
         np.testing.assert_allclose(found, wanted, atol=1e-6)
-        assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # else a wrong hit would not be seen
+        assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # so a wrong hit would be noticed
         engine._embed([TEXT], role, EmbedOptions(**one))
         assert engine.stats().cache_hits == 1
 
@@ -116,7 +116,7 @@ def test_roles_share_no_entry_unless_their_prompts_are_the_same(prompted: str) -
 
 
 @pytest.mark.parametrize("options", [{"dimensions": 8}, {"normalize": False}, {"precision": "int8"}, {"truncate": "error"}])
-def test_options_that_come_after_pooling_share_an_entry(options: Any) -> None:
+def test_options_applied_after_pooling_share_an_entry(options: Any) -> None:
     with EmbeddingEngine("nano") as engine:
         engine.embed_documents([TEXT])
         engine.embed_documents([TEXT], **options)
@@ -135,7 +135,7 @@ def test_compute_types_share_no_entry(tmp_path: Path) -> None:
         assert engine.stats().cache_hits == 1
 
 
-def test_the_key_names_the_content_of_a_model_and_not_its_folder(tmp_path: Path) -> None:
+def test_the_key_depends_on_the_models_content_not_its_folder(tmp_path: Path) -> None:
     def embed(folder: Path) -> tuple[Any, int]:
         with EmbeddingEngine(str(folder), cache_path=tmp_path / "vectors.sqlite") as engine:
             return engine.embed_documents([TEXT]), engine.stats().cache_hits
@@ -170,7 +170,7 @@ def test_a_hit_is_a_read_only_copy_of_what_was_put() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_never_stored(bad: float) -> None:
+def test_vectors_that_are_not_finite_are_never_stored(bad: float) -> None:
     cache = MemoryCache(10**6)
     broken = vector(1)
     broken[5] = bad
@@ -178,7 +178,7 @@ def test_what_is_not_finite_is_never_stored(bad: float) -> None:
     assert [entry is not None for entry in cache.get_many([key(1), key(2)])] == [False, True]
 
 
-def test_putting_again_replaces_and_costs_nothing() -> None:
+def test_storing_a_key_again_replaces_it_and_takes_no_more_memory() -> None:
     cache = MemoryCache(10**6)
     cache.put_many([(key(1), vector(1), 1)])
     size = cache.nbytes
@@ -188,7 +188,7 @@ def test_putting_again_replaces_and_costs_nothing() -> None:
     assert (found.vector[0], found.length, len(cache), cache.nbytes) == (2, 9, 1, size)
 
 
-def test_clear_forgets_everything() -> None:
+def test_clear_drops_everything() -> None:
     cache = MemoryCache(10**6)
     cache.put_many([(key(1), vector(1), 1)])
     cache.clear()
@@ -211,13 +211,13 @@ def test_the_least_recently_used_goes_first() -> None:
     ]
 
 
-def test_one_too_large_is_not_stored_and_drives_nothing_out() -> None:
+def test_a_vector_larger_than_the_bound_is_not_stored_and_displaces_nothing() -> None:
     cache = MemoryCache(room_for(2))
     cache.put_many([(key(1), vector(1), 1), (key(2), vector(2, 4096), 1)])
     assert [entry is not None for entry in cache.get_many([key(1), key(2)])] == [True, False]
 
 
-def test_no_room_is_no_cache() -> None:
+def test_a_bound_of_zero_turns_the_cache_off() -> None:
     cache = MemoryCache(0)
     cache.put_many([(key(1), vector(1), 1)])
     assert (len(cache), cache.nbytes) == (0, 0)
@@ -243,7 +243,7 @@ def test_the_bound_holds_in_real_memory(width: int) -> None:
 # Time to live
 
 
-def test_a_vector_lives_for_its_time_and_no_longer() -> None:
+def test_a_vector_expires_after_its_time_to_live() -> None:
     now = 0.0
     cache = MemoryCache(10**6, ttl=10, clock=lambda: now)
     cache.put_many([(key(1), vector(1), 1)])
@@ -254,7 +254,7 @@ def test_a_vector_lives_for_its_time_and_no_longer() -> None:
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
-def test_reading_does_not_lengthen_a_life_but_putting_does() -> None:
+def test_storing_renews_the_time_to_live_and_reading_does_not() -> None:
     now = 0.0
     cache = MemoryCache(10**6, ttl=10, clock=lambda: now)
     cache.put_many([(key(1), vector(1), 1), (key(2), vector(2), 1)])
@@ -268,7 +268,7 @@ def test_reading_does_not_lengthen_a_life_but_putting_does() -> None:
 # Threads
 
 
-def test_many_threads_keep_the_books_right() -> None:
+def test_the_size_stays_right_under_many_threads() -> None:
     cache = MemoryCache(room_for(50))
     barrier = threading.Barrier(4)
     wrong: list[int] = []

@@ -1,4 +1,4 @@
-"""The persistent cache: what it keeps, for how long, how much of it, and in which precision."""
+"""The persistent cache: what it keeps, how much, for how long, and in which precision."""
 
 import sqlite3
 import subprocess
@@ -38,7 +38,7 @@ def cache(path: Path) -> Iterator[SqliteCache]:
 
 
 def number_of_commits(path: Path) -> int:
-    """Give a number that changes with every commit: the frames of the journal, and when it was written to."""
+    """Return what changes with every commit: the size of the journal, and when it was last written."""
     journal = path.with_name(path.name + "-wal").stat()
     return journal.st_mtime_ns + journal.st_size
 
@@ -46,7 +46,7 @@ def number_of_commits(path: Path) -> int:
 # What is kept
 
 
-def test_what_was_put_comes_back_to_the_bit_also_later(cache: SqliteCache, path: Path) -> None:
+def test_vectors_come_back_bit_for_bit_also_after_reopening(cache: SqliteCache, path: Path) -> None:
     cache.put_many(row(number) for number in range(1200))
     assert there(cache, range(1300)) == list(range(1200))
     cache.close()
@@ -54,7 +54,7 @@ def test_what_was_put_comes_back_to_the_bit_also_later(cache: SqliteCache, path:
         assert there(later, range(1300)) == list(range(1200))
 
 
-def test_keys_may_repeat_in_a_look_up_and_in_a_put(cache: SqliteCache) -> None:
+def test_keys_may_repeat_within_a_call(cache: SqliteCache) -> None:
     cache.put_many([(key(1), vector(2), 2), row(1), row(3)])
     found = cache.get_many([key(1), key(3), key(1), key(9)])
     assert [entry and is_right(number, entry) for number, entry in zip((1, 3, 1, 9), found, strict=True)] == [
@@ -65,7 +65,7 @@ def test_keys_may_repeat_in_a_look_up_and_in_a_put(cache: SqliteCache) -> None:
     ]
 
 
-def test_putting_again_replaces(cache: SqliteCache, path: Path) -> None:
+def test_storing_a_key_again_replaces_it(cache: SqliteCache, path: Path) -> None:
     cache.put_many([(key(1), vector(2), 2)])
     cache.put_many([row(1)])
     assert there(cache, [1]) == [1]
@@ -74,14 +74,14 @@ def test_putting_again_replaces(cache: SqliteCache, path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_never_stored(cache: SqliteCache, bad: float) -> None:
+def test_vectors_that_are_not_finite_are_never_stored(cache: SqliteCache, bad: float) -> None:
     broken = vector(1)
     broken[5] = bad
     cache.put_many([(key(1), broken, 1), row(2)])
     assert there(cache, [1, 2]) == [2]
 
 
-def test_nothing_asked_and_nothing_put_is_fine(cache: SqliteCache) -> None:
+def test_empty_calls_are_allowed(cache: SqliteCache) -> None:
     cache.put_many([])
     assert cache.get_many([]) == []
 
@@ -110,7 +110,7 @@ def wide_range() -> Array:
     return np.asarray(2**exponents * signs, dtype=np.float32)
 
 
-def test_float16_changes_components_as_little_as_it_says_and_halves_the_size(tmp_path: Path) -> None:
+def test_float16_halves_the_size_and_rounds_within_the_documented_error(tmp_path: Path) -> None:
     given = wide_range()
     sizes = {}
     for precision in ("float32", "float16"):
@@ -135,7 +135,7 @@ def test_what_float16_cannot_hold_stays_float32(path: Path) -> None:
     np.testing.assert_array_equal(found.vector, given)
 
 
-def test_who_wants_float32_gets_no_rounded_vector(path: Path) -> None:
+def test_a_float32_cache_never_returns_a_rounded_vector(path: Path) -> None:
     with closing(make(path, precision="float16")) as rounding, closing(make(path)) as exact:
         rounding.put_many([row(1)])
         assert exact.get_many([key(1)]) == [None]
@@ -152,12 +152,12 @@ def test_the_file_stays_within_its_bound(path: Path) -> None:
         for start in range(0, 3000, 50):
             cache.put_many(row(number, 384) for number in range(start, start + 50))
         kept = there(cache, range(3000))
-    assert path.stat().st_size <= bound + 50 * 384 * 4 * 2  # a transaction writes before it makes room
+    assert path.stat().st_size <= bound + 50 * 384 * 4 * 2  # a transaction adds before it drops
     assert kept == list(range(kept[0], 3000))
     assert len(kept) * 384 * 4 > 0.65 * bound
 
 
-def test_one_too_large_leaves_nothing_behind_but_does_no_harm(path: Path) -> None:
+def test_a_vector_larger_than_the_bound_is_not_kept(path: Path) -> None:
     with closing(make(path, max_bytes=2**20)) as cache:
         cache.put_many([(key(1), vector(1, 2**19), 1)])
         assert cache.get_many([key(1)]) == [None]
@@ -184,7 +184,7 @@ def test_the_least_recently_used_goes_first(path: Path, *, read_from_memory: boo
     assert len(kept) < 600
 
 
-def test_a_hit_alone_writes_nothing_and_many_write_once(
+def test_a_single_hit_writes_nothing_and_many_hits_write_once(
     cache: SqliteCache, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_cache, "TOUCHED_KEYS", 100)
@@ -196,7 +196,7 @@ def test_a_hit_alone_writes_nothing_and_many_write_once(
     assert number_of_commits(path) != before
 
 
-def test_uses_are_noted_after_a_while_and_at_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uses_are_written_after_a_while_and_on_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1.0
     cache = make(path, clock=lambda: now)
     cache.put_many([row(1)])
@@ -233,7 +233,7 @@ def test_what_memory_serves_counts_as_used_in_the_file(path: Path) -> None:
 # Time to live
 
 
-def test_a_vector_lives_for_its_time_whatever_is_read(path: Path) -> None:
+def test_a_vector_expires_whatever_is_read(path: Path) -> None:
     now = 1000.0
     with closing(make(path, ttl=10, clock=lambda: now)) as cache:
         cache.put_many([row(1), row(2)])
@@ -247,7 +247,7 @@ def test_a_vector_lives_for_its_time_whatever_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("read_from_memory", [False, True])
-def test_use_does_not_lengthen_a_life(path: Path, *, read_from_memory: bool) -> None:
+def test_use_does_not_renew_the_time_to_live(path: Path, *, read_from_memory: bool) -> None:
     now = 1000.0
     with closing(make(path, ttl=10, clock=lambda: now)) as cache:
         cache.put_many([row(1)])
@@ -260,11 +260,11 @@ def test_use_does_not_lengthen_a_life(path: Path, *, read_from_memory: bool) -> 
         now = 1010.0
         assert there(cache, [1]) == []
     with closing(CacheFile(path, seconds=1)) as file:
-        assert file.info().newest == 1009  # the use itself was noted
+        assert file.info().newest == 1009  # the use was written
 
 
 @pytest.mark.parametrize("ttl", [float("inf"), 1e17])
-def test_a_time_to_live_without_end(path: Path, ttl: float) -> None:
+def test_an_endless_time_to_live(path: Path, ttl: float) -> None:
     with closing(make(path, ttl=ttl)) as cache:
         cache.put_many([row(1)])
         assert there(cache, [1, 2]) == [1]
@@ -287,14 +287,14 @@ def test_every_flipped_bit_of_an_entry_is_a_miss(cache: SqliteCache, path: Path)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"x" * 24, "text", 7, 1.5])
-def test_data_of_any_other_form_is_a_miss(cache: SqliteCache, path: Path, data: object) -> None:
+def test_malformed_data_is_a_miss(cache: SqliteCache, path: Path, data: object) -> None:
     cache.put_many([row(1)])
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("UPDATE vectors SET data = ?", (data,))
     assert cache.get_many([key(1)]) == [None]
 
 
-def test_a_vector_under_anothers_key_is_a_miss_and_is_mended(cache: SqliteCache, path: Path) -> None:
+def test_a_vector_under_the_wrong_key_is_a_miss_and_gets_replaced(cache: SqliteCache, path: Path) -> None:
     cache.put_many([row(1), row(2)])
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         (first,), (second,) = raw.execute("SELECT data FROM vectors ORDER BY id").fetchall()
@@ -331,7 +331,7 @@ def test_without_memory_or_with_a_time_to_live_the_file_serves_each_call(tmp_pat
         assert (engine.stats().persistent_hits, engine.stats().batches) == (2, 0)
 
 
-def test_the_environment_turns_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_turn_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_QWEN_CACHE_PATH", str(tmp_path))
     with EmbeddingEngine("nano") as engine:
         engine.embed_query("a")
@@ -348,7 +348,7 @@ def test_it_serves_both_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (engine.stats().persistent_hits, engine.stats().batches) == (1, 0)
 
 
-def test_who_does_not_ask_for_it_needs_no_sqlite() -> None:
+def test_sqlite_is_only_imported_when_the_cache_is_asked_for() -> None:
     program = (
         "import sys\nsys.modules['sqlite3'] = None\nfrom mlx_qwen_embeddings import EmbeddingEngine\n"
         "with EmbeddingEngine('nano') as engine:\n    print(engine.embed_query('a').shape)"
@@ -357,12 +357,12 @@ def test_who_does_not_ask_for_it_needs_no_sqlite() -> None:
     assert done.stdout == "(384,)\n"
 
 
-def test_an_engine_that_is_collected_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_an_engine_that_is_garbage_collected_leaves_an_intact_file(tmp_path: Path) -> None:
     EmbeddingEngine("nano", cache_path=tmp_path).embed_query("a")
     assert [file.name for file in tmp_path.iterdir()] == ["vectors.sqlite"]
 
 
-def test_verify_checks_the_model_and_not_what_it_once_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_computes_and_does_not_read_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_QWEN_CACHE_PATH", str(tmp_path))
     assert verify("nano").ok
     assert list(tmp_path.iterdir()) == []
@@ -379,7 +379,7 @@ def test_verify_checks_the_model_and_not_what_it_once_gave(tmp_path: Path, monke
         ("~", "{folder}/vectors.sqlite"),
     ],
 )
-def test_a_path_is_a_file_or_a_folder_for_it(
+def test_the_path_may_be_a_file_or_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -398,6 +398,6 @@ def test_a_path_is_a_file_or_a_folder_for_it(
         ("max_model_bytes", 0),
     ],
 )
-def test_a_setting_that_does_not_fit_is_refused(field: str, value: object) -> None:
+def test_an_invalid_setting_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         EngineSettings.model_validate({field: value})

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the persistent cache's file, calls are served, vectors are right, and it is said once."""
+"""Whatever is wrong with the file of the persistent cache, calls work, vectors are right, and one warning is logged."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def filled(path: Path) -> bytes:
-    """Make a cache of all numbers, and give the file's content."""
+    """Make a cache with all numbers, and return the content of its file."""
     with closing(make(path)) as cache:
         cache.put_many(row(number) for number in NUMBERS)
     return path.read_bytes()
@@ -54,7 +54,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def use(cache: SqliteCache) -> None:
-    """Read and write, some times over."""
+    """Read and write a few times."""
     for number in range(3):
         there(cache, [1, 2, number])
         cache.put_many([row(1000 + number)])
@@ -62,7 +62,7 @@ def use(cache: SqliteCache) -> None:
         cache.write_uses()
 
 
-# Faults, each with a word of what it says
+# Faults, each with words from its warning
 
 
 @contextmanager
@@ -153,7 +153,9 @@ faults = pytest.mark.parametrize(
 
 @faults
 @pytest.mark.usefixtures("again_at_once")
-def test_it_is_left_out_and_said_once(path: Path, fault: Fault, words: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cache_is_left_out_with_one_warning(
+    path: Path, fault: Fault, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with fault(path) as place, closing(make(place)) as cache:
         use(cache)
     (said,) = warnings(caplog)
@@ -162,11 +164,11 @@ def test_it_is_left_out_and_said_once(path: Path, fault: Fault, words: str, capl
 
 
 @faults
-def test_an_engine_goes_on_without_it(
+def test_an_engine_works_without_it(
     path: Path, fault: Fault, words: str, caplog: pytest.LogCaptureFixture, plain: NDArray[np.float32]
 ) -> None:
     with fault(path) as place, EmbeddingEngine("nano", cache_path=place) as engine:
-        # A folder is one to put the file into: no fault there.
+        # The engine puts its file into a folder, so that is no fault.
         for _ in range(2):
             np.testing.assert_allclose(engine.embed_documents(TEXTS), plain, atol=1e-6)
         assert engine.stats().persistent_hits == 0
@@ -184,7 +186,7 @@ def plain() -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("fault", [garbage, another_programs, from_the_future])
-def test_what_is_not_a_cache_of_ours_is_not_touched(path: Path, fault: Fault) -> None:
+def test_a_file_that_is_no_cache_of_this_package_is_not_touched(path: Path, fault: Fault) -> None:
     with fault(path) as place:
         before = place.read_bytes()
         with closing(make(place)) as cache:
@@ -193,7 +195,7 @@ def test_what_is_not_a_cache_of_ours_is_not_touched(path: Path, fault: Fault) ->
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_an_older_schema_is_made_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_an_older_schema_is_emptied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path)
     with closing(sqlite3.connect(path)) as other:
         other.execute('CREATE TABLE "of ""old""" (x)')
@@ -208,10 +210,10 @@ def test_an_older_schema_is_made_anew(path: Path, monkeypatch: pytest.MonkeyPatc
         assert other.execute("PRAGMA user_version").fetchone() == (2,)
 
 
-# Faults that come and go
+# Faults that pass
 
 
-def test_after_a_failure_it_is_left_alone_for_a_while_then_used_again(
+def test_after_a_failure_it_is_not_used_for_a_while(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
@@ -228,14 +230,14 @@ def test_after_a_failure_it_is_left_alone_for_a_while_then_used_again(
 
 
 @pytest.mark.usefixtures("again_at_once")
-def test_a_disk_that_is_full_still_gives_what_it_has(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_can_still_be_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(make(path)) as cache:
         cache.put_many(row(number) for number in NUMBERS)
         file = cache._writer.open()
         file._connection.execute(f"PRAGMA max_page_count = {file._pragma('page_count')}")
         cache.put_many(row(number) for number in range(1000, 1200))
         assert there(cache, [*NUMBERS, 1000]) == list(NUMBERS)
-        cache.put_many([row(1001)])  # over a new connection, which has no such limit
+        cache.put_many([row(1001)])  # over a new connection, without the limit
         assert there(cache, [1000, 1001]) == [1001]
     (said,) = warnings(caplog)
     assert "disk is full; make room on its disk" in said
@@ -265,7 +267,7 @@ sys.path.insert(0, {tests!r})
 from tests.support.cached_vectors import make, row, there
 known = row(1)
 if os.geteuid() == 0:
-    os.setuid(65534)  # root may write anywhere; nothing can be imported from here on
+    os.setuid(65534)  # root may write anywhere; from here on nothing can be imported
 cache = make(Path({path!r}))
 print(there(cache, [1]))
 cache.put_many([known])
@@ -279,7 +281,7 @@ def run(program: str, path: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_writes_that_the_system_refuses_leave_a_whole_file(path: Path) -> None:
+def test_refused_writes_leave_an_intact_file(path: Path) -> None:
     out, err = run(FILE_SIZE, path)
     assert out == "True True\n"
     assert err.count("the persistent cache is left out") == err.count("its disk is full or fails") == 1
@@ -329,7 +331,7 @@ def damaged(content: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.usefixtures("again_at_once")
-def test_random_damage_never_gives_a_wrong_vector_nor_an_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_random_damage_never_causes_a_wrong_vector_or_an_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = filled(path)
     assert content[68:72] == APPLICATION.to_bytes(4, "big")
     missed = 0
@@ -347,7 +349,7 @@ def test_random_damage_never_gives_a_wrong_vector_nor_an_error(path: Path, caplo
     assert missed > 0
 
 
-def test_a_journal_that_is_damaged_costs_no_more_than_its_commits(path: Path) -> None:
+def test_a_damaged_journal_loses_only_its_own_commits(path: Path) -> None:
     filled(path)
     journal = path.with_name(path.name + "-wal")
     for seed in range(12):
@@ -361,7 +363,7 @@ def test_a_journal_that_is_damaged_costs_no_more_than_its_commits(path: Path) ->
             assert there(later, NUMBERS) == list(NUMBERS)
 
 
-def test_a_file_that_is_deleted_is_made_again(path: Path) -> None:
+def test_a_deleted_file_is_made_again(path: Path) -> None:
     with closing(make(path)) as cache:
         cache.put_many([row(1)])
         assert there(cache, [1]) == [1]

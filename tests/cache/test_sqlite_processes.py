@@ -1,4 +1,4 @@
-"""The persistent cache among threads, processes, forks and kills."""
+"""The persistent cache with threads, processes, forks and kills."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ PATIENCE = 60
 
 
 def write_and_read(path: Path, barrier: "threading.Barrier", start: int) -> int:
-    """Write many batches and read the own and the others'; give how many of the own were found at the end."""
+    """Write many batches while reading those of all writers; return how many of its own are found at the end."""
     with closing(make(path)) as cache:
         barrier.wait(PATIENCE)
         for number in range(start, start + 200, 10):
@@ -37,13 +37,13 @@ def in_process(path: Path, barrier: "threading.Barrier", start: int) -> None:
     sys.exit(0 if write_and_read(path, barrier, start) == 200 else 1)
 
 
-def test_kills_at_random_moments_break_and_lose_nothing(tmp_path: Path) -> None:
+def test_kills_at_random_moments_lose_and_break_nothing(tmp_path: Path) -> None:
     committed, lost = loop(tmp_path / "vectors.sqlite", kills=6)
     assert committed >= 12 * BATCH
     assert lost == 0
 
 
-def test_the_kill_test_notices_a_loss(tmp_path: Path) -> None:
+def test_the_kill_test_detects_a_loss(tmp_path: Path) -> None:
     path = tmp_path / "vectors.sqlite"
     (committed,) = kill_writers(path, [0], 0)
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
@@ -52,7 +52,7 @@ def test_the_kill_test_notices_a_loss(tmp_path: Path) -> None:
     assert examine(path, [committed]) == 1
 
 
-def test_processes_that_make_the_file_at_once_share_it(tmp_path: Path) -> None:
+def test_processes_that_create_the_file_at_once_share_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
     path = tmp_path / "vectors.sqlite"
@@ -81,7 +81,7 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
 
 
 def fork(child: Callable[[], bool]) -> int:
-    """Run a function in a forked child; give its exit status, 0 when it gave True."""
+    """Run a function in a forked child; return its exit status, 0 when the function returned True."""
     pid = os.fork()
     if pid == 0:
         status = 2
@@ -93,7 +93,7 @@ def fork(child: Callable[[], bool]) -> int:
 
 
 def is_open(path: Path) -> bool:
-    """Whether this process holds a file open."""
+    """Return whether this process has a file open."""
     wanted = path.stat()
     for descriptor in range(3, 256):
         with contextlib.suppress(OSError):
@@ -104,7 +104,7 @@ def is_open(path: Path) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_no_connection_crosses_a_fork_and_both_sides_go_on(tmp_path: Path) -> None:
+def test_no_connection_crosses_a_fork_and_both_sides_continue(tmp_path: Path) -> None:
     path = tmp_path / "vectors.sqlite"
     with closing(make(path)) as cache:
         cache.put_many([row(1)])
@@ -121,7 +121,7 @@ def test_no_connection_crosses_a_fork_and_both_sides_go_on(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_while_threads_write_leaves_a_child_that_can_use_it(tmp_path: Path) -> None:
+def test_a_child_forked_while_threads_write_can_use_the_cache(tmp_path: Path) -> None:
     cache = make(tmp_path / "vectors.sqlite")
     stop = threading.Event()
 
@@ -151,7 +151,7 @@ def test_a_fork_while_threads_write_leaves_a_child_that_can_use_it(tmp_path: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_an_engines_forked_child_shares_the_file(tmp_path: Path) -> None:
+def test_a_forked_engine_shares_the_file(tmp_path: Path) -> None:
     with EmbeddingEngine("nano", cache_path=tmp_path, cache_bytes=0, device="cpu") as engine:
         before = engine.embed_documents(["parent"])
 
@@ -180,8 +180,8 @@ async def test_no_event_loop_waits_for_the_file(tmp_path: Path) -> None:
             holding = pool.submit(hold)
             assert held.wait(PATIENCE)
             call = asyncio.create_task(engine.aembed_query("new"))
-            await asyncio.sleep(0)  # it begins
+            await asyncio.sleep(0)  # the call starts
             assert not call.done()
-            turned.set()  # by the loop: were it held up, it would not come here in time
+            turned.set()  # set by the loop, which would not get here in time if it were blocked
             assert (await asyncio.wait_for(call, PATIENCE)).shape == (384,)
             assert holding.result(PATIENCE)

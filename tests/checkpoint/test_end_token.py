@@ -1,4 +1,4 @@
-"""The end token that a vector is read off: kept through every cut, mended where a tokenizer lost it."""
+"""The end token, from which a vector is read: it survives truncation, and is appended when a tokenizer lost it."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def lose_post_processor(tokenizer: dict[str, Any]) -> None:
 
 
 def wrong_post_processor(tokenizer: dict[str, Any]) -> None:
-    # Byte-level alone is what chat models of the family have.
+    # The chat models of the family have the byte-level part alone.
     tokenizer["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
 
 
@@ -58,7 +58,7 @@ def truncate_and_pad(tokenizer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [lose_post_processor, wrong_post_processor])
-def test_a_lost_end_token_is_mended_with_a_warning(
+def test_a_lost_end_token_is_appended_with_a_warning(
     change: Callable[[dict[str, Any]], None],
     nano: EmbeddingEngine,
     tmp_path: Path,
@@ -78,7 +78,9 @@ def test_truncation_and_padding_in_the_file_are_ignored(
     nano: EmbeddingEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rewritten(tmp_path, truncate_and_pad)
-    assert len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("tide " * 30).ids) == 64  # they are in force
+    assert (
+        len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("tide " * 30).ids) == 64
+    )  # the file does truncate
     with caplog.at_level(logging.WARNING, "mlx_qwen_embeddings"), EmbeddingEngine(str(tmp_path)) as engine:
         np.testing.assert_allclose(engine.embed_documents(TEXTS), nano.embed_documents(TEXTS), atol=1e-6)
         assert engine.stats().truncations == 0
@@ -86,7 +88,7 @@ def test_truncation_and_padding_in_the_file_are_ignored(
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_letters_are_lowered_where_sentence_transformers_is_told_to(*, asked: bool, tmp_path: Path) -> None:
+def test_text_is_lowercased_when_sentence_transformers_files_say_so(*, asked: bool, tmp_path: Path) -> None:
     rewritten(tmp_path, lambda tokenizer: tokenizer.update(normalizer=None))
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": asked}))
     upper, lower = ModelFiles(tmp_path).tokenizer().encode(["Über THE Tide", "über the tide"], max_length=512)
@@ -94,13 +96,13 @@ def test_letters_are_lowered_where_sentence_transformers_is_told_to(*, asked: bo
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 7, 30])
-def test_a_cut_keeps_the_end_token(max_length: int, nano: EmbeddingEngine) -> None:
+def test_truncation_keeps_the_end_token(max_length: int, nano: EmbeddingEngine) -> None:
     tokenizer = ModelFiles(NANO_FOLDER).tokenizer()
     text = "one two three four five six seven eight nine ten " * 6
     whole, cut = tokenizer.encode([text], max_length=2048)[0], tokenizer.encode([text], max_length=max_length)[0]
     assert cut.ids.tolist() == [*whole.ids[: max_length - 1].tolist(), END]
     assert cut.length == whole.length == len(whole.ids)
-    # The vector is that of the text that is left: every word here is one token.
+    # The vector is that of the remaining text: every word here is one token.
     left = " ".join(text.split()[: max_length - 1])
     np.testing.assert_allclose(nano.embed_documents([text], max_length=max_length), nano.embed_documents([left]), atol=1e-6)
 
@@ -113,7 +115,7 @@ def test_the_end_token_is_the_padding_token_not_the_end_of_a_turn(tmp_path: Path
     assert ModelFiles(tmp_path).tokenizer().suffix == (END,)
 
 
-def test_without_a_tokenizer_config_the_familys_name_counts(tmp_path: Path) -> None:
+def test_without_a_tokenizer_config_the_familys_end_token_is_used(tmp_path: Path) -> None:
     rewritten(tmp_path, lose_post_processor)
     (tmp_path / "tokenizer_config.json").unlink()
     assert ModelFiles(tmp_path).tokenizer().suffix == (END,)
@@ -134,7 +136,7 @@ def test_a_model_that_names_no_end_token_is_refused(tmp_path: Path) -> None:
         ModelFiles(tmp_path).tokenizer()
 
 
-def test_a_token_in_front_survives_the_cut_too(tmp_path: Path) -> None:
+def test_a_leading_special_token_survives_truncation_too(tmp_path: Path) -> None:
     rewritten(tmp_path, lose_post_processor)
     raw = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     raw.post_processor = processors.TemplateProcessing(

@@ -1,4 +1,4 @@
-"""What a model's folder says: pooling, prompts, lengths, chat template; and folders that say nonsense."""
+"""What a model's files say: pooling, prompts, lengths, chat template; and files with nonsense in them."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ def folder(path: Path, **files: Any) -> ModelFiles:
     return ModelFiles(path)
 
 
-def test_a_bare_folder_has_the_familys_customs(tmp_path: Path) -> None:
+def test_a_folder_with_config_json_alone_uses_the_familys_defaults(tmp_path: Path) -> None:
     files = folder(tmp_path)
     assert (files.pooling, files.dimensions, files.max_length, files.limit) == ("last", 64, 8192, 40_000)
     assert files.prompts == {"query": QWEN3_PROMPT}
     assert files.chat_template is None
 
 
-def test_nano_says_of_itself() -> None:
+def test_what_nanos_files_say() -> None:
     files = ModelFiles(NANO_FOLDER)
     assert (files.pooling, files.dimensions, files.max_length, files.limit) == ("last", 384, 2048, 2048)
     assert files.prompts == {"query": "", "document": ""}
@@ -56,7 +56,7 @@ def test_pooling_by_name(mode: object, pooling: Pooling, tmp_path: Path) -> None
     assert folder(tmp_path, **{"1_Pooling__config": {"pooling_mode": mode}}).pooling == pooling
 
 
-def test_pooling_lies_where_modules_json_says(tmp_path: Path) -> None:
+def test_modules_json_names_the_folder_of_the_pooling(tmp_path: Path) -> None:
     modules = [{"type": "sentence_transformers.models.Pooling", "path": "9_Pool"}]
     files = {"9_Pool__config": {"pooling_mode": "mean"}, "1_Pooling__config": {"pooling_mode": "max"}}
     assert folder(tmp_path, modules=modules, **files).pooling == "mean"
@@ -129,23 +129,23 @@ def test_lengths(
 # Chat templates
 
 
-def test_the_chat_template_has_two_homes(tmp_path: Path) -> None:
+def test_the_chat_template_is_in_its_own_file_or_in_tokenizer_config(tmp_path: Path) -> None:
     assert folder(tmp_path, tokenizer_config={"chat_template": "{{ old }}"}).chat_template == "{{ old }}"
     (tmp_path / "chat_template.jinja").write_text("{{ new }}")
     assert ModelFiles(tmp_path).chat_template == "{{ new }}"
 
 
-def test_a_chat_template_of_any_size_is_not_read(tmp_path: Path) -> None:
+def test_a_chat_template_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     files = folder(tmp_path)
     with (tmp_path / "chat_template.jinja").open("wb") as file:
-        file.truncate(2**40)  # a hole: it takes no room on the disk, and no memory holds it
+        file.truncate(2**40)  # a sparse file: it takes no space on the disk, and would not fit into memory
     with pytest.raises(
         ModelLoadError, match=r"chat_template\.jinja cannot be read as a chat template \(it has 1099511627776 bytes"
     ):
         _ = files.chat_template
 
 
-def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_chat_template_that_is_not_text_is_refused(tmp_path: Path) -> None:
     files = folder(tmp_path)
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(ModelLoadError, match=r"chat_template\.jinja cannot be read as a chat template"):
@@ -177,7 +177,7 @@ def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda files: str(files)[:60],
 )
-def test_nonsense_is_refused_by_folder(files: dict[str, Any], tmp_path: Path) -> None:
+def test_nonsense_is_refused_with_the_folders_name(files: dict[str, Any], tmp_path: Path) -> None:
     folder(tmp_path, **files)
     with pytest.raises(ModelLoadError, match=str(tmp_path)):
         find_files(EngineSettings(model=str(tmp_path)))
@@ -196,7 +196,7 @@ def test_a_revision_of_a_local_folder_makes_no_sense(tmp_path: Path) -> None:
         find_files(EngineSettings(model=str(tmp_path), revision="v1"))
 
 
-def test_a_file_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_json_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_files, "MAX_JSON_BYTES", 1000)
     folder(tmp_path, modules=[{"path": "x" * 2000}])
     with pytest.raises(

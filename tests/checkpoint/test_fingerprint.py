@@ -15,7 +15,7 @@ from tests.support.checkpoints import FIRST_NANO
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the files of a model, all small."""
+    """Return a folder with the files of a model, all small."""
     target = tmp_path / "model"
     shutil.copytree(NANO_FOLDER, target, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json"))
     (target / "tokenizer.json").write_text("{}")
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-def test_a_copy_has_the_same_one(folder: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_same_fingerprint(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     assert fingerprint(ModelFiles(copy)) == fingerprint(ModelFiles(folder))
 
@@ -42,7 +42,7 @@ def test_one_byte_of_any_file_changes_it(name: str, folder: Path) -> None:
     assert fingerprint(ModelFiles(folder)) != before
 
 
-def test_a_name_a_new_file_and_a_lost_one_change_it(folder: Path) -> None:
+def test_a_renamed_an_added_and_a_removed_file_change_it(folder: Path) -> None:
     seen = {fingerprint(ModelFiles(folder))}
     (folder / "sentence_bert_config.json").write_text("{}")
     seen.add(fingerprint(ModelFiles(folder)))
@@ -53,7 +53,7 @@ def test_a_name_a_new_file_and_a_lost_one_change_it(folder: Path) -> None:
     assert len(seen) == 4
 
 
-def test_what_shapes_no_vector_does_not_count(folder: Path) -> None:
+def test_files_that_shape_no_vector_do_not_change_it(folder: Path) -> None:
     before = fingerprint(ModelFiles(folder))
     (folder / "README.md").write_text("changed")
     (folder / "notes.txt").write_text("new")
@@ -61,7 +61,7 @@ def test_what_shapes_no_vector_does_not_count(folder: Path) -> None:
     assert fingerprint(ModelFiles(folder)) == before
 
 
-def test_a_large_file_is_told_by_size_time_and_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_counts_with_size_time_and_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WHOLE_BYTES", 1000)
     monkeypatch.setattr(module, "_SAMPLE_BYTES", 16)
     path = folder / "model.safetensors"
@@ -81,7 +81,7 @@ def test_a_large_file_is_told_by_size_time_and_samples(folder: Path, monkeypatch
     assert len(set(seen)) == 4
 
 
-def test_a_snapshot_is_told_by_repository_and_commit(tmp_path: Path) -> None:
+def test_a_snapshot_counts_with_repository_and_commit(tmp_path: Path) -> None:
     def snapshot(repository: str, commit: str) -> str:
         folder = tmp_path / f"models--{repository}" / "snapshots" / commit
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,5 +91,5 @@ def test_a_snapshot_is_told_by_repository_and_commit(tmp_path: Path) -> None:
     assert len({snapshot("a--b", "1"), snapshot("a--b", "2"), snapshot("a--c", "1")}) == 3
 
 
-def test_nano_is_another_model_than_the_first_one() -> None:
+def test_nano_has_another_fingerprint_than_its_first_version() -> None:
     assert nano_fingerprint() == fingerprint(ModelFiles(NANO_FOLDER)) != FIRST_NANO

@@ -1,4 +1,4 @@
-"""GGUF files written by llama.cpp's own package load, and give the vectors of their own dequantised weights."""
+"""GGUF files from llama.cpp's own package load, and give the vectors of their dequantised weights."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ from tests.support.forward import CPU, PACKED, ROWS, pooled_vectors
 from tests.support.gguf_files import metadata_of, rounded, tokenizer_metadata, write_gguf
 
 SHAPE = Shape(hidden_size=64, intermediate_size=192, head_dim=32, vocab_size=ENTRIES)
-"""Rows of a multiple of 32, a block of every type; as many embeddings as the tokenizer has ids."""
+"""Rows are multiples of 32, the block of every type; there are as many embeddings as the tokenizer has ids."""
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0")
 
@@ -62,14 +62,14 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def metadata(bpe: Path) -> dict[str, Any]:
-    """The tiny checkpoint's own keys and a tokenizer."""
+    """Return the keys of the tiny checkpoint and a tokenizer."""
     named = {"tokenizer.ggml.padding_token_id": END_ID, "tokenizer.ggml.eos_token_id": TURN_END_ID}
     return metadata_of(SHAPE.config()) | tokenizer_metadata(bpe) | named
 
 
 @pytest.fixture(scope="module")
 def small_file(metadata: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a few kilobytes that has everything a header can have."""
+    """Write a file of a few kilobytes that has everything a header can have."""
     path = tmp_path_factory.mktemp("small") / "model.gguf"
     extra = {
         "general.name": "tiny",
@@ -113,7 +113,7 @@ def test_every_type_is_near_the_plain_checkpoint(
 
 
 def test_q6_k_is_read_as_llama_cpp_reads_it(tmp_path: Path) -> None:
-    # The package cannot write this type, so the blocks are random bits with a scale of ordinary size.
+    # The package cannot write this type, so the blocks are random bits with an ordinary scale.
     kind = gguf.GGMLQuantizationType.Q6_K
     blocks = np.random.default_rng(0).integers(0, 256, (8, 2, 210), dtype=np.uint8)
     blocks[..., 208:] = np.frombuffer(np.float16(2e-4).tobytes(), np.uint8)
@@ -135,7 +135,7 @@ def test_nano_as_gguf_with_its_tokenizer_beside_it(kind: str, cosine: float, tmp
     assert isinstance(stored, dict)
     arrays = {name: np.array(value) for name, value in stored.items()}
     config = json.loads((plain / "config.json").read_text())
-    # Nano lowers its letters, which no ``tokenizer.ggml.pre`` says: its own file says it.
+    # nano lowercases its text, which no ``tokenizer.ggml.pre`` can say: its tokenizer.json does.
     said = metadata_of(config) | tokenizer_metadata(plain / "tokenizer.json", pre="nano")
     path = write_gguf(tmp_path / "gguf" / "nano.gguf", arrays, said, kind)
     for name in ("tokenizer.json", "config_sentence_transformers.json"):
@@ -168,7 +168,7 @@ def test_the_metadata_says_all_that_the_engine_needs(weights: Weights, metadata:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer of Qwen's make, trained on a few kilobytes."""
+    """Train a tokenizer of Qwen's kind on a few kilobytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
@@ -252,7 +252,7 @@ class TestMetadata:
     def test_pooling(self, number: int | None, pooling: str, tmp_path: Path) -> None:
         assert self.files(tmp_path, {"qwen3.pooling_type": number}).pooling == pooling
 
-    def test_what_it_does_not_say_stands_beside_it(self, tmp_path: Path) -> None:
+    def test_files_beside_it_fill_in_what_the_metadata_leaves_open(self, tmp_path: Path) -> None:
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": {"query": "ask: "}}')
@@ -307,7 +307,9 @@ class TestChoice:
         with EmbeddingEngine(str(tmp_path)) as engine, pytest.raises(ModelLoadError, match=expected):
             engine.embed_documents(["a"])
 
-    def test_safetensors_beside_it_win(self, weights: Weights, metadata: dict[str, Any], tmp_path: Path) -> None:
+    def test_safetensors_in_the_same_folder_take_precedence(
+        self, weights: Weights, metadata: dict[str, Any], tmp_path: Path
+    ) -> None:
         write_gguf(tmp_path / "model.gguf", weights, metadata | {"qwen3.context_length": 99})
         write_bpe(write_checkpoint(tmp_path, weights, SHAPE.config()) / "tokenizer.json")
         with EmbeddingEngine(str(tmp_path)) as engine:
@@ -357,7 +359,7 @@ class TestHub:
             monkeypatch.setenv("HF_ENDPOINT", hub.url)
             yield hub
 
-    def test_the_name_picks_one_file_which_alone_is_downloaded(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_the_tag_picks_the_one_file_that_is_downloaded(self, hub: FakeHub, tmp_path: Path) -> None:
         cache = tmp_path / "cache"
         with EmbeddingEngine(f"{self.NAME}:q8_0", cache_dir=cache) as engine:
             found = engine.embed_documents(TEXTS)
@@ -375,7 +377,7 @@ class TestHub:
     @pytest.mark.parametrize(
         ("tag", "expected"), [("", "has 2 GGUF files"), (":Q4_0", "has no GGUF file 'Q4_0'"), (":_0", "no GGUF file '_0'")]
     )
-    def test_what_is_there_is_listed_before_anything_is_downloaded(
+    def test_an_unclear_choice_lists_the_files_before_any_download(
         self, hub: FakeHub, tmp_path: Path, tag: str, expected: str
     ) -> None:
         listed = f"{expected}: {', '.join(self.FILES)}. Say which one: {self.NAME}:Q8_0 takes"
@@ -414,7 +416,9 @@ class TestBrokenHeader:
             (32, b"\xff\xff", "can't decode byte 0xff"),
         ],
     )
-    def test_its_beginning(self, position: int, content: bytes, expected: str, small_file: Path, tmp_path: Path) -> None:
+    def test_a_broken_beginning_is_refused(
+        self, position: int, content: bytes, expected: str, small_file: Path, tmp_path: Path
+    ) -> None:
         path = patched(small_file, tmp_path / "model.gguf", position, content)
         with EmbeddingEngine(str(path)) as engine, pytest.raises(ModelLoadError, match=f"no whole GGUF file .*{expected}"):
             engine.embed_documents(["a"])
@@ -438,7 +442,7 @@ class TestBrokenHeader:
             ((b"a.words", 8), HUGE, "claims 9223372036854775808 strings"),
         ],
     )
-    def test_its_entries(
+    def test_a_broken_entry_is_refused(
         self, place: tuple[bytes, int], content: bytes, expected: str, small_file: Path, tmp_path: Path
     ) -> None:
         position = small_file.read_bytes().index(place[0]) + len(place[0]) + place[1]
@@ -446,7 +450,7 @@ class TestBrokenHeader:
         with pytest.raises(ModelLoadError, match=expected):
             read_header(path)
 
-    def test_names_that_come_twice(self, small_file: Path, tmp_path: Path) -> None:
+    def test_a_repeated_key_is_refused(self, small_file: Path, tmp_path: Path) -> None:
         data = small_file.read_bytes()
         target = tmp_path / "model.gguf"
         target.write_bytes(data.replace(b"qwen3.rope.freq_base", b"qwen3.context_length"))
@@ -460,7 +464,7 @@ class TestBrokenHeader:
         with EmbeddingEngine(str(path)) as engine, pytest.raises(ModelLoadError, match=expected):
             engine.embed_documents(["a"])
 
-    def test_cut_at_every_byte(self, small_file: Path, tmp_path: Path) -> None:
+    def test_every_cut_is_refused(self, small_file: Path, tmp_path: Path) -> None:
         data = small_file.read_bytes()
         path = tmp_path / "model.gguf"
         for length in (*range(0, len(data), 7), len(data) - 1):
@@ -468,8 +472,8 @@ class TestBrokenHeader:
             with pytest.raises(ModelLoadError, match="is no whole GGUF file"):
                 read_header(path)
 
-    def test_no_damage_brings_the_process_down(self, small_file: Path, tmp_path: Path) -> None:
-        """Flip bits of the header: each file is refused, or read in a process that lives."""
+    def test_no_damage_crashes_the_process(self, small_file: Path, tmp_path: Path) -> None:
+        """Change bytes of the header: each file is refused or read, and the process survives."""
         program = """
 import random, sys
 from pathlib import Path

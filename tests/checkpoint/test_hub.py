@@ -1,4 +1,4 @@
-"""The way to a model on the Hugging Face Hub, over a small Hub on loopback that serves nano under the name of "small"."""
+"""Downloads from the Hugging Face Hub, tested on a small Hub on loopback that serves nano under the name of "small"."""
 
 import collections
 import os
@@ -37,7 +37,7 @@ CHUNK = 10 * 2**20
 
 
 def environment(hub: FakeHub, home: Path) -> dict[str, str]:
-    """Give the variables of a process that has its Hugging Face folder in ``home``."""
+    """Return the environment of a process whose Hugging Face folder is ``home``."""
     fixed = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_HUB_", "MLX_QWEN_"))}
     return kept | fixed
@@ -66,9 +66,7 @@ def test_only_what_is_read_is_downloaded(hub: FakeHub, tmp_path: Path) -> None:
     assert len(hub.log) == requests
 
 
-def test_a_slash_at_the_end_of_the_endpoint_does_no_harm(
-    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_endpoint_may_end_in_a_slash(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
     assert small(tmp_path).name == MAIN
     assert not any("//" in request for request in hub.log)
@@ -90,7 +88,7 @@ def test_the_first_download_shows_its_progress_on_a_terminal(hub: FakeHub, tmp_p
 
 
 def read_all(terminal: int) -> Iterator[bytes]:
-    """Read until the last process has closed the other end, which Linux reports as an error."""
+    """Yield output until the last process closes the other end, which Linux reports as an error."""
     try:
         while chunk := os.read(terminal, 4096):
             yield chunk
@@ -133,7 +131,7 @@ def test_offline_uses_the_cache_and_never_asks(hub: FakeHub, tmp_path: Path) -> 
     assert hub.log == []
 
 
-def test_offline_by_the_environment(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_environment_can_turn_offline_mode_on(hub: FakeHub, tmp_path: Path) -> None:
     offline = environment(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROGRAM]
     without = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
@@ -158,7 +156,7 @@ def test_offline_by_the_environment(hub: FakeHub, tmp_path: Path) -> None:
         (503, "", "try again"),
     ],
 )
-def test_a_refusal_says_what_to_do(hub: FakeHub, tmp_path: Path, status: int, code: str, remedy: str) -> None:
+def test_a_refusal_by_the_hub_says_what_to_do(hub: FakeHub, tmp_path: Path, status: int, code: str, remedy: str) -> None:
     hub.refusal = (status, code)
     with pytest.raises(ModelLoadError) as caught:
         small(tmp_path)
@@ -184,29 +182,31 @@ def test_a_repository_without_weights_that_are_read_is_refused_before_the_downlo
     assert not any("/resolve/" in request for request in hub.log)
 
 
-def test_an_unreachable_hub_says_where_was_looked_and_names_nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # "discard", where nobody listens
+def test_when_the_hub_is_unreachable_the_error_names_the_cache_and_nano(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port "discard", on which nothing listens
     with pytest.raises(ModelLoadError, match=r"could not be downloaded: .*refused.*'nano'") as caught:
         small(tmp_path)
     assert str(repository(tmp_path)) in str(caught.value)
 
 
-def test_a_name_that_the_hub_cannot_have_is_refused_unasked(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_name_that_the_hub_cannot_have_is_refused_without_asking(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="'some--body/model' is no Hub name"):
         open_folder(resolve("some--body/model"), cache_dir=tmp_path)
     assert hub.log == []
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_download_goes_on_after_a_broken_connection(hub: FakeHub, tmp_path: Path, *, reset: bool) -> None:
+def test_a_download_continues_after_a_broken_connection(hub: FakeHub, tmp_path: Path, *, reset: bool) -> None:
     hub.cuts[WEIGHTS] = [Cut(after=CHUNK + 2**20, reset=reset)]
     assert (small(tmp_path) / WEIGHTS).read_bytes() == NANO[WEIGHTS]
     assert hub.cuts[WEIGHTS] == []
-    assert reset or hub.ranges[0].startswith("bytes=1")  # older releases keep more than whole chunks
+    assert reset or hub.ranges[0].startswith("bytes=1")  # older versions keep partial chunks
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_download_that_stays_broken_fails_and_leaves_nothing_half(hub: FakeHub, tmp_path: Path, *, reset: bool) -> None:
+def test_a_download_that_keeps_failing_leaves_no_partial_file(hub: FakeHub, tmp_path: Path, *, reset: bool) -> None:
     hub.cuts[WEIGHTS] = [Cut(after=0, reset=reset)] * 6 * ATTEMPTS
     with pytest.raises(ModelLoadError, match="could not be downloaded"):
         small(tmp_path)
@@ -218,7 +218,7 @@ def test_a_download_that_stays_broken_fails_and_leaves_nothing_half(hub: FakeHub
     assert (small(tmp_path) / WEIGHTS).read_bytes() == NANO[WEIGHTS]
 
 
-def test_a_full_disk_is_not_tried_again(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_retried(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -228,8 +228,8 @@ def test_a_full_disk_is_not_tried_again(hub: FakeHub, tmp_path: Path, monkeypatc
     assert sum(request.startswith("HEAD") and request.endswith(WEIGHTS) for request in hub.log) == 1
 
 
-def test_two_processes_download_at_once_and_each_file_once(hub: FakeHub, tmp_path: Path) -> None:
-    # The first to begin on the weights is held until the other one is about to.
+def test_two_processes_that_download_at_once_fetch_each_file_once(hub: FakeHub, tmp_path: Path) -> None:
+    # The first process to request the weights is held up until the other one asks for them.
     hub.gates[WEIGHTS] = lambda: hub.wait_for(f"HEAD /{NAME}/resolve/{MAIN}/{WEIGHTS}", times=2)
     command, variables = [sys.executable, "-c", PROGRAM], environment(hub, tmp_path)
     pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""A model that is neither in the cache nor to be had: offline, with an empty cache; nothing touches the network."""
+"""Models that are not in the cache and cannot be downloaded: offline, with an empty cache, and no network."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("someone/something", "someone/something"),
     ],
 )
-def test_offline_and_uncached_says_where_was_looked_and_names_nano(name: str, repository: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_cached_names_the_cache_and_nano(name: str, repository: str, tmp_path: Path) -> None:
     engine = EmbeddingEngine(name, offline=True, cache_dir=tmp_path)
     with pytest.raises(ModelLoadError) as caught:
         engine.embed_query("x")
@@ -38,13 +38,13 @@ def test_offline_and_uncached_says_where_was_looked_and_names_nano(name: str, re
     assert "'nano'" in message
 
 
-def test_the_environment_switches_the_network_off_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_turns_the_network_off_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelLoadError, match=r"offline.*'nano'"):
         EmbeddingEngine("small", cache_dir=tmp_path).warmup()
 
 
-async def test_the_asynchronous_call_says_the_same(tmp_path: Path) -> None:
+async def test_an_async_call_raises_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"offline.*'nano'"):
         await EmbeddingEngine("small", offline=True, cache_dir=tmp_path).aembed_query("x")
 
@@ -57,7 +57,7 @@ def test_the_next_call_tries_again(tmp_path: Path) -> None:
     assert not engine.closed
 
 
-def test_a_begun_snapshot_is_not_taken_for_a_model(tmp_path: Path) -> None:
+def test_a_snapshot_without_weights_is_not_a_model(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--a--b" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -68,7 +68,7 @@ def test_a_begun_snapshot_is_not_taken_for_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["-a/b", "a/b.git", "a--b/c..d"])
-def test_a_name_that_the_hub_refuses_is_no_hub_name(name: str, tmp_path: Path) -> None:
+def test_a_name_that_the_hub_cannot_have_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no Hub name"):
         EmbeddingEngine(name, offline=True, cache_dir=tmp_path).warmup()
 
@@ -78,7 +78,7 @@ def test_an_unknown_name_is_refused_by_the_first_call() -> None:
         EmbeddingEngine("nanno").embed_query("x")
 
 
-def test_a_cache_folder_that_is_a_file_is_no_cache(tmp_path: Path) -> None:
+def test_a_cache_folder_that_is_a_file_is_an_empty_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelLoadError, match="'nano'"):
         EmbeddingEngine("small", offline=True, cache_dir=tmp_path / "file").warmup()

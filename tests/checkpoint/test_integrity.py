@@ -25,13 +25,13 @@ def spoil(path: Path) -> None:
 
 
 def start(hub: FakeHub, cache: Path) -> None:
-    """Put into the cache what a program downloads that knows nothing of pooling."""
+    """Download the files that a program needs that knows nothing of pooling."""
     for path in ("config.json", "tokenizer.json", WEIGHTS):
         huggingface_hub.hf_hub_download(NAME, path, cache_dir=cache, endpoint=hub.url)
 
 
 def snapshot(hub: FakeHub, cache: Path, *, local_files_only: bool = False) -> Path:
-    """Return the snapshot that ``huggingface_hub`` alone takes for the model."""
+    """Return the snapshot that ``huggingface_hub`` by itself returns."""
     patterns = ["*.json", "*.safetensors", "1_Pooling/*.json"]
     return Path(
         huggingface_hub.snapshot_download(
@@ -86,10 +86,10 @@ def test_a_corrupted_download_of_the_right_size_is_refused(hub: FakeHub, tmp_pat
     assert (small(tmp_path) / path).read_bytes() == NANO[path]
 
 
-def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+def test_a_file_is_hashed_once_and_again_after_a_change(tmp_path: Path) -> None:
     folder = small(tmp_path)
     spoil(blob(tmp_path))
-    assert small(tmp_path) == folder  # same size, same time of change: taken for the file that was checked
+    assert small(tmp_path) == folder  # same size and time of change, so it counts as checked
     os.utime(blob(tmp_path))
     with pytest.raises(ModelLoadError, match="not what the Hub announced"):
         small(tmp_path)
@@ -105,7 +105,7 @@ def test_without_a_usable_record_files_are_hashed_again(tmp_path: Path, record: 
         small(tmp_path, offline=True)
 
 
-def test_sound_files_are_remembered_beside_a_corrupted_one(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_other_files_are_recorded_when_one_is_corrupted(hub: FakeHub, tmp_path: Path) -> None:
     hub.bodies[WEIGHTS] = bytes(len(NANO[WEIGHTS]))
     with pytest.raises(ModelLoadError, match=f"^{WEIGHTS} in"):
         small(tmp_path)
@@ -117,7 +117,7 @@ def test_sound_files_are_remembered_beside_a_corrupted_one(hub: FakeHub, tmp_pat
 def test_a_blob_may_be_a_link_and_only_the_cache_is_cleaned(tmp_path: Path, place: str) -> None:
     cache = tmp_path / "cache"
     folder = small(cache)
-    # As in the store that models share since huggingface_hub 2: named by another hash of 64 digits.
+    # As in the store that models share since huggingface_hub 2, where names are another hash of 64 digits.
     content = (cache / "blobs" / "ab" if place == "cache" else tmp_path) / ("ab" * 32)
     content.parent.mkdir(parents=True, exist_ok=True)
     blob(cache).rename(content)
@@ -137,7 +137,9 @@ def test_a_cache_that_cannot_be_written_is_used(hub: FakeHub, tmp_path: Path) ->
     folder = small(tmp_path)
     record = repository(tmp_path) / RECORD
     record.unlink()
-    record.with_name(f"{RECORD}.tmp").mkdir()  # root may write to a read-only folder, but not to a folder as if to a file
+    record.with_name(
+        f"{RECORD}.tmp"
+    ).mkdir()  # root may write to a read-only folder, but no one may open a folder for writing
     folders = [path for path in (tmp_path, *tmp_path.rglob("*")) if path.is_dir() and not path.is_symlink()]
     hub.log.clear()
     try:

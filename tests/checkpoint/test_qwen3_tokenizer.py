@@ -107,7 +107,7 @@ def test_ids_are_those_of_transformers_with_one_end_token(text: str, tokenizer: 
     assert ids(tokenizer, text) == [*TEXTS[text], END]
 
 
-def test_it_fits_the_model_and_needs_no_mending(tokenizer: TextTokenizer) -> None:
+def test_it_fits_the_model_and_needs_no_repair(tokenizer: TextTokenizer) -> None:
     assert (tokenizer.prefix, tokenizer.suffix, tokenizer.repaired) == ((), (END,), False)
     assert tokenizer.vocabulary_size == 151_669
 
@@ -144,11 +144,11 @@ def test_the_end_of_the_prompt(query: str, tokenizer: TextTokenizer) -> None:
 
 def test_vectors_of_queries_are_right_whether_or_not_the_colon_merges(engine: EmbeddingEngine) -> None:
     wanted = reference([[*BEFORE_COLON, *tokens, END] for tokens in QUERIES.values()])
-    together = engine.embed_queries(QUERIES)  # one batch: what all of them share of the prompt is computed once
+    together = engine.embed_queries(QUERIES)  # one batch: the tokens of the prompt that all of them share are computed once
     alone = np.concatenate([engine.embed_queries([query]) for query in QUERIES])
     np.testing.assert_allclose(together, wanted, atol=1e-5)
     np.testing.assert_allclose(alone, wanted, atol=1e-5)
-    # A prompt that is cut short, as a text that went before it, would show.
+    # The vectors are far enough apart to show a prompt that was cut short.
     apart = np.abs(wanted[:, None] - wanted[None]).max(axis=-1)
     assert apart[~np.eye(len(wanted), dtype=bool)].min() > 1e-3
 

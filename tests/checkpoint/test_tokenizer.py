@@ -57,7 +57,7 @@ def test_a_missing_or_broken_file_is_named(content: str | None, tmp_path: Path) 
 
 
 DOUBLE = replace({"String": "a"}, "aa")
-# Reading the file runs the rules over it: 60 of them would make 2**60 letters.
+# Reading the file applies the rules to it: 60 of them would make 2**60 letters.
 ADDED = {"id": 2, "content": "aaa", "normalized": True, "special": False}
 ADDED |= {"single_word": False, "lstrip": False, "rstrip": False}
 BOMBS = {
@@ -74,7 +74,9 @@ BOMBS = {
 
 @pytest.mark.parametrize("normalizer", BOMBS.values(), ids=BOMBS.keys())
 @pytest.mark.parametrize("escape", [False, True])
-def test_rules_that_blow_a_text_up(normalizer: dict[str, Any], *, escape: bool, tmp_path: Path) -> None:
+def test_normalizers_that_make_a_text_much_longer_are_refused(
+    normalizer: dict[str, Any], *, escape: bool, tmp_path: Path
+) -> None:
     path = write(tmp_path, escape=escape, normalizer=normalizer, added_tokens=[ADDED])
     refused(path, "times longer")
 
@@ -87,12 +89,12 @@ HARMLESS = sequence(
 )
 
 
-def test_rules_of_published_tokenizers_pass(tmp_path: Path) -> None:
+def test_normalizers_of_published_tokenizers_are_accepted(tmp_path: Path) -> None:
     tokenizer = read(write(tmp_path, normalizer=HARMLESS))
     assert tokenizer.count(["a b"]) == [2]
 
 
-def test_words_that_are_cut_up_in_square_time(tmp_path: Path) -> None:
+def test_a_tokenizer_that_splits_very_long_words_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     for longest in (100, 10**9):
         Tokenizer(WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]", max_input_chars_per_word=longest)).save(str(path))  # noqa: S106
@@ -102,7 +104,7 @@ def test_words_that_are_cut_up_in_square_time(tmp_path: Path) -> None:
             refused(path, "1000000000 letters")
 
 
-def test_a_file_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_module, "MAX_BYTES", 500)
     refused(write(tmp_path), "more than the 500")
 
@@ -110,14 +112,14 @@ def test_a_file_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with path.open("wb") as file:
-        file.truncate(2**40)  # a hole: it takes no room on the disk, and no memory holds it
+        file.truncate(2**40)  # a sparse file: it takes no space on the disk, and would not fit into memory
     refused(path, "has 1099511627776 bytes, more than the 100000000")
 
 
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"Replace":' * 100_000, '{"normalizer":' + "[" * 100_000, '["Replace"]']
 )
-def test_what_is_nested_without_end(content: str, tmp_path: Path) -> None:
+def test_deeply_nested_files_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     refused(path, "")
@@ -138,7 +140,7 @@ def test_a_pattern_that_backtracks_gives_up_with_an_error_that_names_the_text(
     assert tokenizer.count(["ab"]) == [2]
 
 
-def test_words_are_never_cut_up_at_random(tmp_path: Path) -> None:
+def test_dropout_in_the_file_is_ignored(tmp_path: Path) -> None:
     text = "an uncommonly lengthy sentence of incomprehensible circumlocutions"
     tokenizer = read(write(tmp_path, **NANO | {"model": NANO["model"] | {"dropout": 0.5}}))
     wanted = read(NANO_FOLDER / "tokenizer.json").encode([text], max_length=100)[0].ids.tolist()

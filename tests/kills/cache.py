@@ -1,6 +1,6 @@
-"""Kill writers of a persistent cache at random moments, and see what the file holds after each.
+"""Kill writers of a persistent cache at random moments, and check the file after each kill.
 
-Usage: ``python tests/cache_kills.py --kills 200``
+Usage: ``python -m tests.kills.cache --kills 200``
 """
 
 import argparse
@@ -20,7 +20,7 @@ BATCH = 8
 
 
 def write(path: Path, start: int) -> None:
-    """Write batches for ever, and tell each one that is committed."""
+    """Write batches for ever, and print a line after each commit."""
     with closing(make(path)) as cache:
         while True:
             cache.put_many(row(number) for number in range(start, start + BATCH))
@@ -29,7 +29,7 @@ def write(path: Path, start: int) -> None:
 
 
 def kill_writers(path: Path, starts: list[int], seconds: float) -> list[range]:
-    """Let a writer a start run for so long, then kill all; give what each said it had committed."""
+    """Run a writer per start for some seconds, kill all, and return what each had committed."""
     writers = [
         subprocess.Popen([sys.executable, "-m", "tests.kills.cache", str(path), str(start)], stdout=subprocess.PIPE)
         for start in starts
@@ -39,7 +39,7 @@ def kill_writers(path: Path, starts: list[int], seconds: float) -> list[range]:
         assert writer.stdout is not None
         assert writer.stdout.readline(), "a writer ended by itself"
         committed.append(start)
-    time.sleep(seconds)  # the moment of the kill is what is random here; nothing waits for anything
+    time.sleep(seconds)  # the random moment of the kill
     for writer in writers:
         writer.kill()
     said = [writer.communicate()[0].split() for writer in writers]
@@ -47,7 +47,7 @@ def kill_writers(path: Path, starts: list[int], seconds: float) -> list[range]:
 
 
 def examine(path: Path, committed: list[range]) -> int:
-    """Give the number of lost entries; a wrong one, or a broken file, fails."""
+    """Return the number of lost entries; raise when one is wrong or the file is broken."""
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         orphans = "SELECT count(*) FROM entries FULL JOIN vectors USING (id) WHERE key IS NULL OR data IS NULL"
@@ -58,7 +58,7 @@ def examine(path: Path, committed: list[range]) -> int:
 
 
 def loop(path: Path, kills: int, *, writers: int = 2, seed: int = 0) -> tuple[int, int]:
-    """Kill so many times; give the numbers of entries that were committed, and of those that were lost."""
+    """Repeat the kills, and return how many entries were committed and how many were lost."""
     draw = random.Random(seed)
     committed: list[range] = []
     lost = 0

@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer of Qwen's kind, learnt from the README: what a GGUF file carries."""
+"""A small byte-level BPE tokenizer of Qwen's kind, trained on the README, for GGUF files to carry."""
 
 from functools import cache
 from pathlib import Path

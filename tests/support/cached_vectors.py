@@ -1,4 +1,4 @@
-"""Keys and vectors that follow from a number, so that every process knows what a cache has to give."""
+"""Keys and vectors made from a number, so that every process knows what a cache must return."""
 
 import hashlib
 from pathlib import Path
@@ -34,7 +34,7 @@ def make(path: Path, **options: Any) -> SqliteCache:
 
 
 def there(cache: SqliteCache, numbers: range | list[int]) -> list[int]:
-    """Give the numbers that are cached; a wrong vector fails the test."""
+    """Return the numbers that are cached; raise when a vector is wrong."""
     found = dict(zip(numbers, cache.get_many([key(number) for number in numbers]), strict=True))
     assert [number for number, entry in found.items() if entry and not is_right(number, entry)] == []
     return [number for number, entry in found.items() if entry]

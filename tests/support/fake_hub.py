@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of one model on loopback, with the faults that a network has.
+"""A Hugging Face Hub with one model on loopback, with the faults of a network.
 
 It answers what ``huggingface_hub`` asks for a snapshot: revision, tree, HEAD and GET of files, with ranges. Large files
 are redirected to a second address, as the real Hub redirects them to its store.
@@ -20,14 +20,14 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 LFS = (".safetensors", "tokenizer.json")
-"""What the Hub keeps outside git, under its sha256."""
+"""Files that the Hub keeps outside git, under their sha256."""
 
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Break the connection after so many bytes of the body; ``reset`` makes the client see a reset, not an end."""
+    """Break the connection after ``after`` bytes of a body; with ``reset`` the client sees a reset, not an end."""
 
     after: int
     reset: bool = False
@@ -41,10 +41,10 @@ class FakeHub:
         name: ``owner/name``.
         commits: Files by commit.
         refs: Commit by branch or tag.
-        refusal: Status and error code that every request gets; None serves.
-        cuts: Faults by file, used up one a request of the body.
-        bodies: What is sent in place of a file.
-        gates: Called before a file's body is sent.
+        refusal: Status and error code of the answer to every request; None serves.
+        cuts: Faults by file, one for each request of the body.
+        bodies: What is sent instead of a file.
+        gates: Functions by file, called before its body is sent.
         log: Every request so far, as "METHOD path".
         ranges: Every Range header so far.
     """
@@ -90,7 +90,7 @@ class FakeHub:
             self._changed.notify_all()
 
     def wait_for(self, fragment: str, times: int) -> None:
-        """Wait until so many requests with ``fragment`` in them have come."""
+        """Wait until ``times`` requests that contain ``fragment`` have come."""
         with self._changed:
             came = self._changed.wait_for(lambda: sum(fragment in request for request in self.log) >= times, timeout=60)
         assert came, f"{fragment} came less than {times} times"
@@ -102,13 +102,13 @@ class FakeHub:
         return [_entry(path, content) for path, content in self.commits[commit].items()]
 
     def stored(self, sha256: str) -> tuple[str, bytes]:
-        """Find a large file by its hash: name and content."""
+        """Return the name and content of a large file by its hash."""
         files = [item for files in self.commits.values() for item in files.items()]
         return next((path, content) for path, content in files if etag(path, content) == sha256)
 
 
 def etag(path: str, content: bytes) -> str:
-    """Give what the Hub names a file by: sha256 of a large one, git's sha1 of a small one."""
+    """Return the hash that the Hub names a file by: sha256 for a large one, git's sha1 for a small one."""
     if path.endswith(LFS):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - git's own
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Keep the tests' output clean; ``FakeHub.log`` has it."""
+        """Print nothing; ``FakeHub.log`` has every request."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        # Not self.path, in which http.server has mended a double slash.
+        # Not self.path, in which http.server has removed a double slash.
         path = unquote(self.requestline.split()[1].partition("?")[0])
         self.hub.note(f"{self.command} {path}")
         model = f"/api/models/{self.hub.name}"

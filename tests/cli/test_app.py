@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,7 +18,6 @@ from mlx_qwen_embeddings.cli.app import app
 from mlx_qwen_embeddings.errors import MissingExtraError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tools import verify as module
-from mlx_qwen_embeddings.tools.verify import verify
 from tests.support.command_line import run
 
 
@@ -53,15 +51,6 @@ def test_verify_as_json(mean_pooled: Path) -> None:
     data = json.loads(out)
     assert (status, data["ok"], data["known"]) == (1, False, "nano")
     assert next(row["name"] for row in data["rows"] if not row["ok"]) == "pooling"
-
-
-def test_verify_prints_a_framed_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch, mean_pooled: Path) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "stdout", screen := StringIO())
-    tools._print_checks(verify(str(mean_pooled)))
-    assert "4 of 16 checks failed" in screen.getvalue()
-    assert screen.getvalue().count("✗") == 4
-    assert "1_Pooling" in screen.getvalue()
 
 
 def test_an_error_is_one_line_and_debug_shows_its_traceback() -> None:

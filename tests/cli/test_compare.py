@@ -1,16 +1,13 @@
-"""``mlx-qwen compare``: the matrix as plain text, in colour, and as JSON."""
+"""``mlx-qwen compare``: the matrix as text and as JSON."""
 
 import json
-import sys
 from collections.abc import Iterator
-from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
-from mlx_qwen_embeddings.cli import compare as module
 from tests.support.command_line import run as run_command
 
 TEXTS = ["a cat", "kitten,\nasleep", "[red] the bank"]
@@ -26,7 +23,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return run_command("compare", "-m", "nano", *arguments)
 
 
-def test_a_pipe_gets_plain_text(engine: EmbeddingEngine) -> None:
+def test_the_matrix_as_text(engine: EmbeddingEngine) -> None:
     vectors = engine.embed_documents(TEXTS).astype(np.float64)
     cosines = vectors @ vectors.T
     names = ["1 a cat", "2 kitten, asleep", "3 [red] the bank"]
@@ -52,24 +49,6 @@ def test_json_with_every_metric_and_with_options(metric: str, engine: EmbeddingE
         "manhattan": np.abs(differences).sum(-1),
     }[metric]
     np.testing.assert_allclose(data["scores"], expected, rtol=0, atol=2e-6)
-
-
-def test_a_terminal_shows_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    monkeypatch.setattr(sys, "stdout", screen := StringIO())
-    scores = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.5], [0.1, 0.5, 1.0]])
-    module._print_table(TEXTS, scores, "cosine")
-    shown = screen.getvalue()
-    assert "3 [red] the bank" in shown
-    assert "\x1b[38;2;0;200;60m0.9000" in shown  # the most similar pair is green
-    assert "\x1b[38;2;255;0;60m0.1000" in shown  # the least similar is red
-
-
-def test_a_small_distance_is_a_high_closeness() -> None:
-    closeness = module._closeness(np.array([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]]), "euclidean")
-    np.testing.assert_allclose(closeness, np.array([[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]]))
 
 
 @pytest.mark.parametrize("arguments", [(), ("a",), ("a", "b", "--metric", "hamming")])

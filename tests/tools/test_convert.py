@@ -82,9 +82,7 @@ def numbers(words: NDArray[np.uint32], bits: int) -> Any:
 
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_affine_rounding_is_half_a_step(
-    bits: int, group: int, source: Path, weights: Weights, tmp_path: Path
-) -> None:
+def test_affine_rounding_is_half_a_step(bits: int, group: int, source: Path, weights: Weights, tmp_path: Path) -> None:
     done = convert(str(source), tmp_path / "out", bits=bits, group_size=group, report=False)
     arrays = stored(tmp_path / "out")
     said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]

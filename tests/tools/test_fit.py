@@ -30,9 +30,7 @@ QUERIES = {2: 0.05, 1: 0.1}
         (9 * 10**8, None, 1, 128),
     ],
 )
-def test_the_fastest_within_the_limits_is_chosen(
-    most: int | None, target: float | None, lanes: int, tokens: int
-) -> None:
+def test_the_fastest_within_the_limits_is_chosen(most: int | None, target: float | None, lanes: int, tokens: int) -> None:
     best = _choose(TRIALS, QUERIES, most, target)
     assert (best.lanes, best.batch_tokens) == (lanes, tokens)
 
@@ -52,8 +50,8 @@ def test_amounts_of_memory(written: str | int, amount: int) -> None:
     assert parse_bytes(written) == amount
 
 
-@pytest.mark.parametrize("written", ["", "lots", "2 XB", "-1GB", 0, "GB", "2i"])
-def test_other_strings_are_refused(written: str | int) -> None:
+@pytest.mark.parametrize("written", ["", "lots", "2 XB", "-1GB", "GB", "2i"])
+def test_other_strings_are_refused(written: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(written))):
         parse_bytes(written)
 

@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.cache.memory import CachedVector, MemoryCache
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute import encoder
 from mlx_qwen_embeddings.compute.batching import pad
-from mlx_qwen_embeddings.engine.call import finish
+from mlx_qwen_embeddings.engine.call import postprocess
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from mlx_qwen_embeddings.tools.verify.published import PublishedModel, find_published, published_models
@@ -258,9 +258,9 @@ def test_a_cache_that_stores_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_shortened_vectors_that_are_not_normalised_again_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(vectors: Any, options: Any) -> Any:
         whole = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return whole[:, : options.dimensions] if options.dimensions else finish(vectors, options)
+        return whole[:, : options.dimensions] if options.dimensions else postprocess(vectors, options)
 
-    monkeypatch.setattr("mlx_qwen_embeddings.engine.engine.finish", late)
+    monkeypatch.setattr("mlx_qwen_embeddings.engine.call.postprocess", late)
     assert set(failed(verify("nano"))) == {"dimensions"}
 
 

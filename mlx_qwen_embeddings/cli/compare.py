@@ -12,6 +12,7 @@ from mlx_qwen_embeddings.cli.common import (
     ModelOption,
     RoleOption,
     aligned,
+    shortened,
     with_options,
 )
 from mlx_qwen_embeddings.options import CallOptions

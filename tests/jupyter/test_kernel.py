@@ -54,6 +54,7 @@ class Notebook:
 @pytest.fixture(scope="module")
 def notebook() -> Iterator[Notebook]:
     manager = KernelManager(kernel_name="python3")
+    assert manager.kernel_spec is not None
     manager.kernel_spec.argv[0] = sys.executable
     manager.start_kernel(env=os.environ | {"HF_HUB_OFFLINE": "1", "JPY_PARENT_PID": str(os.getpid())})
     client = manager.client()

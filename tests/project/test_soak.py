@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_what_has_not_come_back_is_lost() -> None:
     assert "| **lost** | **1** |" in as_table(result)
 
 
-WELL = {
+WELL: dict[str, Any] = {
     "seconds": 600.0,
     "wrong": 0,
     "lost": 0,

@@ -70,9 +70,8 @@ def load(folder: Path) -> dict[str, mx.array]:
 def dequantized(packed: dict[str, mx.array], name: str, bits: int) -> np.ndarray:
     if f"{name}.scales" not in packed:
         return np.array(packed[f"{name}.weight"])
-    weight, *scales = (packed[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
-    scales = [part.astype(mx.float32) for part in scales]
-    return np.array(mx.dequantize(weight, *scales, group_size=GROUP_SIZE, bits=bits))
+    scales, biases = (packed[f"{name}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
+    return np.array(mx.dequantize(packed[f"{name}.weight"], scales, biases, group_size=GROUP_SIZE, bits=bits))
 
 
 SMALL = ModelShape(hidden_size=64, layers=2, heads=4, kv_heads=2, head_dim=32, feed_forward=128, vocab_size=320)
@@ -303,7 +302,7 @@ def test_clocks_tell_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> 
     clock = schedule.by_steps(50)
     assert [clock(step) for step in (0, 25, 50)] == [0, 0.5, 1]
     now = iter([100.0, 100.0, 220.0])
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr("training.schedule.time.monotonic", lambda: next(now))
     clock = schedule.by_minutes(4, spent=1)
     assert [clock(0), clock(1)] == [0.25, 0.75]
 

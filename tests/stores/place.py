@@ -6,6 +6,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import chromadb
 from chromadb.api import ClientAPI
+from chromadb.config import Settings
 
 from mlx_qwen_embeddings.stores import check, stamp
 from tests.stores.passages import Passage
@@ -31,7 +32,7 @@ def metadata(row: int, passage: Passage) -> dict[str, Any]:
 
 def chroma(place: Place, model: Any) -> tuple[ClientAPI, chromadb.Collection]:
     """Open Chroma's collection, or make it with the model's stamp."""
-    client = chromadb.PersistentClient(str(place.folder), chromadb.Settings(anonymized_telemetry=False))
+    client = chromadb.PersistentClient(str(place.folder), Settings(anonymized_telemetry=False))
     settings: Any = {"hnsw": {"space": "cosine", "ef_search": 200}}
     collection = client.get_or_create_collection(COLLECTION, metadata=stamp(model), configuration=settings)
     check(model, collection.metadata)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -10,7 +11,7 @@ def serving(folder: Path) -> Iterator[str]:
     """Run a server and give its address."""
     import pgserver
 
-    server = pgserver.get_server(folder, cleanup_mode="delete")
+    server: Any = pgserver.get_server(folder, cleanup_mode="delete")
     try:
         server.psql("CREATE EXTENSION vector;")
         yield server.get_uri()

@@ -13,6 +13,7 @@ from langchain_postgres import PGVector
 from langchain_qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, FieldCondition, Filter, MatchValue, VectorParams
+from sqlalchemy import Engine
 
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.stores import check, check_folder, stamp
@@ -42,7 +43,7 @@ class Store:
 
 
 def embeddings(fields: Mapping[str, Any]) -> MLXQwenEmbeddings:
-    return MLXQwenEmbeddings(**{"model": "nano"} | fields)
+    return MLXQwenEmbeddings(**{"model": "nano", **fields})
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def on_chroma(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
     made = embeddings(fields)
     client, _ = chroma(place, made)
     yield Store(Chroma(COLLECTION, made, client=client), lambda page: {"filter": {"page": page}})
-    client.close()
+    client.close()  # type: ignore[attr-defined] # the type is that of the API, which has no close
 
 
 @contextmanager
@@ -99,7 +100,8 @@ def on_pgvector(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
         assert found is not None
         check(made, found.cmetadata)
     yield Store(store, lambda page: {"filter": {"page": page}})
-    store._engine.dispose()
+    if isinstance(store._engine, Engine):
+        store._engine.dispose()
 
 
 KINDS = {

@@ -55,7 +55,7 @@ class Store:
 
 
 def embed_model(fields: Mapping[str, Any]) -> MLXQwenEmbedding:
-    return MLXQwenEmbedding(**{"model": "nano"} | fields)
+    return MLXQwenEmbedding(**{"model": "nano", **fields})
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def on_chroma(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
     made = embed_model(fields)
     client, collection = chroma(place, made)
     yield Store(VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), made))
-    client.close()
+    client.close()  # type: ignore[attr-defined] # the type is that of the API, which has no close
 
 
 @contextmanager
@@ -90,7 +90,8 @@ class LanceDBStore(Store):
         store = self.index.vector_store
         assert isinstance(store, LanceDBVectorStore)
         ids = ", ".join(f"'{identifier(row)}'" for row in rows)
-        store.table.delete(f"id IN ({ids})")
+        table: Any = store.table
+        table.delete(f"id IN ({ids})")
 
 
 @contextmanager

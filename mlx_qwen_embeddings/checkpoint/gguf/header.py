@@ -23,7 +23,7 @@ _STRING, _ARRAY = 8, 9
 class _Cursor:
     """A position in the header, moved by every read.
 
-    Every method raises ``ValueError`` when the file has fewer bytes than it asks for.
+    Every method raises ``ValueError`` when the file has fewer bytes than it asks for, so no count in it needs a check.
     """
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -40,49 +40,37 @@ class _Cursor:
         self.position = end
         return taken
 
+    def numbers(self, letter: str, count: int) -> list[Any]:
+        """Return numbers, by their format character."""
+        data = self.take(count * struct.calcsize("<" + letter), "a value")
+        return list(struct.unpack(f"<{count}{letter}", data))
+
     def number(self, letter: str) -> Any:
         """Return one number, by its format character."""
-        return struct.unpack("<" + letter, self.take(struct.calcsize("<" + letter), "a number"))[0]
+        return self.numbers(letter, 1)[0]
 
-    def count(self, *, minimum_bytes: int, what: str) -> int:
-        """Return a count of things that take at least ``minimum_bytes`` each."""
-        count = int(self.number("Q"))
-        if count * minimum_bytes > self.size - self.position:
-            raise ValueError(f"it claims {count} {what}, more than a file of {self.size} bytes can hold")
-        return count
-
-    def string(self, *, limit: int | None = None) -> str:
-        """Return one string of at most ``limit`` bytes; None has no limit but the end of the file."""
-        length = self.count(minimum_bytes=1, what="characters")
-        if limit is not None and length > limit:
-            raise ValueError(f"a name of {length} bytes")
-        return self.take(length, "a string").decode("utf-8")
+    def string(self) -> str:
+        """Return one string."""
+        return self.take(self.number("Q"), "a string").decode("utf-8")
 
     def value(self) -> Any:
         """Return one value, which is preceded by its type."""
         kind = self.number("I")
-        if kind == _STRING:
-            return self.string()
         if kind == _ARRAY:
-            return self._array()
-        if kind not in _SCALARS:
-            raise ValueError(f"unknown type {kind} of a value")
-        return self.number(_SCALARS[kind])
+            kind, count = self.number("I"), self.number("Q")
+            if kind == _STRING:
+                return [self.string() for _ in range(count)]
+            return self.numbers(_letter(kind), count)
+        return self.string() if kind == _STRING else self.number(_letter(kind))
 
-    def _array(self) -> list[Any]:
-        kind = self.number("I")
-        if kind == _STRING:
-            return [self.string() for _ in range(self.count(minimum_bytes=8, what="strings"))]
-        if kind not in _SCALARS:
-            raise ValueError(f"an array of type {kind}, which no served model has")
-        letter = _SCALARS[kind]
-        width = struct.calcsize("<" + letter)
-        count = self.count(minimum_bytes=width, what="numbers")
-        return list(struct.unpack(f"<{count}{letter}", self.take(count * width, "an array")))
+
+def _letter(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise ValueError(f"a value of type {kind}, which no served model has")
+    return _SCALARS[kind]
 
 
 _MAX_DIMENSIONS = 4
-_MAX_NAME_BYTES = 65_535
 _VERSIONS = (2, 3)
 """Version 1 had 32-bit counts and was replaced in 2023."""
 
@@ -151,11 +139,10 @@ def _parse(path: Path, cursor: _Cursor) -> Header:
     version = cursor.number("I")
     if version not in _VERSIONS:
         raise ValueError(f"version {version}, or big-endian; read are the little-endian versions 2 and 3")
-    tensors = cursor.count(minimum_bytes=24, what="tensors")
-    pairs = cursor.count(minimum_bytes=13, what="key-value pairs")
+    tensors, pairs = cursor.numbers("Q", 2)
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
-        key = cursor.string(limit=_MAX_NAME_BYTES)
+        key = cursor.string()
         if key in metadata:
             raise ValueError(f"the key {key!r} is there twice")
         metadata[key] = cursor.value()
@@ -167,7 +154,7 @@ def _parse(path: Path, cursor: _Cursor) -> Header:
 
 
 def _tensor(path: Path, cursor: _Cursor) -> tuple[str, tuple[Tensor, int, int]]:
-    name = cursor.string(limit=_MAX_NAME_BYTES)
+    name = cursor.string()
     dimensions = cursor.number("I")
     if not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {dimensions} dimensions")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from mlx_qwen_embeddings.options import CallOptions
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.tools.convert.packing import DTYPES, ConversionError, Packing, check_one_of, choose_packing
 from mlx_qwen_embeddings.tools.evaluate import LABELLED, rank_scores, read_retrieval
-
-if TYPE_CHECKING:
-    from mlx_qwen_embeddings.tools.convert.model_folder import Written
 
 SHOWN_CHARACTERS = 60
 
@@ -147,16 +144,16 @@ def convert(
     settings = settings.model_copy(update={"cache_path": None, "cache_bytes": 2**28, "cache_ttl": None})
     options = CallOptions(show_progress=show_progress)
     with _new_folder(target) as scratch:
-        files, written = _write(settings, scratch, packing, dtype)
+        files, chosen_dtype, repacked, unpacked = _write(settings, scratch, packing, dtype)
         done = Conversion(
             source=source,
             target=target,
             packing=packing,
-            dtype=written.dtype,
+            dtype=chosen_dtype,
             source_bytes=_weight_bytes(files),
             target_bytes=_weight_bytes(ModelFiles(scratch)),
-            unpacked=written.unpacked,
-            repacked=written.repacked,
+            unpacked=unpacked,
+            repacked=repacked,
             cost=_run(settings, scratch, options, report=report),
         )
         _write_card(scratch / "README.md", done)
@@ -183,7 +180,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 def _write(
     settings: EngineSettings, target: Path, packing: Packing | None, dtype: str | None
-) -> "tuple[ModelFiles, Written]":
+) -> tuple[ModelFiles, str, bool, int]:
     files, backend = find_files(settings)
     # It imports MLX, which must come after the choice of a back end.
     from mlx_qwen_embeddings.tools.convert.model_folder import copy_other_files, write_weights  # noqa: PLC0415 - see above
@@ -192,7 +189,7 @@ def _write(
     with ThreadPoolExecutor(1, thread_name_prefix="mlx-qwen-convert") as pool:
         written = pool.submit(write_weights, files, target, packing, dtype, backend).result()
     copy_other_files(files, target)
-    return files, written
+    return files, *written
 
 
 def _run(settings: EngineSettings, result: Path, options: CallOptions, *, report: bool) -> Cost | None:

@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +38,9 @@ NOT_COPIED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.
 POOLING_FLAGS: dict[Pooling, str] = {"first": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "last": "lasttoken"}
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What ``write_weights`` wrote.
-
-    Attributes:
-        dtype: Type of the weights that are not packed.
-        repacked: Whether packed weights were packed again, and so rounded twice.
-        unpacked: Number of matrices that could not be packed, because their rows are not a multiple of the group size.
-    """
-
-    dtype: str
-    repacked: bool
-    unpacked: int
-
-
-def write_weights(files: ModelFiles, target: Path, packing: Packing | None, dtype: str | None, backend: Backend) -> Written:
+def write_weights(
+    files: ModelFiles, target: Path, packing: Packing | None, dtype: str | None, backend: Backend
+) -> tuple[str, bool, int]:
     """Write ``config.json`` and the safetensors files. The arrays belong to the calling thread, which frees them.
 
     Args:
@@ -63,6 +49,10 @@ def write_weights(files: ModelFiles, target: Path, packing: Packing | None, dtyp
         packing: How to pack matrices; None writes them unpacked.
         dtype: Type of the weights that are not packed; None keeps the source's.
         backend: Where to compute.
+
+    Returns:
+        The type of the weights that are not packed; whether packed weights were packed again, and so rounded twice; and the
+        number of matrices that could not be packed, because their rows are not a multiple of the group size.
 
     Raises:
         ModelLoadError: If the source's weights do not fit its configuration.
@@ -89,7 +79,7 @@ def write_weights(files: ModelFiles, target: Path, packing: Packing | None, dtyp
                 mlx_lm.save_model(target, named, donate_model=True)
             logger.debug("mlx-lm: %s", output.getvalue())
             mlx_lm.save_config(config, target / "config.json")
-            return Written(dtype, bool(layers) and packing is not None, unpacked)
+            return dtype, bool(layers) and packing is not None, unpacked
     finally:
         free_buffers()
         mx.clear_streams()  # otherwise MLX aborts the process at exit, since this thread ends

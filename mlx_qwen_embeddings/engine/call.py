@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings.cache.memory import CacheKeys, VectorCache
-from mlx_qwen_embeddings.engine.model import Opened
+from mlx_qwen_embeddings.engine.model import Opened, OpenModel
 from mlx_qwen_embeddings.engine.queue import Request
-from mlx_qwen_embeddings.engine.worker import Worker
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError, ModelLoadError, NonFiniteEmbeddingError
 from mlx_qwen_embeddings.options import EmbedOptions, Pooling, check_choice, key_values
 from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role, chat_renderer, prompt_for
-from mlx_qwen_embeddings.stats import StatsCounter
 from mlx_qwen_embeddings.tokenization import Ids, TextTokenizer, TokenIds, Tokens, check_length
 
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 2**22
@@ -42,48 +40,41 @@ class CallPlan:
     """Everything about a call but its texts.
 
     Attributes:
+        model: The model.
         options: The call's options.
-        tokenizer: Texts to tokens, with prompt and chat template.
-        overhead: Characters that prompt and chat template add to each text.
+        cache: Where vectors are looked up and stored.
+        tokenizer: The model's.
+        render: Writes prompt and chat template around a text.
+        token_ids: What reads texts that come as token ids; None when they are strings.
         keys: Returns a text's cache key.
         pooling: The pooling to use, never "native".
         prompt: Ids that texts may start with; None when there is no prompt.
         max_length: Most tokens of a text.
         dimensions: Width of a full vector.
-        on_truncated: Called with the number of texts that were cut, the tokens of the longest, and ``max_length``.
         call: What the requests of this call have in common.
     """
 
+    model: OpenModel
     options: EmbedOptions
     cache: VectorCache
-    stats: StatsCounter
-    tokenizer: "Rendered | TokenIds"
-    overhead: int
-    keys: Callable[[Any], bytes]
+    tokenizer: TextTokenizer
+    render: Callable[[str], str]
+    token_ids: TokenIds | None
+    keys: Callable[[Text], bytes]
     pooling: Pooling
     prompt: Ids | None
     max_length: int
     dimensions: int
-    on_truncated: Callable[[int, int, int], None]
     call: object = field(default_factory=object)
 
+    def tokenize(self, texts: Sequence[Any]) -> list[Tokens]:
+        """Turn texts into tokens, cut to ``max_length``."""
+        with self.model.stats.timed("tokenize_seconds"):
+            if self.token_ids is not None:
+                return self.token_ids.encode(texts, max_length=self.max_length)
+            return self.tokenizer.encode([self.render(text) for text in texts], max_length=self.max_length)
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A tokenizer behind a prompt and a chat template.
-
-    Attributes:
-        render: Writes both around a text.
-    """
-
-    tokenizer: TextTokenizer
-    render: Callable[[str], str]
-
-    def encode(self, texts: Sequence[Any], *, max_length: int) -> list[Tokens]:
-        """Encode texts as ``TextTokenizer.encode`` does."""
-        return self.tokenizer.encode([self.render(text) for text in texts], max_length=max_length)
-
-    def count(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text before any cut."""
         return self.tokenizer.count([self.render(text) for text in texts])
 
@@ -118,7 +109,7 @@ class Block:
         self._first: dict[Text, int] = {}
         for position, text in enumerate(texts):
             self._first.setdefault(text, position)
-        plan.stats.add(texts=len(texts), duplicates=len(texts) - len(self._first))
+        plan.model.stats.add(texts=len(texts), duplicates=len(texts) - len(self._first))
         self.vectors = np.empty((len(texts), plan.dimensions), dtype=np.float32)
         self.tokens = np.zeros(len(texts), dtype=np.int64)
         self.cached = np.zeros(len(texts), dtype=np.bool_)
@@ -176,17 +167,13 @@ class Window:
         for row, entry in enumerate(found):
             if entry is not None:
                 self._vectors[row] = entry.vector
-        plan.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
-        self._rows = self._tokenize([texts[row] for row in self._missing])
-        self._check_lengths()
-        self.request: Request | None = None
-
-    def _tokenize(self, texts: list[Any]) -> list[Ids]:
-        with self._plan.stats.timed("tokenize_seconds"):
-            tokens = self._plan.tokenizer.encode(texts, max_length=self._plan.max_length)
+        plan.model.stats.add(cache_hits=len(texts) - len(self._missing), cache_misses=len(self._missing))
+        tokens = plan.tokenize([texts[row] for row in self._missing])
+        self._rows = [token.ids for token in tokens]
         for row, token in zip(self._missing, tokens, strict=True):
             self._lengths[row] = token.length
-        return [token.ids for token in tokens]
+        self._check_lengths()
+        self.request: Request | None = None
 
     def _check_lengths(self) -> None:
         plan, start = self._plan, self.block.start
@@ -196,9 +183,9 @@ class Window:
             if check_length(start + position, length, plan.max_length, plan.options.truncate)
         ]
         if cut:
-            plan.on_truncated(len(cut), max(cut), plan.max_length)
+            plan.model.warn_truncated(len(cut), max(cut), plan.max_length)
 
-    def submit(self, worker: Worker, *, wait: bool) -> Future[None] | None:
+    def submit(self, *, wait: bool) -> Future[None] | None:
         """Queue what is missing, and return a future of its admission; None when nothing is missing.
 
         Raises:
@@ -210,7 +197,7 @@ class Window:
             return None
         plan = self._plan
         self.request = Request(self._rows, plan.pooling, self._receive, plan.prompt, plan.call)
-        return worker.submit(self.request, wait=wait)
+        return plan.model.worker.submit(self.request, wait=wait)
 
     @property
     def is_inherited(self) -> bool:
@@ -253,17 +240,16 @@ Step = Future[None] | Embedded
 class Call:
     """One call of an embedding method. Its texts go through the worker window by window."""
 
-    def __init__(self, blocks: Iterable[Sequence[Text]], plan: CallPlan, worker: Worker, total: int | None = None) -> None:
+    def __init__(self, blocks: Iterable[Sequence[Text]], plan: CallPlan, total: int | None = None) -> None:
         """Prepare; nothing is read.
 
         Args:
             blocks: Checked texts that are returned together. What raises here is raised in its turn.
             plan: What to do with them.
-            worker: Where they are computed.
             total: Number of texts in all blocks; None when it is not known.
         """
         self.plan, self.total = plan, total
-        self._blocks, self._worker = blocks, worker
+        self._blocks = blocks
         self._wait = plan.options.wait
         self._current: Block | None = None  # what the next window is made of
         self._underway: deque[Window] = deque()
@@ -313,7 +299,7 @@ class Call:
             self._current = None
 
     def _submit(self, window: Window) -> Iterator[Step]:
-        admitted = window.submit(self._worker, wait=self._wait)
+        admitted = window.submit(wait=self._wait)
         if admitted is not None:
             self._wait = True  # once its first window is admitted, a call is served to the end
             yield admitted
@@ -362,25 +348,14 @@ def _excerpt(text: Text) -> str:
     return repr(text[:EXCERPT] if isinstance(text, str) else np.frombuffer(text, np.int32)[: EXCERPT // 4].tolist())
 
 
-def make_plan(
-    opened: Opened,
-    role: Role,
-    options: EmbedOptions,
-    *,
-    cache: VectorCache,
-    stats: StatsCounter,
-    on_truncated: Callable[[int, int, int], None],
-    token_ids: bool = False,
-) -> CallPlan:
+def make_plan(model: OpenModel, opened: Opened, role: Role, options: EmbedOptions, *, token_ids: bool = False) -> CallPlan:
     """Settle prompt, template, pooling and length for a call.
 
     Args:
-        opened: The model.
+        model: The model.
+        opened: The same, opened.
         role: Whether the texts are queries or documents.
         options: The call's options.
-        cache: Where vectors are looked up and stored.
-        stats: Where to count.
-        on_truncated: Called when texts were cut, see ``CallPlan``.
         token_ids: Whether the texts come as token ids.
 
     Raises:
@@ -395,29 +370,28 @@ def make_plan(
     prompt = prompt_for(role, options.instruction, files.prompts, files.family.template)
     _check_prompt(prompt, pooling, opened)
     template = _template(opened, options)
-    settled = {"instruction": prompt, "pooling": pooling, "chat_template": template, "max_length": max_length}
     render = _renderer(prompt, template)
     prompt_ids = _prompt_ids(opened, render(""), max_length) if prompt or template else None
     if token_ids and options.chat_template:
         raise ValueError("a chat template is written around text, not around token ids: send text, or leave it out")
+    settled = {"instruction": prompt, "pooling": pooling, "chat_template": template, "max_length": max_length}
     keys = CacheKeys(
         model=opened.fingerprint,
         dtype=f"{opened.backend.device}-{opened.backend.dtype}",
         **key_values(options, "computed") | settled,
     )
-    tokenizer = TokenIds(opened.tokenizer, prompt_ids) if token_ids else Rendered(opened.tokenizer, render)
     return CallPlan(
+        model=model,
         options=options,
-        cache=cache,
-        stats=stats,
-        tokenizer=tokenizer,
-        overhead=len(render("")),
+        cache=model.cache,
+        tokenizer=opened.tokenizer,
+        render=render,
+        token_ids=TokenIds(opened.tokenizer, prompt_ids) if token_ids else None,
         keys=keys,
         pooling=pooling,
         prompt=prompt_ids,
         max_length=max_length,
         dimensions=files.dimensions,
-        on_truncated=on_truncated,
     )
 
 

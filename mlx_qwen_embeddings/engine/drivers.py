@@ -3,18 +3,18 @@
 import asyncio
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from mlx_qwen_embeddings._threads import DaemonPool
 from mlx_qwen_embeddings.engine.call import Call, Embedded
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError
 
 T = TypeVar("T")
+Redraw = Callable[[], None]
 
 POLL_SECONDS = 0.1
 """How often a progress bar is redrawn while a window is computed."""
@@ -30,35 +30,21 @@ _tokenizing = DaemonPool("mlx-qwen-tokenize", 16)
 """Tokenises and looks up for event loops. A loop's own threads may all be busy, which would delay calls without end."""
 
 
-class Progress:
-    """A progress bar over the texts of a call, or nothing."""
+@contextmanager
+def progress_bar(call: Call) -> Iterator[Redraw | None]:
+    """Draw a bar over the texts of a call, as a widget in a notebook, and yield what redraws it; None without a bar."""
+    if not call.plan.options.show_progress:
+        yield None
+        return
+    from tqdm.auto import tqdm  # noqa: PLC0415 - only those who ask for a bar pay for its import
 
-    def __init__(self, call: Call) -> None:
-        """Draw the bar if the call asks for one, as a widget in a notebook."""
-        self._call = call
-        self._bar: Any = None
-        if call.plan.options.show_progress:
-            from tqdm.auto import tqdm  # noqa: PLC0415 - only those who ask for a bar pay for its import
+    with tqdm(total=call.total, desc="Embedding", unit="text") as bar:
 
-            self._bar = tqdm(total=call.total, desc="Embedding", unit="text")
+        def redraw() -> None:
+            bar.update(call.done - bar.n)
 
-    @property
-    def shown(self) -> bool:
-        """Whether there is a bar to redraw."""
-        return self._bar is not None
-
-    def redraw(self) -> None:
-        """Show how far the call is."""
-        if self._bar is not None:
-            self._bar.update(self._call.done - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self.redraw()
-            self._bar.close()
+        yield redraw
+        redraw()
 
 
 class Deadline:
@@ -90,32 +76,30 @@ class Deadline:
         return left if most is None else min(left, most)
 
 
-def in_time(future: Future[T], deadline: Deadline, progress: Progress | None = None) -> T:
+def in_time(future: Future[T], deadline: Deadline, redraw: Redraw | None = None) -> T:
     """Wait for a future and return its result.
 
     Raises:
         EmbeddingTimeoutError: When the deadline passes first.
     """
-    poll = POLL_SECONDS if progress is not None and progress.shown else None
-    while not wait([future], deadline.left(poll)).done:
-        if progress is not None:
-            progress.redraw()
+    while not wait([future], deadline.left(POLL_SECONDS if redraw else None)).done:
+        if redraw:
+            redraw()
     return future.result()
 
 
-async def ain_time(future: Future[T], deadline: Deadline, progress: Progress | None = None) -> T:
+async def ain_time(future: Future[T], deadline: Deadline, redraw: Redraw | None = None) -> T:
     """Wait for a future without blocking the event loop, and return its result; on giving up, cancel it if possible.
 
     Raises:
         EmbeddingTimeoutError: When the deadline passes first.
     """
-    poll = POLL_SECONDS if progress is not None and progress.shown else WAKE_SECONDS
     waiting = asyncio.wrap_future(future)
     try:
         while not waiting.done():
-            await asyncio.wait([waiting], timeout=deadline.left(poll))
-            if progress is not None:
-                progress.redraw()
+            await asyncio.wait([waiting], timeout=deadline.left(POLL_SECONDS if redraw else WAKE_SECONDS))
+            if redraw:
+                redraw()
         return waiting.result()
     finally:
         waiting.cancel()
@@ -129,16 +113,17 @@ def drive(call: Call, deadline: Deadline) -> Generator[Embedded, None, None]:
     Raises:
         EmbeddingTimeoutError: When the deadline passes.
     """
-    with closing(call.steps()) as steps, Progress(call) as progress:
+    with closing(call.steps()) as steps, progress_bar(call) as redraw:
         while True:
             deadline.left()
             step = next(steps, None)
             if step is None:
                 return
             if isinstance(step, Future):
-                in_time(step, deadline, progress)
+                in_time(step, deadline, redraw)
             else:
-                progress.redraw()
+                if redraw:
+                    redraw()
                 yield step
                 deadline.restart()
 
@@ -157,7 +142,7 @@ async def adrive(call: Call, deadline: Deadline, *, inline: bool) -> Embedded:
     steps = call.steps()
     taking: Future[Any] | None = None
     try:
-        with Progress(call) as progress:
+        with progress_bar(call) as redraw:
             while True:
                 deadline.left()
                 if inline:
@@ -167,7 +152,7 @@ async def adrive(call: Call, deadline: Deadline, *, inline: bool) -> Embedded:
                     step = await ain_time(taking, deadline)
                 if not isinstance(step, Future):
                     return step
-                await ain_time(step, deadline, progress)
+                await ain_time(step, deadline, redraw)
     finally:
         if taking is None:
             steps.close()

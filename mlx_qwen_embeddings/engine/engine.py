@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._html import facts_table
 from mlx_qwen_embeddings.cache.memory import MemoryCache
-from mlx_qwen_embeddings.engine.call import WINDOW_TEXTS, Call, CallPlan, Embedded, Rendered, Text, make_plan
+from mlx_qwen_embeddings.engine.call import WINDOW_TEXTS, Call, Embedded, make_plan
 from mlx_qwen_embeddings.engine.drivers import INLINE_CHARACTERS, Deadline, adrive, ain_time, drive, in_time
 from mlx_qwen_embeddings.engine.model import ModelFacts, Opened, OpenModel
 from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
@@ -174,7 +174,7 @@ class EmbeddingEngine:
 
     def _stream(self, blocks: Iterator[list[str]], total: int | None, options: EmbedOptions) -> Iterator[Vectors]:
         deadline = Deadline(options.timeout)
-        call = self._call(self._open(deadline), blocks, "document", options, total=total)
+        call = Call(blocks, make_plan(self._model, self._open(deadline), "document", options), total)
         with closing(drive(call, deadline)) as found:
             for block in found:
                 yield block.vectors
@@ -189,9 +189,7 @@ class EmbeddingEngine:
     ) -> list[int]:
         """Count the tokens that the model reads for each text before any cut: with prompt, template and special tokens."""
         options = EmbedOptions(instruction=instruction, chat_template=chat_template)
-        tokenizer = self._plan(self._model.open(), role, options).tokenizer
-        assert isinstance(tokenizer, Rendered)  # noqa: S101 - the texts are strings
-        return tokenizer.count(check_texts(texts))
+        return make_plan(self._model, self._model.open(), role, options).count_tokens(check_texts(texts))
 
     @property
     def facts(self) -> ModelFacts:
@@ -219,9 +217,9 @@ class EmbeddingEngine:
 
     def warmup(self) -> Self:
         """Load the model and run a text through it, so that the first real call is as fast as the others."""
-        plan = self._plan(self._model.open(), "document", EmbedOptions())
+        plan = make_plan(self._model, self._model.open(), "document", EmbedOptions())
         plan = replace(plan, cache=MemoryCache(0))  # a vector that is known already would load nothing
-        list(drive(Call([["warm up"]], plan, self._model.worker), Deadline(None)))
+        list(drive(Call([["warm up"]], plan), Deadline(None)))
         return self
 
     def close(self) -> None:
@@ -258,30 +256,6 @@ class EmbeddingEngine:
             facts |= {"computes": f"{known.dtype} on {known.device}"}
         return facts_table(type(self).__name__, facts | settings)
 
-    def _plan(self, opened: Opened, role: Role, options: EmbedOptions, *, token_ids: bool = False) -> CallPlan:
-        model = self._model
-        return make_plan(
-            opened,
-            role,
-            options,
-            cache=model.cache,
-            stats=model.stats,
-            on_truncated=model.warn_truncated,
-            token_ids=token_ids,
-        )
-
-    def _call(
-        self,
-        opened: Opened,
-        blocks: Iterable[Sequence[Text]],
-        role: Role,
-        options: EmbedOptions,
-        *,
-        total: int | None,
-        token_ids: bool = False,
-    ) -> Call:
-        return Call(blocks, self._plan(opened, role, options, token_ids=token_ids), self._model.worker, total)
-
     def _open(self, deadline: Deadline) -> Opened:
         limited = self._model.opened is None and deadline.left() is not None
         return in_time(self._model.open_in_thread(), deadline) if limited else self._model.open()
@@ -289,8 +263,8 @@ class EmbeddingEngine:
     def _embed(self, texts: Iterable[str], role: Role, options: EmbedOptions) -> Vectors:
         deadline = Deadline(options.timeout)
         checked = check_texts(texts)
-        call = self._call(self._open(deadline), [checked], role, options, total=len(checked))
-        (found,) = drive(call, deadline)
+        plan = make_plan(self._model, self._open(deadline), role, options)
+        (found,) = drive(Call([checked], plan, len(checked)), deadline)
         return found.vectors
 
     async def _aembed(
@@ -304,10 +278,10 @@ class EmbeddingEngine:
         if opened is None:
             opened = await ain_time(model.open_in_thread(), deadline)
         checked: list[Any] = check_ids(given, opened.tokenizer.vocabulary_size) if token_ids else given
-        call = self._call(opened, [checked], role, options, total=len(checked), token_ids=token_ids)
-        characters = sum(map(len, checked)) + len(checked) * call.plan.overhead
+        plan = make_plan(model, opened, role, options, token_ids=token_ids)
+        characters = sum(map(len, checked)) + len(checked) * len(plan.render(""))
         inline = characters <= INLINE_CHARACTERS and not model.cache.blocks
-        return await adrive(call, deadline, inline=inline)
+        return await adrive(Call([checked], plan, len(checked)), deadline, inline=inline)
 
 
 def _blocks(texts: Iterator[Any], size: int) -> Iterator[list[str]]:

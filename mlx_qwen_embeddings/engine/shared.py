@@ -1,4 +1,4 @@
-"""Which of the shared models are in memory: at most so many, the least recently used making room, none while in use."""
+"""Engines that a whole process shares, and the limit on how many of their models are in memory at once."""
 
 import logging
 import threading
@@ -17,97 +17,41 @@ logger = logging.getLogger(__name__)
 
 
 class LoadedModels(Forkable):
-    """The workers that hold a model. Its lock is never held while a worker's is asked for."""
+    """The workers that hold a model. Its lock is never held while a worker's lock is taken."""
 
     def __init__(self) -> None:
-        """Start with none."""
-        self._changed = threading.Condition()
-        self._changes = 0
-        self._holders: set[Worker] = set()
+        self.after_fork_in_child()
+        self.changes = 0
         protect(self, Stage.LOCKING)
 
-    def enter(self, worker: Worker, most: int, most_bytes: int | None, expected_bytes: int) -> bool:
-        """Wait until a model fits in, and let those that are least recently used and idle make room.
-
-        Args:
-            worker: Asks from its own thread, before it loads.
-            most: Models in memory, its own included.
-            most_bytes: Size of their weights, its own included; None sets no bound. A model that is larger than that
-                gets in when there is no other.
-            expected_bytes: Size of its own.
-
-        Returns:
-            False when the worker was closed while it waited.
-        """
-        while True:
-            with self._changed:
-                if worker.closed:
-                    return False
-                others = self._holders - {worker}
-                held = sum(other.model_bytes for other in others)
-                fits = not others or (len(others) < most and (most_bytes is None or held + expected_bytes <= most_bytes))
-                # Its own former thread may still be freeing what it held.
-                if fits and worker not in self._holders:
-                    self._holders.add(worker)
-                    return True
-                seen = self._changes
-            if not fits:
-                _retire_one(others)
-            with self._changed:
-                while self._changes == seen:
-                    self._changed.wait()
-
-    def trim(self, worker: Worker, most_bytes: int) -> None:
-        """Let others make room for a model that turned out larger than expected."""
-        with self._changed:
-            others = self._holders - {worker}
-        held = worker.model_bytes + sum(other.model_bytes for other in others)
-        while held > most_bytes and (gone := _retire_one(others)):
-            others.remove(gone)
-            held -= gone.model_bytes
-
-    def leave(self, worker: Worker) -> None:
-        """Note that a worker freed its model."""
-        with self._changed:
-            self._holders.discard(worker)
-        self.note_change()
-
     def note_change(self) -> None:
-        """Let those that wait look again: a worker became idle, freed its model or was closed."""
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
+        """Make those that wait look again: a worker became idle, freed its model or was closed."""
+        with self.changed:
+            self.changes += 1
+            self.changed.notify_all()
 
     def before_fork(self) -> None:
-        """Hold still."""
-        self._changed.acquire()
+        """Hold the lock."""
+        self.changed.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
-        let_go(self._changed)
+        """Release the lock."""
+        let_go(self.changed)
 
     def after_fork_in_child(self) -> None:
-        """Start afresh: what the child inherited is the parent's memory until it is used."""
-        self._changed = threading.Condition()
-        self._holders = set()
-
-
-def _retire_one(workers: set[Worker]) -> Worker | None:
-    """Free the least recently used model that is idle; None when all are in use."""
-    for worker in sorted(workers, key=lambda worker: worker.used_at):
-        if worker.retire():
-            return worker
-    return None
+        """Forget the workers: what the child inherited is the parent's memory until it is used."""
+        self.changed = threading.Condition()
+        self.holders: set[Worker] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One shared engine's claim to a place in memory.
+    """The claim of a shared engine to a place in memory.
 
     Attributes:
         models: Where places are given out.
-        settings: ``max_loaded_models`` and ``max_model_bytes`` hold when this engine's model is loaded.
-        stored_bytes: Gives the size of the model's files.
+        settings: The engine's; ``max_loaded_models`` and ``max_model_bytes`` apply when its model is loaded.
+        stored_bytes: Returns the size of the model's files.
     """
 
     models: LoadedModels
@@ -115,24 +59,65 @@ class Place:
     stored_bytes: Callable[[], int]
 
     def enter(self, worker: Worker) -> bool:
-        """Wait for a place; False when the worker was closed meanwhile."""
-        limits = self.settings
-        expected = 0 if limits.max_model_bytes is None else worker.last_model_bytes or self.stored_bytes()
-        return self.models.enter(worker, limits.max_loaded_models, limits.max_model_bytes, expected)
+        """Wait until the model fits into memory, where idle models make room, the least recently used one first.
+
+        A model larger than ``max_model_bytes`` is admitted when there is no other. Called on the worker's own thread.
+
+        Returns:
+            False when the worker was closed meanwhile.
+        """
+        models, most_bytes = self.models, self.settings.max_model_bytes
+        expected = 0 if most_bytes is None else worker.last_model_bytes or self.stored_bytes()
+        while True:
+            with models.changed:
+                if worker.closed:
+                    return False
+                others = models.holders - {worker}
+                held = sum(other.model_bytes for other in others)
+                fits = not others or (
+                    len(others) < self.settings.max_loaded_models and (most_bytes is None or held + expected <= most_bytes)
+                )
+                # Its own former thread may still be freeing the model.
+                if fits and worker not in models.holders:
+                    models.holders.add(worker)
+                    return True
+                seen = models.changes
+            if not fits:
+                _retire_one(others)
+            with models.changed:
+                while models.changes == seen:
+                    models.changed.wait()
 
     def loaded(self, worker: Worker) -> None:
-        """Note that the model is in memory, and its size known."""
-        if self.settings.max_model_bytes is not None:
-            self.models.trim(worker, self.settings.max_model_bytes)
+        """Free other models if this one turned out larger than its files."""
+        most_bytes = self.settings.max_model_bytes
+        if most_bytes is None:
+            return
+        with self.models.changed:
+            others = self.models.holders - {worker}
+        held = worker.model_bytes + sum(other.model_bytes for other in others)
+        while held > most_bytes and (retired := _retire_one(others)):
+            others.remove(retired)
+            held -= retired.model_bytes
 
     def leave(self, worker: Worker) -> None:
-        """Give the place back."""
+        """Note that the model was freed, or not loaded after all."""
         logger.info("%r is no longer in memory; the next call loads it again", self.settings.model)
-        self.models.leave(worker)
+        with self.models.changed:
+            self.models.holders.discard(worker)
+        self.models.note_change()
 
     def note_change(self) -> None:
-        """Tell those that wait that the worker is idle, or closed."""
+        """Note that the worker is idle or closed. Called under the worker's lock."""
         self.models.note_change()
+
+
+def _retire_one(workers: set[Worker]) -> Worker | None:
+    """Free the least recently used idle model, and return its worker; None when all are in use."""
+    for worker in sorted(workers, key=lambda worker: worker.used_at):
+        if worker.retire():
+            return worker
+    return None
 
 
 EngineKey = tuple[str, tuple[tuple[str, str], ...], str | None, str, str]
@@ -150,15 +135,15 @@ def get_engine(
     device: Device | None = None,
     **settings: Any,
 ) -> EmbeddingEngine:
-    """Give the shared engine of a model: the same model, revision, dtype and device give the same engine.
+    """Return the shared engine of a model; the same model, revision, dtype and device give the same engine.
 
     Args:
         model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
         revision: Branch, tag or commit on the Hub; None is the main branch.
         dtype: Compute type, see ``EngineSettings``.
         device: Where to compute, see ``EngineSettings``.
-        **settings: Further fields of ``EngineSettings``. They shape the engine when it is made; for one that exists they
-            are not applied, and a warning says so if they differ.
+        **settings: Further fields of ``EngineSettings``. They apply when the engine is made; if it exists and they differ
+            from its own, a warning says that they were not applied.
 
     Raises:
         UnknownModelError: When the name means nothing.
@@ -168,7 +153,7 @@ def get_engine(
     chosen: dict[str, Any] = {"model": name, "revision": revision, "dtype": dtype, "device": device}
     wanted = EngineSettings.from_env(**chosen, **settings)
     spec = resolve(wanted.model)
-    # Two registered rows may ask for different prompts in front of one model's texts.
+    # Two registered rows may put different prompts before one model's texts.
     key = (spec.source, tuple(sorted(spec.prompts.items())), wanted.revision, wanted.dtype, wanted.device)
     with _lock:
         engine = _engines.get(key)

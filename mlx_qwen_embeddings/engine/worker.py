@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING
 from weakref import WeakSet, ref
 
 from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
@@ -17,6 +17,9 @@ from mlx_qwen_embeddings.engine.batch import BatchEncoder, BatchRunner, try_sett
 from mlx_qwen_embeddings.engine.queue import Batch, QueueBudget, Request, next_batch, take
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
 from mlx_qwen_embeddings.stats import StatsCounter
+
+if TYPE_CHECKING:
+    from mlx_qwen_embeddings.engine.shared import Place
 
 JOIN_SECONDS = 30.0
 """How long a fork waits for the batch being computed, and the exit until it says what it waits for."""
@@ -35,26 +38,6 @@ class State(Enum):
     WARM = "the model is in memory"
     RETIRING = "the model is freed and the thread ends, unless a request comes first"
     CLOSED = "no request is taken any more"
-
-
-class Place(Protocol):
-    """A place in memory, of which there are fewer than models."""
-
-    def enter(self, worker: "Worker") -> bool:
-        """Wait until the model may be loaded; return False if the worker was closed meanwhile."""
-        ...
-
-    def loaded(self, worker: "Worker") -> None:
-        """Note that the model is in memory."""
-        ...
-
-    def leave(self, worker: "Worker") -> None:
-        """Note that the model was freed, or not loaded after all."""
-        ...
-
-    def note_change(self) -> None:
-        """Note that the worker is idle or closed. Called under the worker's lock."""
-        ...
 
 
 class Worker(Forkable):
@@ -76,7 +59,7 @@ class Worker(Forkable):
         self._queue_tokens = queue_tokens
         self._stats = stats
         self._runner = BatchRunner(stats)
-        self.place: Place | None = None
+        self.place: Place | None = None  # where its model may only be in memory together with few others
         self.used_at = time.monotonic()
         self.last_model_bytes = 0
         self._encoder: BatchEncoder | None = None
@@ -260,7 +243,7 @@ class Worker(Forkable):
                     self._state = State.COLD
                 self._fail_all(_as_exception(error))
 
-    def _work_in(self, place: Place) -> None:
+    def _work_in(self, place: "Place") -> None:
         if place.enter(self):
             try:
                 self._work()

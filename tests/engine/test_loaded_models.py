@@ -64,7 +64,7 @@ def several(models: LoadedModels, count: int, **limits: Any) -> Iterator[list[Mo
     finally:
         for model in made:
             model.worker.close(PATIENCE)
-    assert models._holders == set()
+    assert models.holders == set()
 
 
 # With workers whose batches the test holds
@@ -365,7 +365,7 @@ def test_a_fork_while_a_model_waits_for_its_place(models: LoadedModels) -> None:
             releasing = threading.Thread(target=let_a_fork_go_on, args=(first,))
             releasing.start()
             # The child takes none of the parent's places: there both models are to be had, one after the other.
-            child = Child(lambda: (first.ask(3).right, second.ask(4).right, len(models._holders)))
+            child = Child(lambda: (first.ask(3).right, second.ask(4).right, len(models.holders)))
             releasing.join(PATIENCE)
         assert child.result() == (True, True, 1)
         assert holds.right

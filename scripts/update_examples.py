@@ -26,7 +26,7 @@ def printed(code: str, namespace: dict[str, Any]) -> str:
 
 
 def rerun(markdown: str) -> str:
-    """Give a page with every example's output as it is now."""
+    """Return a page with every example's output as it is now."""
     namespace: dict[str, Any] = {"__name__": "page"}
     blocks = list(BLOCK.finditer(markdown))
     found = [(block, printed(block[2], namespace)) for block in blocks if block[1] == "python"]

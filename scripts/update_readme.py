@@ -36,13 +36,13 @@ PRECISION = PROJECT / "benchmarks" / "results" / "precision.json"
 
 
 def models() -> str:
-    """Give the table of registered models."""
+    """Return the table of registered models."""
     headers = ("name", "also", "repository", "weights", "dimensions", "tokens", "download")
     return table(headers, map(model_row, list_models()))
 
 
 def model_row(spec: ModelSpec) -> list[str]:
-    """Give a model's cells."""
+    """Return the cells of a model."""
     names = " ".join(f"`{alias}`" for alias in spec.aliases)
     source = "inside the package" if spec.local else f"`{spec.source}`"
     size = "" if spec.download_bytes is None else f"{spec.download_bytes / 1e9:.1f} GB"
@@ -57,7 +57,7 @@ def options() -> str:
 
 
 def all_settings() -> str:
-    """Give the table of settings, an engine's and then the server's, from the strings under their fields."""
+    """Return the table of settings, an engine's and then the server's, from the strings under their fields."""
     rows: list[tuple[str, ...]] = []
     for made in (EngineSettings, ServerSettings):
         for name, field in made.model_fields.items():
@@ -68,12 +68,12 @@ def all_settings() -> str:
 
 
 def flag_of(name: str) -> str:
-    """Give the flag of ``mlx-qwen serve`` for a setting, "" where there is none."""
+    """Return the flag of ``mlx-qwen serve`` for a setting, "" where there is none."""
     return f"`--{RENAMED.get(name, name).replace('_', '-')}`" if name in flags_of_serve() else ""
 
 
 def scores() -> str:
-    """Give the table of scores from nano's model card."""
+    """Return the table of scores from nano's model card."""
     section = (NANO_FOLDER / "README.md").read_text("utf-8").split("## Scores\n")[1].split("\n## ")[0]
     return "\n".join(line for line in section.splitlines() if line.startswith("|"))
 
@@ -86,7 +86,7 @@ WANTED_SHORT, WANTED_POINTS, WANTED_BYTES = 0.95, 0.3, 16.2e6
 
 
 def wanted() -> str:
-    """Give the table of what was wanted of nano and what came of it."""
+    """Return the table of what was wanted of nano and what came of it."""
     sets = {row["set"]: row for row in json.loads((PROJECT / "training/results/nano.json").read_text("utf-8"))["sets"]}
     lost = [100 * (row["student"] - row["full"]) for row in sets.values()]
     rows = [
@@ -105,12 +105,12 @@ def wanted() -> str:
 
 
 def share(found: float, bar: float) -> str:
-    """Give a share, in bold where it misses its bar."""
+    """Return a share, in bold where it misses its bar."""
     return f"{found:.1%}" if found >= bar else f"**{found:.1%}**"
 
 
 def precisions() -> str:
-    """Give the table of what shorter and coarser vectors keep, over the sets that all models were measured on."""
+    """Return the table of what shorter and coarser vectors keep, over the sets that all models were measured on."""
     measured: dict[str, dict[str, dict[tuple[str, int], dict[str, Any]]]] = {}
     for one in json.loads(PRECISION.read_text("utf-8")):
         rows = {(row["precision"], row["dimensions"]): row for row in one["rows"]}
@@ -133,12 +133,12 @@ def precisions() -> str:
 
 
 def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tuple[str, int]) -> float:
-    """Give the mean nDCG@10 over sets."""
+    """Return the mean nDCG@10 over sets."""
     return statistics.fmean(rows[key]["ndcg10"] for rows in sets)
 
 
 def soak_ledger() -> str:
-    """Give the table of the last soak that was kept."""
+    """Return the table of the last soak that was kept."""
     return as_table(json.loads((PROJECT / "soak" / "result.json").read_text("utf-8")))
 
 
@@ -148,12 +148,12 @@ def one_line(text: str) -> str:
 
 
 def commands() -> str:
-    """Give the table of commands, from the docstrings that their help shows."""
+    """Return the table of commands, from the docstrings that their help shows."""
     return table(("command", "does"), [(f"`mlx-qwen {name}`", meaning) for name, meaning in every_command(app)])
 
 
 def every_command(group: Typer, before: str = "") -> Iterator[tuple[str, str]]:
-    """Give name and meaning of each command, those of groups after the group's name."""
+    """Yield name and meaning of each command, those of groups after the group's name."""
     for command in group.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "")
         yield f"{before}{name}", one_line((inspect.getdoc(command.callback) or "").split("\n\n")[0])
@@ -163,7 +163,7 @@ def every_command(group: Typer, before: str = "") -> Iterator[tuple[str, str]]:
 
 
 def embed_options() -> str:
-    """Give the table of what ``mlx-qwen embed`` takes, from what its help says."""
+    """Return the table of what ``mlx-qwen embed`` takes, from what its help says."""
     rows = []
     for name, parameter in inspect.signature(embed).parameters.items():
         kind, said = get_args(parameter.annotation)
@@ -180,13 +180,13 @@ def embed_options() -> str:
 
 
 def literals(kind: Any) -> tuple[Any, ...]:
-    """Give the choices of a Literal, which may be optional."""
+    """Return the choices of a Literal, which may be optional."""
     found = [kind, *get_args(kind)]
     return next((get_args(part) for part in found if get_origin(part) is Literal), ())
 
 
 def speed() -> str:
-    """Give the table of this package beside its peers."""
+    """Return the table of this package beside its peers."""
     return summary(load())
 
 

@@ -136,7 +136,7 @@ def test_the_options_of_a_call_are_fields(adapter: Adapter) -> None:
 
 
 @both
-def test_every_option_of_a_call_is_handed_on(adapter: Adapter) -> None:
+def test_every_option_of_a_call_is_passed_on(adapter: Adapter) -> None:
     given: dict[str, Any] = {
         "dimensions": 64,
         "normalize": False,
@@ -155,7 +155,7 @@ def test_every_option_of_a_call_is_handed_on(adapter: Adapter) -> None:
 
 
 @both
-async def test_texts_are_embedded_as_what_they_are(adapter: Adapter, prompted: str) -> None:
+async def test_each_role_gets_its_own_prompt(adapter: Adapter, prompted: str) -> None:
     # Without an instruction: with one, queries and documents get the same prompt.
     embeddings, engine = adapter(prompted), get_engine(prompted)
     documents, queries = engine.embed_documents(TEXTS), engine.embed_queries(TEXTS)
@@ -193,7 +193,7 @@ def test_vectors_are_the_engines(adapter: Adapter, options: dict[str, Any]) -> N
 
 @both
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_an_instruction_reaches_the_vectors_of_its_role_alone(adapter: Adapter, role: str) -> None:
+def test_an_instruction_changes_only_the_vectors_of_its_role(adapter: Adapter, role: str) -> None:
     task = "Given a headline, find the {article} below it"
     embed, embed_other = (of_queries, of_documents) if role == "query" else (of_documents, of_queries)
     plain, instructed = adapter("nano"), adapter("nano", **{f"{role}_instruction": task})
@@ -222,7 +222,7 @@ def pickled(item: Any) -> Any:
 
 @both
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled])
-def test_a_copy_is_equal_and_embeds_alike_on_the_same_engine(adapter: Adapter, duplicate: Callable[[Any], Any]) -> None:
+def test_a_copy_is_equal_and_uses_the_same_engine(adapter: Adapter, duplicate: Callable[[Any], Any]) -> None:
     embeddings = adapter("nano", dimensions=48, query_instruction="Find it", timeout=30.0)
     vectors = of_queries(embeddings)(TEXTS)
     twin = duplicate(embeddings)

@@ -46,7 +46,7 @@ def test_any_options(engine: EmbeddingEngine, call: str, texts: list[str], optio
 
 @few
 @given(anything.calls, anything.no_texts, anything.options)
-def test_what_is_no_list_of_strings(engine: EmbeddingEngine, call: str, texts: Any, options: Any) -> None:
+def test_values_that_are_not_lists_of_strings(engine: EmbeddingEngine, call: str, texts: Any, options: Any) -> None:
     anything.check_call(engine, call, texts, options)
 
 

@@ -23,7 +23,7 @@ def engine() -> Iterator[EmbeddingEngine]:
         yield engine
 
 
-def test_a_text_is_the_one_turn_of_a_user() -> None:
+def test_a_text_is_the_only_user_message() -> None:
     assert chat_renderer(CHATML)("hello {{ x }}") == "<|im_start|>user\nhello {{ x }}<|im_end|>\n"
 
 
@@ -37,7 +37,7 @@ def test_the_vector_is_that_of_the_rendered_text(engine: EmbeddingEngine) -> Non
     np.testing.assert_array_equal(templated, engine.embed_documents(["user says the tide now", "user says a ship now"]))
 
 
-def test_the_instruction_stands_inside_the_turn(engine: EmbeddingEngine) -> None:
+def test_the_instruction_is_inside_the_message(engine: EmbeddingEngine) -> None:
     template = "<{{ messages[0].content }}>"
     templated = engine.embed_query("the tide", instruction="Find", chat_template=template)
     plain = engine.embed_query("<Instruct: Find\nQuery:the tide>", instruction="")
@@ -45,11 +45,11 @@ def test_the_instruction_stands_inside_the_turn(engine: EmbeddingEngine) -> None
 
 
 @pytest.mark.parametrize("off", [None, False])
-def test_without_one_texts_are_as_they_are(off: None, engine: EmbeddingEngine) -> None:
+def test_without_a_template_texts_are_unchanged(off: None, engine: EmbeddingEngine) -> None:
     np.testing.assert_array_equal(engine.embed_query("a", chat_template=off), engine.embed_query("a"))
 
 
-def test_a_model_without_one_says_so(engine: EmbeddingEngine) -> None:
+def test_a_model_without_a_template_raises_an_error(engine: EmbeddingEngine) -> None:
     with pytest.raises(ValueError, match=r"nano has no chat template: pass one as chat_template='\.\.\.'"):
         engine.embed_query("a", chat_template=True)
 
@@ -83,7 +83,7 @@ def test_a_template_that_fails_or_breaks_out_is_refused(source: str, engine: Emb
         engine.embed_query("a", chat_template=source)
 
 
-def test_what_is_no_template_is_refused(engine: EmbeddingEngine) -> None:
+def test_a_template_of_a_wrong_type_is_refused(engine: EmbeddingEngine) -> None:
     with pytest.raises(TypeError, match="chat_template must be a string, True, False or None, got 3"):
         engine.embed_query("a", chat_template=3)  # type: ignore[arg-type]
 

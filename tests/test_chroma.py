@@ -69,7 +69,7 @@ def test_documents_and_queries_get_their_own_prompts(client: ClientAPI) -> None:
     assert best(collection) == ANSWERS
 
 
-def test_texts_are_embedded_as_what_they_are(prompted: str) -> None:
+def test_each_role_gets_its_own_prompt(prompted: str) -> None:
     # Without an instruction: with one, queries and documents get the same prompt.
     function, engine = MLXQwenEmbeddingFunction(prompted), get_engine(prompted)
     documents, queries = engine.embed_documents(PASSAGES), engine.embed_queries(PASSAGES)
@@ -126,7 +126,7 @@ def test_a_changed_model_is_refused(client: ClientAPI, tmp_path: Path) -> None:
         config_to_embedding_function({"name": NAME, "config": config})
 
 
-def test_a_collection_whose_model_s_files_were_replaced(client: ClientAPI, tmp_path: Path) -> None:
+def test_a_collection_whose_models_files_were_replaced(client: ClientAPI, tmp_path: Path) -> None:
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
     make(client, MLXQwenEmbeddingFunction(str(folder)))
     closed(client)
@@ -145,7 +145,7 @@ client.get_collection("notes").query(query_texts=["a"])
     assert f"the collection holds vectors made with other files of the model '{folder}'" in ended.stderr
 
 
-def test_what_chroma_itself_does_not_see(client: ClientAPI) -> None:
+def test_check_finds_what_chroma_overlooks(client: ClientAPI) -> None:
     collection = make(client, MLXQwenEmbeddingFunction("nano"))
     MLXQwenEmbeddingFunction("nano", query_instruction=TASK).check(collection)
     wanted = "the collection 'notes' holds vectors made with pooling 'native', not 'mean'"
@@ -159,7 +159,7 @@ def test_what_chroma_itself_does_not_see(client: ClientAPI) -> None:
 @pytest.mark.parametrize(
     ("fields", "refused"), [({"query_instruction": TASK}, ""), ({"dimensions": 64}, "dimensions 384, not 64")]
 )
-def test_what_an_update_may_change(client: ClientAPI, fields: dict[str, Any], refused: str) -> None:
+def test_updates_that_are_allowed_and_refused(client: ClientAPI, fields: dict[str, Any], refused: str) -> None:
     collection = make(client, MLXQwenEmbeddingFunction("nano"))
     other = MLXQwenEmbeddingFunction("nano", **fields)
     if refused:

@@ -40,19 +40,19 @@ def test_no_documents_give_no_vectors(embeddings: MLXQwenEmbeddings) -> None:
     assert embeddings.embed_documents([]) == []
 
 
-def test_dimensions_are_cut_from_the_full_vector_and_normalised_anew(embeddings: MLXQwenEmbeddings) -> None:
+def test_dimensions_are_cut_from_the_full_vector_and_normalised_again(embeddings: MLXQwenEmbeddings) -> None:
     full = np.array(MLXQwenEmbeddings("nano").embed_documents(DOCUMENTS))[:, :96]
     expected = full / np.linalg.norm(full, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings.embed_documents(DOCUMENTS), expected, atol=1e-6)
 
 
-async def test_the_asynchronous_forms_give_the_same(embeddings: MLXQwenEmbeddings) -> None:
+async def test_the_asynchronous_methods_return_the_same(embeddings: MLXQwenEmbeddings) -> None:
     assert await embeddings.aembed_documents(DOCUMENTS) == embeddings.embed_documents(DOCUMENTS)
     assert await embeddings.aembed_query(QUERY) == embeddings.embed_query(QUERY)
     assert await embeddings.aembed_documents([]) == []
 
 
-async def test_the_event_loop_goes_on_while_many_numbers_are_made(
+async def test_the_event_loop_runs_while_many_numbers_are_made(
     embeddings: MLXQwenEmbeddings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter_options, "NUMBERS_AT_ONCE", 200)  # two vectors
@@ -75,7 +75,7 @@ async def test_the_event_loop_goes_on_while_many_numbers_are_made(
     assert await embeddings.aembed_documents(texts) == found
 
 
-async def test_the_asynchronous_forms_take_no_thread_of_the_pool(embeddings: MLXQwenEmbeddings) -> None:
+async def test_the_asynchronous_methods_use_no_thread_of_the_pool(embeddings: MLXQwenEmbeddings) -> None:
     embeddings.engine.warmup()
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -88,7 +88,7 @@ async def test_the_asynchronous_forms_take_no_thread_of_the_pool(embeddings: MLX
     assert len(vectors) == 1
 
 
-def test_an_error_of_the_engine_comes_through(embeddings: MLXQwenEmbeddings) -> None:
+def test_an_error_of_the_engine_reaches_the_caller(embeddings: MLXQwenEmbeddings) -> None:
     strict = embeddings.model_copy(update={"max_length": 20, "truncate": "error"})
     with pytest.raises(InputTooLongError, match=r"texts\[1\]"):
         strict.embed_documents(["short", "long " * 50])
@@ -102,7 +102,7 @@ def test_an_error_of_the_engine_comes_through(embeddings: MLXQwenEmbeddings) -> 
 
 
 @pytest.mark.parametrize("show", [True, False])
-async def test_progress_is_shown_for_documents_alone(
+async def test_progress_is_shown_only_for_documents(
     embeddings: MLXQwenEmbeddings, *, show: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shown = embeddings.model_copy(update={"show_progress": show})

@@ -55,7 +55,7 @@ async def test_a_store_finds_by_meaning(
         assert [found.page_content for found in await store.asimilarity_search(question, k=1)] == [PASSAGES[answer]]
 
 
-async def test_a_retrieval_chain_puts_the_right_passage_before_the_model(embeddings: MLXQwenEmbeddings) -> None:
+async def test_a_retrieval_chain_gives_the_right_passage_to_the_model(embeddings: MLXQwenEmbeddings) -> None:
     def joined(documents: list[Document]) -> str:
         return "\n".join(document.page_content for document in documents)
 
@@ -68,7 +68,7 @@ async def test_a_retrieval_chain_puts_the_right_passage_before_the_model(embeddi
     assert await chain.abatch(list(QUESTIONS)) == expected
 
 
-async def test_cache_backed_embeddings_compute_once_a_namespace(embeddings: MLXQwenEmbeddings, tmp_path: Path) -> None:
+async def test_cache_backed_embeddings_compute_once_per_namespace(embeddings: MLXQwenEmbeddings, tmp_path: Path) -> None:
     def cached(inner: MLXQwenEmbeddings) -> CacheBackedEmbeddings:
         store = LocalFileStore(tmp_path)
         return CacheBackedEmbeddings.from_bytes_store(inner, store, namespace=inner.fingerprint, key_encoder="blake2b")
@@ -83,7 +83,7 @@ async def test_cache_backed_embeddings_compute_once_a_namespace(embeddings: MLXQ
     assert embeddings.engine.stats().texts == before
 
 
-def test_queries_kept_in_a_store_of_their_own_are_not_taken_for_documents() -> None:
+def test_queries_in_a_separate_store_are_not_mistaken_for_documents() -> None:
     embeddings = MLXQwenEmbeddings("nano", query_instruction="Given a question, find the answer")
     cached = CacheBackedEmbeddings.from_bytes_store(
         embeddings,

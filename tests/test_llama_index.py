@@ -36,7 +36,7 @@ def documents() -> list[Document]:
     return [Document(text=text, doc_id=str(number)) for number, text in enumerate(PASSAGES)]
 
 
-async def test_every_method_gives_the_engines_vectors_as_lists(model: MLXQwenEmbedding) -> None:
+async def test_every_method_returns_the_engines_vectors_as_lists(model: MLXQwenEmbedding) -> None:
     wanted = get_engine("nano").embed_documents(PASSAGES, dimensions=96).tolist()
     query = get_engine("nano").embed_query(PASSAGES[0], dimensions=96, instruction=TASK).tolist()
     assert model.get_text_embedding_batch(PASSAGES) == wanted
@@ -63,7 +63,7 @@ def test_a_call_of_2048_texts_reaches_the_engine_as_one(monkeypatch: pytest.Monk
     assert MLXQwenEmbedding.model_fields["embed_batch_size"].default == 2048
 
 
-async def test_the_asynchronous_methods_take_no_thread_of_the_pool(model: MLXQwenEmbedding) -> None:
+async def test_the_asynchronous_methods_use_no_thread_of_the_pool(model: MLXQwenEmbedding) -> None:
     model.engine.warmup()
     release = threading.Event()
     texts = ["unseen: quince", "unseen: medlar"]
@@ -118,7 +118,7 @@ async def test_each_call_gives_one_start_and_one_end_event(model: MLXQwenEmbeddi
     ]
 
 
-def test_a_dictionary_brings_everything_back(model: MLXQwenEmbedding) -> None:
+def test_a_round_trip_through_a_dictionary(model: MLXQwenEmbedding) -> None:
     data = model.to_dict()
     assert data["class_name"] == MLXQwenEmbedding.class_name() == "MLXQwenEmbedding"
     assert json.loads(json.dumps(data)) == data
@@ -128,7 +128,7 @@ def test_a_dictionary_brings_everything_back(model: MLXQwenEmbedding) -> None:
     assert MLXQwenEmbedding.from_json(model.to_json()).to_dict() == data
 
 
-def test_how_a_call_is_run_is_no_part_of_the_pipelines_key() -> None:
+def test_options_of_a_run_are_not_part_of_the_pipelines_key() -> None:
     patient = MLXQwenEmbedding("nano", timeout=60, show_progress=True)
     assert patient.to_dict() == MLXQwenEmbedding("nano").to_dict()
     assert MLXQwenEmbedding("nano", truncate="error").to_dict() != MLXQwenEmbedding("nano").to_dict()
@@ -156,7 +156,7 @@ def pipeline(model: MLXQwenEmbedding) -> IngestionPipeline:
     return IngestionPipeline(transformations=[SentenceSplitter(chunk_size=256, chunk_overlap=0), model])
 
 
-def test_a_new_version_of_nano_embeds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_version_of_nano_is_not_served_from_the_pipelines_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pipeline(MLXQwenEmbedding("nano", dimensions=40))
     with monkeypatch.context() as older:
         older.setattr(llama_index, "nano_fingerprint", lambda: FIRST_NANO)

@@ -66,7 +66,7 @@ def run_pipeline(how: str, *, warm: bool) -> dict[str, Any]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="process groups and forks are POSIX")
 @pytest.mark.parametrize(("how", "warm"), [("run", True), ("arun", True), ("arun", False)])
-def test_worker_processes_give_the_vectors_of_this_one(how: str, *, warm: bool) -> None:
+def test_worker_processes_return_the_vectors_of_this_process(how: str, *, warm: bool) -> None:
     found = run_pipeline(how, warm=warm)
     wanted = get_engine("nano").embed_documents(PASSAGES, dimensions=64, instruction="Read the passage")
     assert found["texts"] == PASSAGES

@@ -52,18 +52,18 @@ def test_version_is_the_same_everywhere(pyproject: dict[str, Any]) -> None:
     assert mlx_qwen_embeddings.__version__ == pyproject["project"]["version"] == metadata.version(DISTRIBUTION)
 
 
-def test_import_brings_in_neither_mlx_nor_numpy_nor_a_framework() -> None:
+def test_import_loads_neither_mlx_nor_numpy_nor_a_framework() -> None:
     brought = imported_by("import mlx_qwen_embeddings")
     assert "mlx_qwen_embeddings" in brought
     assert brought & HEAVY == set()
 
 
-def test_the_probe_sees_what_an_import_brings_in() -> None:
+def test_the_probe_sees_what_an_import_loads() -> None:
     assert {"mlx_qwen_embeddings", "numpy"} <= imported_by("import mlx_qwen_embeddings.similarity")
 
 
 @pytest.mark.parametrize("framework", ["langchain", "llama_index"])
-def test_an_adapter_brings_in_no_other_framework(framework: str) -> None:
+def test_an_adapter_loads_no_other_framework(framework: str) -> None:
     other = {"langchain": "llama_index", "llama_index": "langchain_core"}[framework]
     brought = imported_by(f"import mlx_qwen_embeddings.{framework}")
     assert not brought & {other, "mlx_lm", "torch", "transformers"}
@@ -104,7 +104,7 @@ def test_every_pip_command_that_users_are_shown_names_extras_that_exist(pyprojec
     assert named <= declared
 
 
-def test_all_brings_every_extra_but_the_back_ends(pyproject: dict[str, Any]) -> None:
+def test_the_extra_all_includes_every_extra_except_back_ends(pyproject: dict[str, Any]) -> None:
     extras = pyproject["project"]["optional-dependencies"]
     (requirement,) = extras["all"]
     match = re.fullmatch(rf"{DISTRIBUTION}\[([a-z0-9,-]+)\]", requirement)

@@ -35,6 +35,6 @@ def test_an_instruction_is_never_edited(odd: str) -> None:
     assert prompt("query", odd) == f"Instruct: {odd}\nQuery:"
 
 
-def test_the_models_own_prompts_win_over_the_familys() -> None:
+def test_a_models_own_prompts_override_its_familys() -> None:
     assert prompt_for("query", None, {"query": "search: ", "document": "text: "}, QWEN3.template) == "search: "
     assert prompt_for("document", None, {"query": "search: ", "document": "text: "}, QWEN3.template) == "text: "

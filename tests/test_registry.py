@@ -91,7 +91,7 @@ def test_an_alias_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: py
     assert resolve("./nano").source == str(tmp_path / "nano")
 
 
-def test_a_hub_name_is_taken_as_it_is_and_a_known_one_keeps_its_row() -> None:
+def test_a_hub_name_is_not_changed_and_a_known_one_keeps_its_row() -> None:
     assert resolve("Someone/Some-Model_1.0") == ModelSpec(name="Someone/Some-Model_1.0", source="Someone/Some-Model_1.0")
     assert resolve("qwen/qwen3-embedding-8b").source == "Qwen/Qwen3-Embedding-8B"
     assert resolve("Qwen/Qwen3-Embedding-8B").dimensions == 4096
@@ -106,19 +106,19 @@ def test_an_unknown_name_lists_close_matches_and_all_names() -> None:
     assert isinstance(caught.value, MLXQwenEmbeddingsError)
 
 
-def test_a_name_like_nothing_gets_no_guess() -> None:
+def test_a_name_unlike_any_other_gets_no_suggestion() -> None:
     with pytest.raises(UnknownModelError, match=r"unknown model 'zzzzzz'\. Known: small"):
         resolve("zzzzzz")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere/at/all", "~no_such_user/x", "a/b/c"])
-def test_a_path_to_nothing_is_called_a_path(name: str) -> None:
+def test_a_missing_path_is_reported_as_a_path(name: str) -> None:
     with pytest.raises(UnknownModelError, match="there is no model folder"):
         resolve(name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 5000, "nul\0", "two words", "ünïcode\udc80"])
-def test_no_name_is_too_odd_for_a_plain_answer(name: str) -> None:
+def test_odd_names_get_a_plain_error(name: str) -> None:
     with pytest.raises(UnknownModelError, match="unknown model"):
         resolve(name)
 

@@ -53,7 +53,7 @@ def test_the_environment_is_read_when_it_is_asked_for(monkeypatch: pytest.Monkey
     assert EngineSettings.from_env().model == "medium"
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     assert EngineSettings.from_env({"MLX_QWEN_MODEL": "", "MLX_QWEN_CACHE_TTL": ""}) == EngineSettings()
 
 
@@ -83,12 +83,12 @@ def test_variables_of_others_are_left_alone() -> None:
         ("modle", "nano"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(field: str, value: object) -> None:
+def test_a_wrong_value_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         EngineSettings.model_validate({field: value})
 
 
-def test_a_variable_that_does_not_fit_is_named_and_an_argument_by_its_field() -> None:
+def test_a_wrong_variable_is_named_and_an_argument_by_its_field() -> None:
     environ = {"MLX_QWEN_DEVICE": "tpu", "MLX_QWEN_DTYPE": "float16", "MLX_QWEN_LANES": "{0}"}
     with pytest.raises(ValidationError) as caught:
         EngineSettings.from_env(environ, batch_tokens=0, lanes=0)

@@ -36,7 +36,7 @@ def test_both_frameworks_write_and_read_the_same() -> None:
         ({"dimensions": 64, "pooling": "mean"}, "dimensions 384, not 64; pooling 'native', not 'mean'"),
     ],
 )
-def test_what_shapes_a_document_s_vector_may_not_change(fields: dict[str, Any], message: str) -> None:
+def test_what_shapes_a_documents_vector_may_not_change(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(IndexMismatchError, match=message):
         check(MLXQwenEmbeddings("nano", **fields), stamp(MLXQwenEmbeddings("nano")))
 
@@ -44,7 +44,7 @@ def test_what_shapes_a_document_s_vector_may_not_change(fields: dict[str, Any], 
 @pytest.mark.parametrize(
     "fields", [{}, {"query_instruction": "Find it"}, {"max_length": 99}, {"truncate": "error"}, {"dimensions": 384}]
 )
-def test_what_does_not_may(fields: dict[str, Any]) -> None:
+def test_what_does_not_shape_it_may_change(fields: dict[str, Any]) -> None:
     check(MLXQwenEmbeddings("nano", **fields), stamp(MLXQwenEmbeddings("nano")))
 
 
@@ -68,7 +68,7 @@ def test_a_model_whose_files_changed_under_its_name(tmp_path: Path) -> None:
     check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said | {"content": MLXQwenEmbeddings("nano").engine.fingerprint})})
 
 
-def test_another_commit_of_a_hub_s_model_is_named_with_how_to_have_the_old_one(
+def test_another_commit_is_named_with_how_to_get_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = "b" * 40, "a" * 40
@@ -94,7 +94,7 @@ def test_a_record_without_a_revision_is_read_too() -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"hnsw:space": "cosine"}])
-def test_a_store_that_does_not_say(metadata: dict[str, str] | None) -> None:
+def test_a_store_without_a_record_is_refused(metadata: dict[str, str] | None) -> None:
     with pytest.raises(IndexMismatchError, match=r"notes does not say which model made its vectors: rebuild it with stamp"):
         check(MLXQwenEmbeddings("nano"), metadata, name="notes")
 
@@ -132,13 +132,13 @@ def test_a_folder_that_several_open_at_once(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / str(number)).iterdir()] == [RECORD]
 
 
-def test_what_a_kill_left_of_a_record_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_partial_record_after_a_kill_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / f"{RECORD}.0123").write_text("half")
     check_folder(MLXQwenEmbeddings("nano"), tmp_path)
     assert (tmp_path / RECORD).is_file()
 
 
-def test_a_folder_that_holds_vectors_of_nobody_knows_what(tmp_path: Path) -> None:
+def test_a_folder_with_content_but_no_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.faiss").write_bytes(b"vectors")
     with pytest.raises(IndexMismatchError, match=rf"build the store again in an empty folder, or write .* into .*{RECORD}"):
         check_folder(MLXQwenEmbeddings("nano"), tmp_path)

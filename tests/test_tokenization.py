@@ -39,7 +39,7 @@ def test_special_tokens_are_found(template: str | None, prefix: tuple[int, ...],
 @pytest.mark.parametrize(
     ("max_length", "expected"), [(6, [0, 2, 3, 4, 5, 1]), (5, [0, 2, 3, 4, 1]), (3, [0, 2, 1]), (2, [0, 1])]
 )
-def test_a_cut_takes_from_the_text_not_from_the_special_tokens(max_length: int, expected: list[int]) -> None:
+def test_a_cut_removes_text_and_no_special_tokens(max_length: int, expected: list[int]) -> None:
     tokens = make().encode(["one two three four"], max_length=max_length)[0]
     assert (tokens.ids.tolist(), tokens.length, str(tokens.ids.dtype)) == (expected, 6, "int32")
 
@@ -82,13 +82,13 @@ def test_texts_are_never_edited() -> None:
 
 
 @pytest.mark.parametrize("texts", ["abc", b"abc", None, 3, 1.5, np.array("a")], ids=repr)
-def test_what_is_no_list_is_refused_with_the_remedy(texts: object) -> None:
+def test_a_value_that_is_not_a_list_is_refused_with_the_remedy(texts: object) -> None:
     with pytest.raises(TypeError, match=rf"must be a list of strings, got {type(texts).__name__} .*write \[text\]"):
         check_texts(texts)
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"x", ["x"], float("nan"), np.array("x")], ids=repr)
-def test_what_is_no_string_is_named_by_its_place(bad: object) -> None:
+def test_an_item_that_is_not_a_string_is_named_by_its_position(bad: object) -> None:
     with pytest.raises(TypeError, match=rf"texts\[2\] must be a string, got {type(bad).__name__} "):
         check_texts(["a", "b", bad, 7])
     with pytest.raises(TypeError, match=r"texts\[12\]"):

@@ -70,14 +70,14 @@ def ids_of(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_it_has_the_vector_that_numpy_computes(text: str, engine: EmbeddingEngine, weights: Weights) -> None:
+def test_the_vector_is_what_numpy_computes(text: str, engine: EmbeddingEngine, weights: Weights) -> None:
     ids = ids_of(text)
     assert ids[-1] == END
     assert engine.count_tokens([text]) == [len(ids)]
     np.testing.assert_allclose(engine.embed_documents([text])[0], expected(weights, ids), atol=5e-6)
 
 
-def test_all_of_them_together_give_the_same() -> None:
+def test_all_texts_in_one_call_have_the_same_vectors() -> None:
     texts = list(TEXTS.values())
     with EmbeddingEngine("nano", cache_bytes=0) as engine:
         together = engine.embed_documents(texts)
@@ -105,7 +105,7 @@ def test_a_megabyte_in_one_string_is_its_first_tokens_and_the_end(
     [("x" * MEGABYTE, 2), ("\0" * MEGABYTE, 1), ("\U0001f600" * (MEGABYTE // 4), 2)],
     ids=["one word", "NUL", "emoji"],
 )
-def test_a_megabyte_that_is_no_word_is_one_unknown_token_or_none(
+def test_a_megabyte_without_words_is_one_unknown_token_or_none(
     text: str, tokens: int, engine: EmbeddingEngine, weights: Weights
 ) -> None:
     ids = ids_of(text)
@@ -123,7 +123,7 @@ def test_a_megabyte_is_refused_where_a_cut_is_not_allowed(engine: EmbeddingEngin
     [("\ud800", "D800", 0), ("half of \ud83d an emoji", "D83D", 8), ("from bytes \udcff", "DCFF", 11)],
     ids=["alone", "high", "low"],
 )
-def test_a_lone_surrogate_is_named_and_spoils_no_other_call(
+def test_a_lone_surrogate_is_named_and_harms_no_other_call(
     text: str, code: str, place: int, engine: EmbeddingEngine
 ) -> None:
     message = rf"texts\[1\] holds a lone surrogate \(U\+{code}\) at character {place}, .*text\.encode\('utf-8', 'replace'\)"

@@ -156,7 +156,9 @@ def pipeline(model: MLXQwenEmbedding) -> IngestionPipeline:
     return IngestionPipeline(transformations=[SentenceSplitter(chunk_size=256, chunk_overlap=0), model])
 
 
-def test_a_new_version_of_nano_is_not_served_from_the_pipelines_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_version_of_nano_is_not_served_from_the_pipelines_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = pipeline(MLXQwenEmbedding("nano", dimensions=40))
     with monkeypatch.context() as older:
         older.setattr(llama_index, "nano_fingerprint", lambda: FIRST_NANO)

@@ -68,9 +68,7 @@ def test_a_model_whose_files_changed_under_its_name(tmp_path: Path) -> None:
     check(MLXQwenEmbeddings("nano"), {KEY: json.dumps(said | {"content": MLXQwenEmbeddings("nano").engine.fingerprint})})
 
 
-def test_another_commit_is_named_with_how_to_get_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_commit_is_named_with_how_to_get_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = "b" * 40, "a" * 40
     snapshots = tmp_path / "models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ"
     for commit in (old, new):

@@ -1,41 +1,27 @@
-"""Small tables for notebooks. Everything that stands in them is escaped."""
+"""The table that an engine or a result shows of itself in a notebook."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 
-_CELL = "text-align:left;vertical-align:top"
+_LEFT = 'style="text-align:left;vertical-align:top"'
 
 
-def facts_table(caption: str, facts: Mapping[str, object]) -> str:
-    """Give a table with a fact a line.
-
-    Args:
-        caption: Above it.
-        facts: Values by name.
-    """
-    lines = (f'<tr><th style="{_CELL}">{_cell(name)}</th>{_data(value)}</tr>' for name, value in facts.items())
-    return _table(caption, lines)
+Table = tuple[str, Mapping[str, object]]
+"""A caption, and values by name."""
 
 
-def rows_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Give a table with columns.
+class NotebookTable:
+    """Shows an object as a table with a row for each of its facts; everything in it is escaped."""
 
-    Args:
-        caption: Above it.
-        head: Names of the columns.
-        rows: Cells of each line.
-    """
-    top = "".join(f'<th style="{_CELL}">{_cell(name)}</th>' for name in head)
-    lines = (f"<tr>{''.join(map(_data, row))}</tr>" for row in rows)
-    return _table(caption, [f"<tr>{top}</tr>", *lines])
+    __slots__ = ()
 
+    def _table(self) -> Table:
+        raise NotImplementedError
 
-def _table(caption: str, lines: Iterable[str]) -> str:
-    return f'<table><caption style="text-align:left"><b>{_cell(caption)}</b></caption>{"".join(lines)}</table>'
-
-
-def _data(value: object) -> str:
-    return f'<td style="{_CELL}">{_cell(value)}</td>'
+    def _repr_html_(self) -> str:
+        caption, facts = self._table()
+        rows = (f"<tr><th {_LEFT}>{_cell(name)}</th><td {_LEFT}>{_cell(fact)}</td></tr>" for name, fact in facts.items())
+        return f"<table><caption {_LEFT}><b>{_cell(caption)}</b></caption>{''.join(rows)}</table>"
 
 
 def _cell(value: object) -> str:

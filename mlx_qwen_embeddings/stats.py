@@ -9,11 +9,11 @@ from typing import Any
 
 from mlx_qwen_embeddings._files import human_size
 from mlx_qwen_embeddings._fork import ForkSafeLock
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(NotebookTable):
     """What an engine has done since it was opened.
 
     Attributes:
@@ -64,7 +64,7 @@ class EngineStats:
         computed = self.tokens + self.padding_tokens
         return self.padding_tokens / computed if computed else 0.0
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         persistent = f", {self.persistent_hits:,} of them from the file" if self.persistent_hits else ""
         facts = {
             "texts": self.texts,
@@ -77,7 +77,7 @@ class EngineStats:
             "memory": f"{human_size(self.memory_bytes)}, at most {human_size(self.peak_memory_bytes)}",
         }
         failures = {"failed": ", ".join(f"{name}: {count:,}" for name, count in self.failures.items())}
-        return facts_table("What the engine has done", facts | (failures if self.failures else {}))
+        return "What the engine has done", facts | (failures if self.failures else {})
 
 
 class StatsCounter:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineStats, VerifyReport
-from mlx_qwen_embeddings._html import rows_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.bulk import BulkReport, CorpusReport
 from mlx_qwen_embeddings.search import IndexReport
 from mlx_qwen_embeddings.similarity import Clusters
@@ -18,10 +18,9 @@ from mlx_qwen_embeddings.tools.verify import Check
 BAD = "<script>alert('x')</script> & <b>"
 
 
-def cells(thing: object) -> list[list[str]]:
-    """Give the text of each cell; raises where the markup is not well formed."""
-    markup = thing if isinstance(thing, str) else thing._repr_html_()  # type: ignore[attr-defined]
-    table = ET.fromstring(markup)  # noqa: S314 - our own
+def cells(thing: NotebookTable) -> list[list[str]]:
+    """Return the text of each cell; fail if the markup is not well formed."""
+    table = ET.fromstring(thing._repr_html_())  # noqa: S314 - our own
     assert {element.tag for element in table.iter()} <= {"table", "caption", "b", "tr", "th", "td"}
     return [["".join(cell.itertext()) for cell in row] for row in table]
 
@@ -58,8 +57,8 @@ def test_counters() -> None:
 
 def test_a_report_of_checks_has_remedies_where_one_failed() -> None:
     good, bad = Check("one", ok=True, expected="1", found="1"), Check("two", ok=False, expected="2", found=BAD, remedy="x")
-    assert cells(VerifyReport("nano", (good,)))[1:] == [["", "check", "expected", "found"], ["✓", "one", "1", "1"]]
-    assert cells(VerifyReport(BAD, (good, bad)))[-1] == ["✗", "two", "2", BAD, "x"]
+    assert cells(VerifyReport("nano", (good,)))[1:] == [["✓ one", "1"]]
+    assert cells(VerifyReport(BAD, (good, bad)))[-1] == ["✗ two", f"{BAD}, not 2: x"]
 
 
 def test_a_finished_file_and_a_score() -> None:
@@ -125,9 +124,8 @@ def test_groups_and_only_the_largest_of_many() -> None:
 
 
 def test_cells() -> None:
-    assert cells(rows_table("a", ["b"], [[True], [0.123456], [12345], [None]]))[2:] == [
-        ["yes"],
-        ["0.1235"],
-        ["12,345"],
-        ["None"],
-    ]
+    class Shown(NotebookTable):
+        def _table(self) -> Table:
+            return "a", {"b": True, "c": 0.123456, "d": 12345, "e": None}
+
+    assert cells(Shown())[1:] == [["b", "yes"], ["c", "0.1235"], ["d", "12,345"], ["e", "None"]]

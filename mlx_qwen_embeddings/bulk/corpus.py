@@ -10,7 +10,7 @@ from typing import Protocol, Unpack
 
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings._files import move, sync
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.bulk.job import Job, ModelStamp, embed, run
 from mlx_qwen_embeddings.bulk.parquet import Corpus, RangeReader, as_lists, open_corpus
 from mlx_qwen_embeddings.bulk.targets import check_free
@@ -104,7 +104,7 @@ class LocalRunner:
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusReport:
+class CorpusReport(NotebookTable):
     """What was done.
 
     Attributes:
@@ -123,9 +123,9 @@ class CorpusReport:
     dimensions: int
     seconds: float
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         facts = {"parts": self.parts, "rows": self.rows, "from an earlier run": self.resumed, "dimensions": self.dimensions}
-        return facts_table(str(self.folder), facts | {"time": f"{self.seconds:.2f} s"})
+        return str(self.folder), facts | {"time": f"{self.seconds:.2f} s"}
 
 
 def embed_parquet(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._files import move, replaced, sync
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.bulk.job import MANIFEST, Job, ModelStamp, embed_blocks, read_manifest, run
 from mlx_qwen_embeddings.bulk.sources import Source, open_source
 from mlx_qwen_embeddings.bulk.targets import Format, columns_of, format_of, write_target
@@ -121,7 +121,7 @@ class FileJob(Job):
 
 
 @dataclass(frozen=True, slots=True)
-class BulkReport:
+class BulkReport(NotebookTable):
     """What was done.
 
     Attributes:
@@ -138,9 +138,9 @@ class BulkReport:
     dimensions: int
     seconds: float
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         facts = {"rows": self.rows, "from an earlier run": self.resumed, "dimensions": self.dimensions}
-        return facts_table(str(self.target), facts | {"time": f"{self.seconds:.2f} s"})
+        return str(self.target), facts | {"time": f"{self.seconds:.2f} s"}
 
 
 def embed_file(

@@ -12,7 +12,7 @@ from typing import Any, Self, Unpack
 
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.cache.memory import MemoryCache
 from mlx_qwen_embeddings.engine.call import WINDOW_TEXTS, Call, Embedded, make_plan
 from mlx_qwen_embeddings.engine.drivers import INLINE_CHARACTERS, Deadline, adrive, ain_time, drive, in_time
@@ -27,7 +27,7 @@ Vectors = NDArray[Any]
 """float32 unless ``precision`` says otherwise."""
 
 
-class EmbeddingEngine:
+class EmbeddingEngine(NotebookTable):
     """One model behind one queue.
 
     Safe to use from any thread and any event loop, and in a forked child. Calls that arrive together share batches. The
@@ -246,7 +246,7 @@ class EmbeddingEngine:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.model_dump(exclude_defaults=True).items())
         return f"{type(self).__name__}({settings})"
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         settings = self.settings.model_dump(exclude_defaults=True) | {"model": self.settings.model}
         state = "closed" if self.closed else "loaded" if self.loaded else "loaded by the first call"
         facts: dict[str, Any] = {"model": settings.pop("model"), "state": state}
@@ -254,7 +254,7 @@ class EmbeddingEngine:
             known = self.facts
             facts |= {"dimensions": self.dimensions, "tokens of a text": self.max_length}
             facts |= {"computes": f"{known.dtype} on {known.device}"}
-        return facts_table(type(self).__name__, facts | settings)
+        return type(self).__name__, facts | settings
 
     def _open(self, deadline: Deadline) -> Opened:
         limited = self._model.opened is None and deadline.left() is not None

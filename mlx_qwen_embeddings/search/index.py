@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen_embeddings._files import file_digest
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
 from mlx_qwen_embeddings.search.database import (
@@ -92,7 +92,7 @@ COUNTS_KEPT = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class IndexReport:
+class IndexReport(NotebookTable):
     """What a run did.
 
     Attributes:
@@ -111,14 +111,14 @@ class IndexReport:
     embedded: int
     skipped: tuple[str, ...]
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         facts: dict[str, Any] = {
             "files": f"{self.files:,}, {self.changed:,} of them new or changed",
             "removed": self.removed,
         }
         facts |= {"passages": self.passages, "embedded now": self.embedded}
         skipped = {"skipped": f"{len(self.skipped):,}, the first: {self.skipped[0]}"} if self.skipped else {}
-        return facts_table("Index", facts | skipped)
+        return "Index", facts | skipped
 
 
 def index_folder(

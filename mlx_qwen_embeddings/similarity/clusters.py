@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlx_qwen_embeddings._extras import require
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.similarity.compare import cosine, normalize
 
 _BLOCK = 1024
@@ -20,7 +20,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clusters:
+class Clusters(NotebookTable):
     """Groups of vectors.
 
     Attributes:
@@ -38,12 +38,12 @@ class Clusters:
         """Number of vectors in each group."""
         return tuple(np.bincount(self.labels, minlength=len(self.centers)).tolist())
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         sizes, central = self.sizes, [", ".join(map(str, rows.tolist())) for rows in self.central]
         facts = {f"group {n}": f"{sizes[n]:,}, central rows {central[n]}" for n in range(min(len(sizes), _SHOWN))}
         rest = sizes[_SHOWN:]
         facts |= {f"{len(rest):,} more": f"{sum(rest):,}"} if rest else {}
-        return facts_table(f"{len(sizes):,} groups of {len(self.labels):,} vectors", facts)
+        return f"{len(sizes):,} groups of {len(self.labels):,} vectors", facts
 
 
 class Pair(NamedTuple):

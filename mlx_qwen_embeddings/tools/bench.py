@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.tools.evaluate import passages, questions
 
@@ -41,7 +41,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchReport:
+class BenchReport(NotebookTable):
     """The result of a benchmark.
 
     Attributes:
@@ -64,7 +64,7 @@ class BenchReport:
     cache_speedup: float
     seconds: float
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         facts = {"computes": f"{self.dtype} on {self.device}", "loaded in": f"{self.load_seconds:.1f} s"}
         facts |= {
             f"{row.batch_size} per call": f"{row.texts_per_second:,.1f} texts/s, {row.tokens_per_second:,.0f} tokens/s"
@@ -74,7 +74,7 @@ class BenchReport:
             f"{row.clients} clients": f"{row.queries_per_second:,.1f} queries/s, p50 {row.p50:,.1f}, p99 {row.p99:,.1f} ms"
             for row in self.latency
         }
-        return facts_table(self.model, facts | {"from the cache": f"{self.cache_speedup:,.0f} times as fast"})
+        return self.model, facts | {"from the cache": f"{self.cache_speedup:,.0f} times as fast"}
 
 
 def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any) -> BenchReport:

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlx_qwen_embeddings._html import facts_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.engine import EmbeddingEngine, Vectors
 from mlx_qwen_embeddings.errors import MLXQwenEmbeddingsError
 from mlx_qwen_embeddings.options import CallOptions
@@ -44,7 +44,7 @@ class RetrievalSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(NotebookTable):
     """The score of a model on one labelled set.
 
     Attributes:
@@ -63,9 +63,9 @@ class Score:
     documents: int
     seconds: float
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> Table:
         facts = {self.figure: f"{self.value:.4f}", "queries" if self.documents else "pairs": self.queries}
-        return facts_table(self.data, facts | ({"documents": self.documents} if self.documents else {}))
+        return self.data, facts | ({"documents": self.documents} if self.documents else {})
 
 
 def evaluate_retrieval(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlx_qwen_embeddings._html import rows_table
+from mlx_qwen_embeddings._html import NotebookTable, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(NotebookTable):
     """All checks of a model, in the order they were made.
 
     Attributes:
@@ -79,8 +79,8 @@ class VerifyReport:
         for line in cells:
             yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
-    def _repr_html_(self) -> str:
-        rows = [("✓" if row.ok else "✗", row.name, row.expected, row.found, row.remedy) for row in self.rows]
-        head = ("", "check", "expected", "found", "remedy")
-        width = len(head) if self.failures else len(head) - 1
-        return rows_table(self.heading, head[:width], [row[:width] for row in rows])
+    def _table(self) -> Table:
+        failed = "{0.found}, not {0.expected}: {0.remedy}"
+        return self.heading, {
+            f"{'✓' if row.ok else '✗'} {row.name}": row.found if row.ok else failed.format(row) for row in self.rows
+        }

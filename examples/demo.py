@@ -31,10 +31,10 @@ QUESTIONS = {
     "Can I be evicted from my apartment?": "tenant",
     "Why do birds fly south in winter?": "migration",
 }
-"""Question to the id of its answer. They share no content word, so a search for words finds none of the five."""
+"""Each question and the id of its answer. They share no content word, so a search for words would find none of the five."""
 
 TOLERANCE = 1e-4
-"""The scores of the two frameworks differ by rounding alone."""
+"""The scores of the two frameworks may differ only by rounding."""
 
 Passages = dict[str, dict[str, str]]
 Hit = tuple[str, float]
@@ -46,7 +46,7 @@ class Run:
     """One framework's answers.
 
     Attributes:
-        framework: Its name.
+        framework: Name of the framework.
         index_seconds: Time to embed and store all passages.
         question_seconds: Mean time to embed a question and find its passage.
         hits: One for each question, in order.
@@ -92,7 +92,7 @@ FRAMEWORKS = {"LangChain": with_langchain, "LlamaIndex": with_llama_index}
 
 
 def ask(framework: str, model: str, passages: Passages, questions: Sequence[str]) -> Run:
-    """Store the passages in one framework, ask it the questions, and time both."""
+    """Store the passages with one framework, ask it the questions, and time both."""
     begun = time.perf_counter()
     find = FRAMEWORKS[framework](model, passages)
     stored = time.perf_counter()
@@ -120,7 +120,7 @@ def show(passages: Passages, questions: Sequence[str], runs: Sequence[Run], widt
         print(textwrap.fill(answer, width, initial_indent="  ", subsequent_indent="        "), end="\n\n")
     for run in runs:
         stored = f"{run.framework}: {len(passages)} passages embedded and stored in {run.index_seconds:.2f} s,"
-        print(f"{stored} {1000 * run.question_seconds:.1f} ms a question")
+        print(f"{stored} {1000 * run.question_seconds:.1f} ms per question")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

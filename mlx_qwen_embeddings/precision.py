@@ -1,6 +1,6 @@
 """Store vectors in fewer bits: float16, 8-bit integers, or one bit per component. Needs only numpy.
 
-The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so each library reads what the other wrote.
+The arithmetic is that of ``quantize_embeddings`` in sentence-transformers, so each library can read the other's vectors.
 """
 
 import json
@@ -15,7 +15,7 @@ from mlx_qwen_embeddings.options import PRECISIONS, Precision
 
 _STEPS = 255
 _SPREAD = 6.0
-"""Standard deviations of a component that ``unit_ranges`` covers on either side."""
+"""How many standard deviations ``unit_ranges`` covers on either side of zero."""
 
 
 def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None = None) -> NDArray[Any]:
@@ -26,14 +26,14 @@ def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None 
         precision: "float32" and "float16" round. "int8" and "uint8" divide each dimension's range into 256 steps. "binary"
             (int8) and "ubinary" (uint8) keep only the sign, eight components per byte, the first in the highest bit.
         ranges: Lowest and highest value of each dimension, shape (2, d), for "int8" and "uint8". Values outside are
-            clipped. None takes the ranges of ``vectors``; then only vectors from the same call can be compared.
+            clipped. None takes the ranges of ``vectors``, so that only vectors from the same call can be compared.
 
     Returns:
         Shape (d,) or (n, d), with (d + 7) // 8 columns for "binary" and "ubinary".
 
     Raises:
-        ValueError: If the precision is unknown, if the vectors hold NaN or infinity, are already quantised or are too large
-            for float16, or if the ranges do not fit or a single vector gives none.
+        ValueError: If the precision is unknown, the vectors hold NaN or infinity, are already quantised or are too large
+            for float16, or the ranges do not fit or cannot be taken from a single vector.
     """
     if precision not in PRECISIONS:
         message = f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
@@ -58,7 +58,7 @@ def restore(
             does.
 
     Returns:
-        float32 numbers: the middle of each step; 1 or -1 for a bit.
+        float32 numbers: for integers the middle of each step, for bits 1 or -1.
     """
     array = np.asarray(values)
     if precision in {"binary", "ubinary"}:
@@ -75,7 +75,7 @@ def restore(
 
 
 def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Return the lowest and the highest value of each dimension, (2, d). Use a few thousand of your own texts.
+    """Return the lowest and highest value of each dimension, shape (2, d). Use vectors of a few thousand of your own texts.
 
     Raises:
         ValueError: If there are fewer than two vectors.
@@ -88,11 +88,11 @@ def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
 
 
 def unit_ranges(dimensions: int) -> NDArray[np.float32]:
-    """Return fixed ranges for unit vectors, (2, d), so that vectors of different calls can be compared.
+    """Return fixed ranges for unit vectors, shape (2, d), so that vectors of different calls can be compared.
 
-    A component of a random unit vector has the standard deviation 1 / sqrt(d); the ranges cover six on either side. "int8"
-    then holds the components in steps of a 127th of that, so its cosine or dot product can be computed directly. "uint8"
-    holds 128 more. Ranges taken from your own texts have a finer resolution.
+    A component of a random unit vector has the standard deviation 1 / sqrt(d). The ranges cover six of them on either side
+    of zero, in steps of a 127th of that. An "int8" value is the number of steps, so cosines and dot products can be
+    computed from it directly; a "uint8" value is 128 more. Ranges taken from your own texts have a finer resolution.
     """
     step = min(1.0, _SPREAD / float(np.sqrt(dimensions))) / 127
     # quantize() rounds down. Starting half a step below -128 turns that into rounding to the nearest.
@@ -100,13 +100,13 @@ def unit_ranges(dimensions: int) -> NDArray[np.float32]:
 
 
 def save_ranges(path: str | Path, ranges: ArrayLike) -> None:
-    """Write ranges as JSON. Keep them with the vectors: vectors quantised later need the same ranges."""
+    """Write ranges as JSON. Keep the file with the vectors: vectors quantised later need the same ranges."""
     lowest, highest = np.asarray(ranges, dtype=np.float32).tolist()
     Path(path).write_text(json.dumps({"lowest": lowest, "highest": highest}), "utf-8")
 
 
 def load_ranges(path: str | Path) -> NDArray[np.float32]:
-    """Read what ``save_ranges`` wrote, (2, d).
+    """Return the ranges that ``save_ranges`` wrote, shape (2, d).
 
     Raises:
         ValueError: If the file holds anything else; the message names it.

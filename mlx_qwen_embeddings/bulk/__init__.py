@@ -1,7 +1,7 @@
-"""Embed files: rows in, rows and vectors out, in parts that survive a kill.
+"""Embed the rows of files in parts, so that a run that was killed can continue.
 
-``embed_file`` writes one file; ``embed_parquet`` writes a folder of Parquet files, alone or on many machines. Computing
-vectors is the engine's work, and running on a cluster that of ``mlx_qwen_embeddings.ray``.
+``embed_file`` writes one file. ``embed_parquet`` writes a folder of Parquet files, on one machine or many. The engine
+computes the vectors; ``mlx_qwen_embeddings.ray`` runs jobs on a cluster.
 """
 
 from mlx_qwen_embeddings.bulk.corpus import CorpusReport, embed_parquet

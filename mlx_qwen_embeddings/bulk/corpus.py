@@ -1,4 +1,4 @@
-"""``embed_parquet``: Parquet files in, a folder of Parquet files out, here or on many machines."""
+"""``embed_parquet``: Parquet files in, a folder of Parquet files out, on one machine or many."""
 
 import time
 import uuid
@@ -20,15 +20,15 @@ from mlx_qwen_embeddings.options import CallOptions, EmbedOptions, whole_number
 from mlx_qwen_embeddings.prompts import Role
 
 CORPUS_PART_ROWS = 1024
-"""Rows in a part, which is what the loss of a machine costs."""
+"""Rows in a part. A machine that dies loses the parts that it was working on."""
 
 STATE = "_job"
-"""Folder in the output for what is not output. Readers of Parquet skip names that begin with an underscore."""
+"""Folder inside the output for the job's own files. Parquet readers skip names that begin with an underscore."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusJob(Job):
-    """Parts that are the output. The job can be pickled, and anybody who has it can do any part, in any order."""
+    """A job whose parts are the output. It can be pickled; workers can write its parts in any order."""
 
     suffix = ".parquet"
 
@@ -36,17 +36,17 @@ class CorpusJob(Job):
 
     @property
     def state(self) -> Path:
-        """Folder of the manifest, the lock, and parts that are being written."""
+        """Folder of the manifest, the lock and unfinished parts."""
         return self.folder / STATE
 
     def check_output(self) -> None:
-        """Raise ``FileExistsError`` when the folder holds something else."""
+        """Raise ``FileExistsError`` when the folder holds files of anything but a bulk job."""
         if not self.state.is_dir() and self.folder.exists() and any(self.folder.iterdir()):
             message = f"{self.folder} holds files that are not from a bulk job: choose a new or empty folder"
             raise FileExistsError(message)
 
     def rows_in(self, number: int) -> int | None:
-        """Return the rows that the part's footer counts; None when it cannot be read."""
+        """Return the number of rows in the part's footer; None when it cannot be read."""
         arrow, parquet = require("pyarrow", "parquet", "Parquet"), require("pyarrow.parquet", "parquet", "Parquet")
         try:
             return int(parquet.read_metadata(self.path(number)).num_rows)
@@ -54,16 +54,18 @@ class CorpusJob(Job):
             return None
 
     def write(self, number: int, engine: EmbeddingEngine, reader: RangeReader) -> int:
-        """Embed and write one part, and return its rows. The file appears whole or not at all, and is the same each time.
+        """Embed and write one part, and return its number of rows.
+
+        The file appears whole or not at all. Writing it again gives the same file.
 
         Raises:
             ValueError: When a row has no text.
-            MLXQwenEmbeddingsError: As the engine's methods; positions in the message count from the part's first row.
+            MLXQwenEmbeddingsError: See the engine's methods; positions in the message count from the part's first row.
         """
         start, rows = number * self.part_rows, self.size(number)
         table = reader.table(start, start + rows)
         vectors = embed(engine, reader.texts(table, start), self.role, self.options)
-        # Two may write the same part: a worker that was taken for dead, and the one that took its place.
+        # Two workers may write the same part: one that was wrongly taken for dead, and its replacement.
         temporary = self.state / f"{self.path(number).name}.{uuid.uuid4().hex}.tmp"
         try:
             whole = table.append_column(self.vector_column, as_lists(vectors))
@@ -76,20 +78,20 @@ class CorpusJob(Job):
 
 
 class Runner(Protocol):
-    """Where parts are computed."""
+    """Computes the parts of a job, in this process or elsewhere."""
 
     def stamp(self) -> ModelStamp:
         """Open the model and return its stamp."""
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
-        """Embed and write the parts, in any order, and yield the rows of each when it is done."""
+        """Embed and write the missing parts in any order, and yield the number of rows of each finished part."""
 
 
 class LocalRunner:
     """Computes parts in this process, one after the other."""
 
     def __init__(self, engine: EmbeddingEngine) -> None:
-        """Compute with this engine."""
+        """Keep the engine to compute with."""
         self._engine = engine
 
     def stamp(self) -> ModelStamp:
@@ -97,7 +99,7 @@ class LocalRunner:
         return ModelStamp.of(self._engine)
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
-        """Embed and write the parts in order, and yield the rows of each."""
+        """Embed and write the missing parts in order, and yield the number of rows of each."""
         reader = RangeReader(job.source)
         for number in missing:
             yield job.write(number, self._engine, reader)
@@ -105,14 +107,14 @@ class LocalRunner:
 
 @dataclass(frozen=True, slots=True)
 class CorpusReport(NotebookTable):
-    """What was done.
+    """The result of ``embed_parquet``.
 
     Attributes:
         folder: Where the parts are.
         parts: Number of parts.
-        rows: Number of rows in them.
-        resumed: How many of them an earlier run had embedded.
-        dimensions: Width of the vectors that were computed; "binary" and "ubinary" pack eight into a byte.
+        rows: Number of rows in all parts.
+        resumed: Number of rows that an earlier run had embedded.
+        dimensions: Width of the vectors before packing; "binary" and "ubinary" pack eight components into a byte.
         seconds: How long this run took.
     """
 
@@ -141,28 +143,29 @@ def embed_parquet(
     restart: bool = False,
     **options: Unpack[CallOptions],
 ) -> CorpusReport:
-    """Embed the rows of Parquet files into a folder of Parquet files of ``part_rows`` rows each, with all columns.
+    """Embed the rows of Parquet files, and write them with all columns to a folder of Parquet files.
 
-    Parts in the order of their names hold the rows in the order of the source. Each appears whole or not at all. The same
-    call continues a run that was killed, no matter who ran it, and finds out when nothing is left to do.
+    Each output file is a part of ``part_rows`` rows, and appears whole or not at all. Sorted by name, the parts hold the
+    rows in the order of the source. After a kill, the same call continues the run, from any machine. When everything is
+    done, it computes nothing.
 
     Args:
         source: A Parquet file, or a folder of them, read in the order of their names.
         folder: Where the parts go: a new or empty folder, or that of an earlier run.
-        model: An engine, or what ``get_engine`` takes; for a run in this process.
+        model: An engine, or a model for ``get_engine``. Ignored when there is a ``runner``.
         runner: Where to compute; None computes in this process. ``mlx_qwen_embeddings.ray`` has a runner for a cluster.
         column: The column that holds the texts.
-        role: Whether they are documents or queries.
-        vector_column: Name of the vectors, which are lists of fixed size.
+        role: Whether the texts are documents or queries.
+        vector_column: Name of the column of vectors, which are lists of fixed size.
         part_rows: Rows in each part.
-        restart: Whether to drop what an earlier run has done.
-        **options: See ``EmbedOptions``; ``timeout`` holds for each part, ``show_progress`` draws one bar for the whole job.
+        restart: Whether to discard what an earlier run has done.
+        **options: See ``EmbedOptions``. ``timeout`` applies to each part; ``show_progress`` draws one bar for the job.
 
     Raises:
         ValueError: When the source cannot be read, or an earlier run was started with other values; the message says which.
-        FileExistsError: When the folder holds something else.
-        OSError: When another process works on the same folder, or the disk is full; what was done is kept.
-        MLXQwenEmbeddingsError: As the engine's methods.
+        FileExistsError: When the folder holds files of anything but a bulk job.
+        OSError: When another process works on the same folder, or the disk is full; finished parts are kept.
+        MLXQwenEmbeddingsError: See the engine's methods.
     """
     began, checked, corpus = time.perf_counter(), EmbedOptions(**options), open_corpus(Path(source), column)
     check_free(vector_column, corpus.columns, corpus.name)

@@ -25,21 +25,21 @@ from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from mlx_qwen_embeddings.prompts import Role
 
 PART_ROWS = 512
-"""Rows in a part. A kill costs two parts at most; texts are sorted by length within one."""
+"""Rows in a part. A kill loses at most two parts. Texts are sorted by length within a part."""
 
 WHOLE = "whole"
-"""The finished file while it is still in the job's folder."""
+"""Name of the finished file while it is still in the job's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileJob(Job):
-    """Vectors in parts beside the target, which are joined with the rows when all are there.
+    """A job that keeps vectors in parts beside the target, and joins them with the rows once all parts exist.
 
     Attributes:
         target: The file to write.
-        form: Its format.
+        form: Format of the target.
         schema: What ``columns_of`` returned.
-        overwrite: Whether a target that exists is replaced.
+        overwrite: Whether to replace an existing target.
     """
 
     suffix = ".npy"
@@ -51,34 +51,34 @@ class FileJob(Job):
     overwrite: bool
 
     def check_output(self) -> None:
-        """Raise ``FileExistsError`` when there is a target that may not be replaced."""
+        """Raise ``FileExistsError`` when the target exists and must not be replaced."""
         _refuse_existing(self.target, overwrite=self.overwrite)
 
     def manifest(self, model: ModelStamp) -> dict[str, Any]:
-        """Add the format."""
+        """Add the format to what every job records."""
         return {**super().manifest(model), "format": self.form}
 
     def rows_in(self, number: int) -> int | None:
-        """Return the length of a part; None when the file is damaged."""
+        """Return the number of rows in a part; None when the file is damaged."""
         try:
             return len(self._load(number))
         except (OSError, ValueError, EOFError):
             return None
 
     def missing(self) -> list[int]:
-        """List the parts from the first that is missing to the last: texts are read in order."""
+        """Return all parts from the first missing one on, because texts are read in order."""
         found = read_manifest(self.state)
         if found and found["finished"]:
             return []
         return list(range(min(super().missing(), default=self.count), self.count))
 
     def embed(self, engine: EmbeddingEngine, missing: Sequence[int]) -> Iterator[int]:
-        """Embed and write the parts from the first of ``missing`` on, and yield the rows of each."""
+        """Embed and write the parts from the first missing one on, and yield the number of rows of each."""
         start = missing[0] * self.part_rows
         texts = islice(self.source.texts(), start, None)
         try:
             vectors = embed_blocks(engine, texts, self.part_rows, self.role, self.options)
-            for number, block in zip(missing, vectors, strict=False):  # a source that changes is noticed at the end
+            for number, block in zip(missing, vectors, strict=False):  # run() detects a changed source at the end
                 self.write(number, block)
                 yield len(block)
         except (InputTooLongError, EmbeddingFailedError) as error:
@@ -92,21 +92,21 @@ class FileJob(Job):
             np.save(file, vectors, allow_pickle=False)
 
     def finish(self, model: ModelStamp) -> None:
-        """Write the whole file beside the parts."""
+        """Write the complete file beside the parts."""
         path = self.folder / WHOLE
         blocks = chain([self._no_vectors(model)], (self._load(number) for number in range(self.count)))
         write_target(self.source, blocks, path, self.form, rows=self.rows, column=self.vector_column, schema=self.schema)
         sync(path)
 
     def deliver(self) -> None:
-        """Move the whole file to its place, and remove the parts."""
+        """Move the complete file to the target, and remove the parts."""
         whole = self.folder / WHOLE
         if whole.exists():
             move(whole, self.target)
         self.remove()
 
     def clear(self) -> None:
-        """Remove the parts and the whole file."""
+        """Remove the parts and the complete file."""
         super().clear()
         (self.folder / WHOLE).unlink(missing_ok=True)
 
@@ -115,20 +115,20 @@ class FileJob(Job):
         return vectors
 
     def _no_vectors(self, model: ModelStamp) -> NDArray[Any]:
-        """Return an array of no rows that shows the vectors' width and type."""
+        """Return an empty array with the width and type of the vectors."""
         width = self.options.dimensions or model.dimensions
         return quantize(np.empty((0, width), np.float32), self.options.precision, unit_ranges(width))
 
 
 @dataclass(frozen=True, slots=True)
 class BulkReport(NotebookTable):
-    """What was done.
+    """The result of ``embed_file``.
 
     Attributes:
         target: The finished file.
-        rows: Number of rows in it.
-        resumed: How many of them an earlier run had embedded.
-        dimensions: Width of the vectors that were computed; "binary" and "ubinary" pack eight into a byte.
+        rows: Number of rows in the file.
+        resumed: Number of rows that an earlier run had embedded.
+        dimensions: Width of the vectors before packing; "binary" and "ubinary" pack eight components into a byte.
         seconds: How long this run took.
     """
 
@@ -156,35 +156,36 @@ def embed_file(
     restart: bool = False,
     **options: Unpack[CallOptions],
 ) -> BulkReport:
-    """Embed a file's rows into a file that has every row, in the same order, with its vector.
+    """Embed the rows of a file, and write every row with its vector to another file, in the same order.
 
-    Vectors are kept in a folder beside the target, ``<target>.parts``, until all are there; then the target appears, whole,
-    and the folder is removed. The same call continues a run that was killed; it computes at most two parts again.
+    Vectors are kept in a folder beside the target, ``<target>.parts``, until all are computed. Then the complete target
+    appears and the folder is removed. After a kill, the same call continues the run, and repeats at most two parts.
 
     Args:
-        source: ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``; any other file has one text on each line.
-        target: ``.jsonl``, ``.json`` or ``.parquet``, which keep all columns unchanged, or ``.npy``, which holds only the
-            vectors.
-        model: An engine, or what ``get_engine`` takes.
+        source: A file whose name ends in ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``; any other is read as one text per
+            line.
+        target: A file whose name ends in ``.jsonl``, ``.json`` or ``.parquet``, which keep all columns unchanged, or in
+            ``.npy``, which holds only the vectors.
+        model: An engine, or a model for ``get_engine``.
         column: The column of the source that holds the texts.
-        role: Whether they are documents or queries.
-        vector_column: Name of the vectors in the target.
+        role: Whether the texts are documents or queries.
+        vector_column: Name of the column of vectors in the target.
         part_rows: Rows in each part.
-        overwrite: Whether a target that exists is replaced.
-        restart: Whether to drop what an earlier run has done.
-        **options: See ``EmbedOptions``; ``timeout`` holds for each part, ``show_progress`` draws one bar for the whole job.
+        overwrite: Whether to replace an existing target.
+        restart: Whether to discard what an earlier run has done.
+        **options: See ``EmbedOptions``. ``timeout`` applies to each part; ``show_progress`` draws one bar for the job.
 
     Raises:
         ValueError: When the source cannot be read, or an earlier run was started with other values; the message says which.
-        FileExistsError: When the target exists.
-        OSError: When another process works on the same target, or the disk is full; what was done is kept.
-        MLXQwenEmbeddingsError: As the engine's methods.
+        FileExistsError: When the target exists and ``overwrite`` is false.
+        OSError: When another process works on the same target, or the disk is full; finished parts are kept.
+        MLXQwenEmbeddingsError: See the engine's methods.
     """
     began, path, checked = time.perf_counter(), Path(target), EmbedOptions(**options)
     form, folder = format_of(path), path.with_name(f"{path.name}.parts")
     if not (folder / MANIFEST).exists():
         with suppress(OSError):
-            folder.rmdir()  # a run that was killed at its very last step leaves it empty
+            folder.rmdir()  # a run that was killed at its very last step leaves an empty folder
         _refuse_existing(path, overwrite=overwrite)
     rows = source if isinstance(source, Source) else open_source(Path(source), column)
     job = FileJob(

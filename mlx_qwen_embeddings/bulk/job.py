@@ -1,6 +1,6 @@
-"""A bulk job: rows are embedded in parts, and a run that was killed is continued by the same call.
+"""A bulk job: it embeds rows in parts, and the same call continues a run that was killed.
 
-The manifest says what a run was started with. Parts made under another manifest are never mixed in.
+The manifest records what a run was started with. Parts made under another manifest are never mixed in.
 """
 
 import fcntl
@@ -26,11 +26,11 @@ from mlx_qwen_embeddings.prompts import Role
 MANIFEST, LOCK = "manifest.json", "lock"
 
 VERSION = 2
-"""Version of the parts and the manifest."""
+"""Version of the format of parts and manifest."""
 
 
 class ModelStamp(NamedTuple):
-    """What tells one model's vectors from another's, and their full width."""
+    """What identifies a model's vectors, and their full width."""
 
     fingerprint: str
     device: str
@@ -46,16 +46,16 @@ class ModelStamp(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """What is to be done: one file for each fixed range of rows, and then the last steps.
+    """What to embed and where to write it. Each part is a file with a fixed range of rows.
 
     Attributes:
-        source: The rows.
-        fingerprint: The fingerprint of the source when the job was made.
+        source: The rows to embed.
+        fingerprint: Fingerprint of the source when the job was made.
         rows: Number of rows.
         part_rows: Rows in each part; the last part may have fewer.
         role: Whether the texts are queries or documents.
-        vector_column: Name of the vectors in the output.
-        options: Options of each call of the engine.
+        vector_column: Name of the column of vectors in the output.
+        options: Options for each call to the engine.
         folder: Where the parts go.
     """
 
@@ -85,20 +85,20 @@ class Job(ABC):
         return min(self.part_rows, self.rows - number * self.part_rows)
 
     def path(self, number: int) -> Path:
-        """Return the file of a part."""
+        """Return the path of a part."""
         return self.folder / f"part-{number:08d}{self.suffix}"
 
     def parts(self) -> set[Path]:
-        """List the parts that exist, whole or not."""
+        """Return the files of all parts, complete or not."""
         return set(self.folder.glob(f"part-*{self.suffix}"))
 
     def missing(self) -> list[int]:
-        """List the parts that have no file with all their rows."""
+        """Return the numbers of the parts whose file is absent or incomplete."""
         parts = self.parts()
         return [n for n in range(self.count) if self.path(n) not in parts or self.rows_in(n) != self.size(n)]
 
     def manifest(self, model: ModelStamp) -> dict[str, Any]:
-        """Return everything that shapes the output; parts made with any other value do not belong to it."""
+        """Return every value that shapes the output. Parts made with other values do not belong to this job."""
         made_with = {
             "version": VERSION,
             "source": self.fingerprint,
@@ -117,38 +117,38 @@ class Job(ABC):
         return made_with | shaping
 
     def clear(self) -> None:
-        """Remove the parts, whole or not."""
+        """Remove all parts, complete or not."""
         for path in self.parts():
             path.unlink(missing_ok=True)
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what a killed run was writing."""
+        """Remove the temporary files of a killed run."""
         for path in self.state.glob("*.tmp"):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the parts and then the manifest, so that the next run continues when this one is killed here."""
+        """Remove the parts, then the manifest: if this is killed in between, the next run can still continue."""
         self.clear()
         (self.state / LOCK).unlink(missing_ok=True)
         (self.state / MANIFEST).unlink(missing_ok=True)
-        with suppress(OSError):  # another process may just have opened it
+        with suppress(OSError):  # another process may just have put its lock there
             self.state.rmdir()
 
     @abstractmethod
     def check_output(self) -> None:
-        """Raise ``FileExistsError`` when the output would replace something that is not this job's."""
+        """Raise ``FileExistsError`` when the output would replace files that are not this job's."""
 
     @abstractmethod
     def rows_in(self, number: int) -> int | None:
         """Return the number of rows in a part's file; None when it cannot be read."""
 
     def finish(self, model: ModelStamp) -> None:  # noqa: ARG002 - a FileJob needs it
-        """Remove what dead workers were writing. A subclass adds what its output needs beside the parts."""
+        """Remove the temporary files of dead workers. A subclass may build its output here."""
         self.sweep()
 
     def deliver(self) -> None:
-        """Remove the lock. A subclass puts its output in its place; when it is killed, the next run calls it again."""
+        """Remove the lock. A subclass may move its output into place here; after a kill, the next run calls this again."""
         (self.state / LOCK).unlink(missing_ok=True)
 
 
@@ -158,14 +158,14 @@ def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[i
     Args:
         job: What to do.
         model: Stamp of the model that ``embed`` uses.
-        embed: Embeds and writes parts, and yields the number of rows of each.
-        restart: Whether to drop what an earlier run has done.
+        embed: Embeds and writes the given parts, and yields the number of rows of each.
+        restart: Whether to discard what an earlier run has done.
 
     Returns:
         The number of rows that an earlier run had embedded.
 
     Raises:
-        ValueError: When an earlier run was started with something else, or the source changes during this one.
+        ValueError: When an earlier run was started with other values, or the source changes during this one.
         FileExistsError: See ``Job.check_output``.
         OSError: When another process works on the same output.
     """
@@ -189,10 +189,10 @@ def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[i
                     for rows in embed(missing) if missing else ():
                         bar.update(rows)
             except BaseException:
-                if not job.parts():  # a run that got nowhere leaves nothing
+                if not job.parts():  # a run that finished no part leaves nothing behind
                     job.remove()
                     if is_new:
-                        with suppress(OSError):  # it holds something else by now
+                        with suppress(OSError):  # by now it may hold other files
                             job.folder.rmdir()
                 raise
             if job.source.fingerprint() != job.fingerprint:
@@ -214,10 +214,10 @@ def _difference(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create the folder if need be, and hold it for this process. The system releases it however the process ends.
+    """Lock the folder for this process, and create it if necessary. The lock is released however the process ends.
 
     Raises:
-        OSError: When another process holds it.
+        OSError: When another process holds the lock.
     """
     path = folder / LOCK
     while True:
@@ -228,14 +228,14 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 message = f"another process is at work in {folder}: wait for it, or choose another output"
                 raise OSError(message) from error
-            # The process that held it may just have removed it: then this is a lock on nothing.
+            # The previous holder may just have removed the file; then this lock excludes nobody.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return
 
 
 def read_manifest(state: Path) -> dict[str, Any] | None:
-    """Return what the run in this folder was started with, as "job", and whether it is "finished"; None without a run."""
+    """Return the manifest: "job", which the run was started with, and "finished". None when there is no manifest."""
     path = state / MANIFEST
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
@@ -264,7 +264,7 @@ def embed_blocks(
 
 
 def progress_bar(total: int, done: int, *, show: bool) -> Any:
-    """Draw a bar whose time left counts only what this run does."""
-    from tqdm.auto import tqdm  # noqa: PLC0415 - short jobs need not pay for the import
+    """Return a progress bar that estimates the time left from the rows of this run only."""
+    from tqdm.auto import tqdm  # noqa: PLC0415 - importing the package does not need it
 
     return tqdm(total=total, initial=done, desc="Embedding", unit="text", disable=not show, smoothing=0.1)

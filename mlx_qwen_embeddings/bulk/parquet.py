@@ -1,4 +1,4 @@
-"""A corpus: the rows of many Parquet files as one sequence, any range of which can be read."""
+"""A corpus: the rows of many Parquet files as one sequence. Any range of it can be read."""
 
 import hashlib
 import threading
@@ -19,7 +19,7 @@ SUFFIXES = (".parquet", ".pq")
 class RowGroup(NamedTuple):
     """The unit in which a Parquet file is read.
 
-    ``start`` counts the rows before it in the corpus, ``before`` those in its file.
+    ``start`` is the number of rows before it in the corpus, ``before`` the number before it in its file.
     """
 
     file: Path
@@ -37,8 +37,8 @@ class Corpus:
         path: The file, or the folder of the files.
         column: The column that holds the texts.
         groups: Row groups, in order.
-        footers: Hash of the files' sizes and footers. A footer holds sizes, places and, as most programs write it, the
-            smallest and largest value of every column in every row group; to hash a terabyte itself would take hours.
+        footers: Hash of the files' names, sizes and footers. A footer holds the size and offset of every column chunk, and
+            usually its smallest and largest value. Hashing a terabyte of content would take hours.
         columns: Names of all columns.
     """
 
@@ -50,7 +50,7 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """Name for messages."""
+        """Name to use in messages."""
         return str(self.path)
 
     @property
@@ -64,11 +64,11 @@ class Corpus:
 
 
 def open_corpus(path: Path, column: str) -> Corpus:
-    """Read the footers of a Parquet file, or of all such files in a folder.
+    """Read the footers of a Parquet file, or of all Parquet files in a folder.
 
     Raises:
-        FileNotFoundError: When there is none.
-        ValueError: When one cannot be read, lacks the column, or has other columns than the first.
+        FileNotFoundError: When there is no Parquet file.
+        ValueError: When a file cannot be read, lacks the column, or has other columns than the first file.
     """
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
@@ -101,10 +101,10 @@ def _footer(file: Path) -> bytes:
 
 
 class RangeReader:
-    """Reads ranges of a corpus, from any thread. It keeps one row group, so that neighbouring ranges decode it once."""
+    """Reads ranges of a corpus, from any thread. Keeps the last row group, so that neighbouring ranges decode it once."""
 
     def __init__(self, corpus: Corpus) -> None:
-        """Open nothing yet."""
+        """Keep the corpus; files are opened when they are read."""
         self._corpus = corpus
         self._held: tuple[RowGroup, Any] | None = None
         self._lock = threading.Lock()
@@ -119,7 +119,7 @@ class RangeReader:
         """Return the texts of a table that begins at row ``start`` of the corpus.
 
         Raises:
-            ValueError: When a row has none; the message names file and row.
+            ValueError: When a row has no text; the message names file and row.
         """
         found: list[Any] = table.column(self._corpus.column).to_pylist()
         for row, text in enumerate(found, start):
@@ -137,7 +137,7 @@ class RangeReader:
 
     def _read(self, group: RowGroup) -> Any:
         if self._held is None or self._held[0] != group:
-            self._held = None  # before the next is read: there may not be room for two
+            self._held = None  # free it before reading the next: memory may not hold two
             parquet = require("pyarrow.parquet", "parquet", "Parquet")
             with parquet.ParquetFile(group.file) as file:
                 self._held = group, file.read_row_group(group.number)

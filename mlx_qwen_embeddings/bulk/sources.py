@@ -17,19 +17,19 @@ from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings.options import check_unicode
 
 BATCH_ROWS = 1024
-"""Rows of a Parquet file that are decoded at a time."""
+"""Rows to read or decode at a time."""
 
 LONGEST_CELL = 2**31 - 1
-"""Characters of a CSV cell; Python's own limit is 131,072, and a text may be longer."""
+"""Most characters in a CSV cell. Python's default limit is 131,072, and a text may be longer."""
 
 Row = Mapping[str, Any]
 
 
 class Source(ABC):
-    """Rows in a fixed order, one of whose columns holds the texts; they can be read again and again."""
+    """Rows in a fixed order that can be read repeatedly. One column holds the texts."""
 
     def __init__(self, name: str, column: str) -> None:
-        """Name the rows for messages, and the column of the texts."""
+        """Keep the name to use in messages, and the column of the texts."""
         self.name = name
         self.column = column
 
@@ -56,7 +56,7 @@ class Source(ABC):
             yield to_json(row, self.name)
 
     def check(self, text: object, number: int, columns: Sequence[str] | Row) -> str:
-        """Return the text of a row; raise a ``ValueError`` that says what is there instead of one."""
+        """Return the text of a row, or raise a ``ValueError`` that says what the row holds instead."""
         if self.column not in columns:
             there = ", ".join(map(repr, columns)) or "none"
             message = f"{self.name}, row {number} has no column {self.column!r}, but {there}: choose one of its columns"
@@ -73,7 +73,7 @@ class Source(ABC):
 class MemorySource(Source):
     """Rows that the caller holds in memory."""
 
-    def __init__(self, rows: Sequence[Row], *, name: str = "the texts", column: str = "text") -> None:
+    def __init__(self, rows: Sequence[Row], *, name: str = "the input", column: str = "text") -> None:
         """Keep the rows."""
         super().__init__(name, column)
         self._rows = rows
@@ -91,7 +91,7 @@ class FileSource(Source):
     """Rows of a file."""
 
     def __init__(self, path: Path, column: str) -> None:
-        """Remember the file; it is opened when it is read."""
+        """Keep the path; the file is opened when it is read."""
         super().__init__(str(path), column)
         self.path = path
 
@@ -100,7 +100,7 @@ class FileSource(Source):
         return file_digest(self.path)
 
     def lines(self) -> Iterator[str]:
-        """Read lines without their ends, and the first without a byte order mark."""
+        """Read the lines without their line ends, and without a byte order mark."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 whole = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -112,7 +112,7 @@ class FileSource(Source):
 
 
 class LineSource(FileSource):
-    """One text on each line. An empty line is an empty text, so that there is a vector for each line."""
+    """One text per line. An empty line is an empty text, so that every line has a vector."""
 
     def rows(self) -> Iterator[Row]:
         """Read the lines."""
@@ -121,7 +121,7 @@ class LineSource(FileSource):
 
 
 class JsonLinesSource(FileSource):
-    """One JSON object on each line. Empty lines are skipped."""
+    """One JSON object per line. Empty lines are skipped."""
 
     def rows(self) -> Iterator[Row]:
         """Parse the lines."""
@@ -130,7 +130,7 @@ class JsonLinesSource(FileSource):
                 yield self._parse(line, number)
 
     def records(self) -> Iterator[str]:
-        """Return the lines as they are: a number that is parsed and written again may change its digits."""
+        """Return the lines unchanged: parsing and rewriting a number may change its digits."""
         return filter(None, map(str.strip, self.lines()))
 
     def _parse(self, record: str, number: int) -> Row:
@@ -146,7 +146,7 @@ class JsonLinesSource(FileSource):
 
 
 class CsvSource(FileSource):
-    """Cells separated by commas. The first row names the columns; every cell is a string."""
+    """Comma-separated cells. The first row names the columns; every cell is a string."""
 
     delimiter = ","
 
@@ -175,7 +175,7 @@ class CsvSource(FileSource):
 
 
 class TsvSource(CsvSource):
-    """Cells separated by tabs."""
+    """Tab-separated cells."""
 
     delimiter = "\t"
 
@@ -199,7 +199,7 @@ class ParquetSource(FileSource):
                 yield self.check(text, number, self.schema.names)
 
     def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
-        """Read ``pyarrow.RecordBatch``es of these columns, or of all."""
+        """Read ``pyarrow.RecordBatch``es of the given columns; None means all."""
         with self._open() as file:
             yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
@@ -229,19 +229,19 @@ SOURCES: dict[str, type[FileSource]] = {
 
 
 def open_source(path: Path, column: str = "text", suffix: str | None = None) -> FileSource:
-    """Return the rows of a file. A suffix that is not known means one text on each line.
+    """Return the rows of a file. A file with an unknown suffix is read as one text per line.
 
     Args:
         path: The file.
         column: The column that holds the texts.
-        suffix: What the file is, such as ".csv"; None takes the suffix of its name.
+        suffix: Format of the file, such as ".csv"; None takes the suffix of its name.
 
     Raises:
-        ValueError: For a JSON file, which may be an array.
+        ValueError: For a .json file, because it may hold an array.
     """
     found = (path.suffix if suffix is None else suffix).lower()
     if found == ".json":
-        message = f"{path}: rows are read from JSON Lines, one object on each line: jq -c '.[]' {path} > {path}l makes it"
+        message = f"{path}: rows are read from JSON Lines, one object per line: convert it, jq -c '.[]' {path} > {path}l"
         raise ValueError(message)
     return SOURCES.get(found, LineSource)(path, column)
 
@@ -263,7 +263,7 @@ def to_json(row: Row, name: str) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, by which pandas means a missing value, and infinity by None."""
+    """Replace infinity, and NaN, which pandas uses for missing values, by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

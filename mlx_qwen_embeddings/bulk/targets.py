@@ -1,4 +1,4 @@
-"""The finished file: rows and vectors together, in the format that its name asks for."""
+"""Write rows and vectors to one file, in the format that its suffix names."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -25,10 +25,10 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(target: Path) -> Format:
-    """Return the format that a file's name asks for.
+    """Return the format for a file's suffix.
 
     Raises:
-        ValueError: For any other suffix.
+        ValueError: For an unknown suffix.
     """
     form = FORMATS.get(target.suffix.lower())
     if form is None:
@@ -38,13 +38,13 @@ def format_of(target: Path) -> Format:
 
 
 def columns_of(source: Source, form: Format, column: str) -> Any:
-    """Check that the source's columns fit into the target, before anything is computed.
+    """Check that the target can hold the source's columns, before anything is computed.
 
     Returns:
-        A ``pyarrow.Schema`` of the columns for Parquet, otherwise None.
+        The columns as a ``pyarrow.Schema`` for Parquet, otherwise None.
 
     Raises:
-        ValueError: When they do not fit, or one has the name that the vectors are to have.
+        ValueError: When the target cannot hold them, or a column already has the name of the vectors.
     """
     if form == "parquet":
         schema = _schema_of(source)
@@ -73,9 +73,9 @@ def _schema_of(source: Source) -> Any:
 
 
 def check_free(column: str, names: Iterable[str], source: str) -> None:
-    """Raise a ``ValueError`` when the source has a column with the name that the vectors are to have."""
+    """Raise ``ValueError`` when the source already has a column with the name of the vectors."""
     if column in names:
-        message = f"{source} has a column {column!r} already: give the vectors another name"
+        message = f"{source} has a column {column!r} already: choose another name for the vectors"
         raise ValueError(message)
 
 
@@ -86,11 +86,11 @@ def write_target(
 
     Args:
         source: The rows.
-        blocks: Their vectors, in arrays of any length. The first is empty and shows the width and type of all.
+        blocks: The vectors, in arrays of any length. The first array is empty; it has the width and type of all.
         path: The file.
-        form: Its format.
+        form: Format of the file.
         rows: Number of rows.
-        column: Name of the vectors; .npy has none.
+        column: Name of the column of vectors; not used for .npy.
         schema: What ``columns_of`` returned.
     """
     if form == "parquet":
@@ -104,7 +104,7 @@ def write_target(
 
 
 def joined(lines: Iterable[str], form: Format) -> Iterator[str]:
-    """Return JSON objects one on each line for "jsonl", otherwise as one array."""
+    """Return JSON objects as one per line for "jsonl", otherwise as one array."""
     if form == "jsonl":
         yield from (f"{line}\n" for line in lines)
         return
@@ -115,7 +115,7 @@ def joined(lines: Iterable[str], form: Format) -> Iterator[str]:
 
 
 def records_with(records: Iterable[str], vectors: Iterable[NDArray[Any]], column: str) -> Iterator[str]:
-    """Add a vector to each JSON object, and leave the rest of its text as it is."""
+    """Add a vector to each JSON object, and leave the rest of its text unchanged."""
     name = json.dumps(column, ensure_ascii=False)
     for record, vector in zip(records, vectors, strict=True):
         inside = record[1:-1].rstrip()
@@ -123,7 +123,7 @@ def records_with(records: Iterable[str], vectors: Iterable[NDArray[Any]], column
 
 
 def _vector_json(vector: NDArray[Any]) -> str:
-    # Nine digits are enough to read the same float32 back.
+    # Nine significant digits are enough to read back the same float32.
     digits = ".9g" if vector.dtype.kind == "f" else "d"
     return f"[{', '.join(format(value, digits) for value in vector.tolist())}]"
 

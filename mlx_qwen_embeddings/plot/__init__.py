@@ -1,4 +1,4 @@
-"""Pictures of embeddings and measurements as matplotlib figures (extra ``plot``); comparing is in `similarity`."""
+"""Draw embeddings and measurements as matplotlib figures (extra ``plot``). Comparing vectors is in `similarity`."""
 
 from mlx_qwen_embeddings._extras import require
 

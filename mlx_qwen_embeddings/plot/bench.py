@@ -1,4 +1,4 @@
-"""Speed of a model, as `mlx-qwen bench` measures it."""
+"""Draw the speed of a model, as `mlx-qwen bench` measures it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def plot_bench(report: BenchReport, path: Path) -> None:
         path: A .png, .svg or .pdf file.
 
     Raises:
-        ValueError: For another type of file.
+        ValueError: For any other type of file.
     """
     figure = Picture(10, 4)
     left, right = figure.subplots(1, 2)

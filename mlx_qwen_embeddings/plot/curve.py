@@ -1,4 +1,4 @@
-"""What shorter and coarser vectors cost."""
+"""Draw what shorter and less precise vectors cost in quality."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _LEAST_STEP = 0.08
 """Smallest distance between two labels, as a share of the axis."""
 
 _STROKES = ("-", "--", ":", "-.")
-"""The colours repeat, the strokes then change: no two lines look the same."""
+"""Line styles. When the colours repeat, the style changes, so that no two lines look the same."""
 
 _NAMES = {"ndcg10": "nDCG@10", "dimensions": "dimensions", "bytes": "bytes per vector"}
 
@@ -27,7 +27,7 @@ def dimension_curve(
         rows: Measurements with the keys "dimensions", "bytes", ``group`` and ``figure``, in any order.
         figure: Key of the measured quality.
         group: Key that separates the lines.
-        title: Above the picture; None for no title.
+        title: Title above the picture; None for no title.
 
     Raises:
         ValueError: If there are no rows, or a row lacks a key; the message names it.
@@ -62,7 +62,7 @@ def _dimensions(row: Mapping[str, Any]) -> float:
 
 
 def _scale(axes: Axes, values: list[float]) -> None:
-    """Set ticks at the values, or at the powers of two among them if the labels would overlap."""
+    """Put ticks at the values, or at the powers of two within their range if the labels would overlap."""
     axes.set_xscale("log", base=2)
     steps = np.diff(np.log2(values))
     if len(steps) and steps.min() < _LEAST_STEP * steps.sum():

@@ -1,4 +1,4 @@
-"""How alike texts are, as colours."""
+"""Draw the similarity of texts as colours."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -18,7 +18,7 @@ Texts: TypeAlias = Sequence[str]
 Cells: TypeAlias = NDArray[np.float64]
 
 MOST_CELLS = 400
-"""Most cells on a side; with more vectors, several share a cell."""
+"""Most cells on a side. With more vectors, several share a cell."""
 
 _MOST_LABELS = 40
 _SOME_LABELS = 25
@@ -26,10 +26,10 @@ _SOME_LABELS = 25
 
 _MOST_NUMBERS = 12
 _CELL = 0.3
-"""Inches of a cell when there are few."""
+"""Size of a cell in inches, unless there are too many cells."""
 
 _LARGEST = 8.0
-"""Most inches of a side."""
+"""Longest side in inches."""
 
 
 def similarity_heatmap(
@@ -43,21 +43,21 @@ def similarity_heatmap(
 ) -> Picture:
     """Draw the cosine of every pair as a colour.
 
-    With up to 12 rows and columns the cells show the numbers. With up to 40 each row has a label; neighbours with the same
-    label share it. Beyond 400 a cell is the mean over several neighbours, so sort the rows in a meaningful order.
+    Up to 12 rows and columns, the cells show the numbers. Up to 40, every row has a label. Neighbours with the same label
+    share one. Beyond 400, a cell is the mean over several neighbours, so sort the rows in a meaningful order.
 
     Args:
-        rows: Texts, or vectors (n, d).
-        columns: What the rows are compared with; None compares them with each other. If both are texts, rows are embedded
-            as queries and columns as documents; without columns all are documents.
-        labels: Name of each row; None takes the texts, or numbers.
-        column_labels: The same for columns.
-        model: For texts: the model that ``get_engine`` opens.
-        title: Above the picture; None for no title.
+        rows: Texts, or vectors of shape (n, d).
+        columns: Texts or vectors to compare the rows with; None compares the rows with each other. With columns, texts in
+            ``rows`` are embedded as queries and texts in ``columns`` as documents; without, all are documents.
+        labels: Label of each row; None takes the texts, or the row numbers of vectors.
+        column_labels: Label of each column, likewise.
+        model: Model that embeds texts, for ``get_engine``.
+        title: Title above the picture; None for no title.
 
     Raises:
         ValueError: If a vector is zero, dimensions differ, or the number of labels is wrong.
-        MLXQwenEmbeddingsError: As the engine's methods.
+        MLXQwenEmbeddingsError: See the engine's methods.
     """
     left, left_names = _read(rows, labels, "labels", model, "document" if columns is None else "query")
     right, right_names = (left, left_names)
@@ -127,7 +127,7 @@ def _label(axes: Axes, names: tuple[list[str], list[str]], steps: tuple[int, int
 
 
 def _runs(words: list[str], every: int) -> list[tuple[float, str]]:
-    """Return the middle of each run of equal words with the word, leaving out those closer than ``every`` rows."""
+    """Return the middle row of each run of equal words, and the word. Skip runs less than ``every`` rows after the last."""
     chosen: list[tuple[float, str]] = []
     start = 0
     for word, same in groupby(words):

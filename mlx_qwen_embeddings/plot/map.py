@@ -1,4 +1,4 @@
-"""A map of texts: similar texts are close together."""
+"""Draw a map of texts: similar texts are close together."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _BEFORE_TSNE = 50
 
 
 def project(vectors: NDArray[np.float32], method: Method, seed: int) -> tuple[Points, tuple[str, str]]:
-    """Return points, (n, 2), and the names of the axes; vectors with two columns are points already.
+    """Return points of shape (n, 2), and the names of the axes. Vectors with two columns are points already.
 
     Raises:
         MissingExtraError: If t-SNE needs scikit-learn and it is not installed.
@@ -52,9 +52,9 @@ def project(vectors: NDArray[np.float32], method: Method, seed: int) -> tuple[Po
 
 
 def principal(vectors: NDArray[np.float32], count: int) -> tuple[Points, NDArray[np.float64]]:
-    """Return the first principal components, (n, count), and each one's share of the variance."""
+    """Return the first principal components, shape (n, count), and each one's share of the variance."""
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    # The covariance matrix is as wide as a vector, however many vectors there are.
+    # The covariance matrix is (d, d), however many vectors there are.
     variances, directions = np.linalg.eigh(centered.T @ centered)
     variances, directions = variances[::-1].clip(0), directions[:, ::-1][:, :count]
     # The sign of an eigenvector is arbitrary: choose the same one on every machine.
@@ -63,10 +63,10 @@ def principal(vectors: NDArray[np.float32], count: int) -> tuple[Points, NDArray
 
 
 MOST_GROUPS = 20
-"""Groups with a colour and marker of their own; smaller groups beyond are grey."""
+"""Most groups with a colour and marker of their own. The smaller ones are grey."""
 
 _MOST_NAMED = 30
-"""Most points for which each one is labelled."""
+"""Most points on a map that labels its points."""
 
 _FONT_SIZE = 9
 
@@ -82,17 +82,17 @@ def embedding_map(
 ) -> Picture:
     """Draw vectors as points in two dimensions.
 
-    The legend names the groups. Up to 30 points are labelled with their texts; a label that finds no free place is left
-    out.
+    The legend names the groups. With up to 30 points, each is labelled with its text. A label that would cover another
+    label or a point is left out.
 
     Args:
-        vectors: Shape (n, d), up to about 5,000; with two columns they are points already, for example from UMAP.
+        vectors: Shape (n, d), n up to about 5,000. Vectors with two columns are points already, for example from UMAP.
         labels: Group of each vector. The 20 largest groups have a colour and marker each; the others are grey.
-        texts: Text of each vector; None labels points with their groups.
-        method: "pca" is quick, and distances are true as far as the two shares of variance reach. "tsne" (scikit-learn)
-            shows neighbourhoods, and takes about a minute for 5,000.
-        title: Above the picture; None for no title.
-        seed: Seed of t-SNE.
+        texts: Text of each vector; None labels the points with their groups.
+        method: "pca" is fast; the axes' labels say how much of the variance, and so of the distances, it shows. "tsne"
+            (scikit-learn) shows neighbourhoods; it takes about a minute for 5,000 vectors.
+        title: Title above the picture; None for no title.
+        seed: Seed for t-SNE.
 
     Raises:
         MissingExtraError: If t-SNE needs scikit-learn and it is not installed.
@@ -126,7 +126,7 @@ def embedding_map(
 
 
 def _groups(labels: Sequence[object] | None, count: int) -> dict[str, NDArray[np.intp]]:
-    """Return the rows of each group, the largest first; the last may hold all that are left."""
+    """Return the rows of each group, the largest first. The last entry may combine all smaller groups."""
     names = [str(label) for label in labels] if labels is not None else [""] * count
     counts = Counter(names).most_common()
     kept = [name for name, _ in counts[: MOST_GROUPS if len(counts) > MOST_GROUPS else None]]
@@ -152,7 +152,7 @@ def _draw(axes: Axes, points: Points, name: str, look: tuple[str, str], count: i
 
 
 def _label(axes: Axes, points: Points, words: Sequence[str]) -> None:
-    """Write a word beside each point, with a line to it; one that would cover a point or another word is left out."""
+    """Write a label beside each point, with a line to it. Leave out a label that would cover a point or another label."""
     texts = [axes.text(x, y, word, fontsize=_FONT_SIZE) for (x, y), word in zip(points, words, strict=True)]
     xs, ys = points.T
     adjust_text(texts, xs, ys, ax=axes, expand=(1.1, 1.6), force_static=(0.2, 0.5), iter_lim=300)

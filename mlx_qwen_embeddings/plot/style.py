@@ -1,4 +1,4 @@
-"""The figure, colours and labels that all pictures share."""
+"""The figure, colours and labels that all plots share."""
 
 import io
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
-"""Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color), without the yellow: too pale on white."""
+"""Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color), without yellow, which is pale on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-"""One fewer than the colours, so that 42 groups each have a pair of their own."""
+"""One fewer than the colours, so that 42 groups have 42 different pairs."""
 
 GREY = "#999999"
 SEQUENTIAL = "viridis"
 LONGEST_LABEL = 28
-"""Characters of a label; longer texts are shortened."""
+"""Most characters in a label. Longer texts are shortened."""
 
 
 class Picture(Figure):
-    """A figure that belongs to no window, so nothing has to be closed, and that a notebook shows as a PNG."""
+    """A figure without a window: it need not be closed, and a notebook shows it as a PNG."""
 
     def __init__(self, width: float, height: float) -> None:
-        """Create an empty figure; width and height are in inches."""
+        """Create an empty figure, with width and height in inches."""
         super().__init__(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self)
 
     def settle(self) -> None:
-        """Compute the layout and keep it, so that texts can be placed."""
+        """Compute the layout and fix it, so that labels can be placed."""
         self.draw_without_rendering()
         self.set_layout_engine("none")
 
@@ -44,7 +44,7 @@ def looks(count: int) -> list[tuple[str, str]]:
 
 
 def shorten(text: object, longest: int = LONGEST_LABEL) -> str:
-    """Return a text as one line of at most ``longest`` characters, and ``$`` escaped, which starts mathematics."""
+    """Return a text as one line of at most ``longest`` characters. Escape ``$``, with which matplotlib begins a formula."""
     line = " ".join(str(text).split())
     short = line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
     return short.replace("$", r"\$")

@@ -1,6 +1,6 @@
-"""Ray: datasets and corpora embedded by the machines of a cluster, each with an engine of its own.
+"""Embed Ray datasets and Parquet corpora on a cluster, with one engine in each actor.
 
-This package must be installed on every node, with the back end that suits the node.
+Install this package on every node, with the back end for that node's hardware.
 """
 
 from mlx_qwen_embeddings._extras import require

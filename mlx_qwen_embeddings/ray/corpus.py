@@ -1,4 +1,4 @@
-"""``RayRunner``: the parts of a corpus, embedded by Ray Data's actors."""
+"""``RayRunner``: embed the parts of a corpus with Ray Data's actors."""
 
 import logging
 import pickle
@@ -20,14 +20,14 @@ from mlx_qwen_embeddings.ray.model import SharedModel
 from mlx_qwen_embeddings.ray.placement import Placement
 
 MOST_DEATHS = 3
-"""Actors that may die while they work on the same part."""
+"""How many actors may die over one part before the run fails."""
 
 
 class RayRunner:
     """Computes on a cluster, for ``embed_parquet(..., runner=RayRunner(...))``.
 
-    Source and output must be where all nodes see them: actors read and write files themselves, and Ray only carries the
-    numbers of the parts. When an actor dies, Ray Data lets others do its parts.
+    Every node must see the source and the output under the same paths. Actors read and write the files themselves; Ray
+    transfers only the numbers of the parts. When an actor dies, Ray Data passes its parts to other actors.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class RayRunner:
         placement: Placement | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Connect to the cluster, unless this process is connected to one.
+        """Connect to the cluster, unless this process is already connected to one.
 
         Args:
-            address: Of the head node, ``host:port``; "auto" is the cluster that runs on this machine, "local" starts one of
-                this machine alone. None takes ``RAY_ADDRESS``, or else tries "auto" and then "local".
+            address: Address of the head node, ``host:port``. "auto" is the cluster that runs on this machine; "local"
+                starts a cluster of this machine only. None takes ``RAY_ADDRESS``, or else tries "auto" and then "local".
             model: Alias, Hub name, or a folder with the same path on every node; None takes ``MLX_QWEN_MODEL``, or else
                 "small".
-            placement: How many actors there are, and what each is given.
+            placement: Number of actors, and the resources of each.
             settings: Further fields of ``EngineSettings`` for each actor's engine.
 
         Raises:
@@ -53,27 +53,27 @@ class RayRunner:
         """
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-            logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports each run and each restart
+            logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every run and every restart
         self._placement = placement or Placement()
         self._model, self._settings = model, dict(settings or {})
         self._shared: SharedModel | None = None
 
     def stamp(self) -> ModelStamp:
-        """Let a node find or download the model, and return its stamp.
+        """Find or download the model on one of the nodes, and return its stamp.
 
         Raises:
             UnknownModelError: When no model has this name.
-            ModelLoadError: When the node cannot get the model.
+            ModelLoadError: When the node cannot load the model.
             ValueError: When no node has room for an actor.
         """
         return self._found().stamp
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
-        """Embed and write the parts, and yield the rows of each when it is done.
+        """Embed and write the missing parts, and yield the number of rows of each finished part.
 
         Raises:
-            Exception: What an actor raised; what was done is kept.
-            WorkersDiedError: When several actors die over one part.
+            Exception: The error of an actor; finished parts are kept.
+            WorkersDiedError: When several actors died over one part.
         """
         numbers = ray.data.from_items(list(missing), override_num_blocks=len(missing))
         written = numbers.map_batches(
@@ -92,7 +92,7 @@ class RayRunner:
                         raise pickle.loads(error)  # noqa: S301 - from an actor of this run
                     yield int(rows)
         finally:
-            batches.close()  # ends the actors at once
+            batches.close()  # stops the actors at once
 
     def _found(self) -> SharedModel:
         if self._shared is None:
@@ -104,15 +104,15 @@ class PartWriter:
     """An actor that reads, embeds and writes parts of a corpus."""
 
     def __init__(self, model: SharedModel, job: CorpusJob) -> None:
-        """Do nothing yet: Ray would report an error here as the actor's death."""
+        """Keep the arguments. Loading waits for the first part, because Ray reports an error here as a dead actor."""
         self._model, self._job, self._lock = model, job, threading.Lock()
         self._opened: tuple[EmbeddingEngine, RangeReader] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the part whose number is in the batch, and return its rows, or the error that it ended with."""
+        """Write the part whose number is in the batch, and return its number of rows or its error."""
         try:
             rows, error = self._write(int(batch["item"][0])), b""
-        except Exception as failure:  # noqa: BLE001 - Ray Data would wrap it and keep the other actors running
+        except Exception as failure:  # noqa: BLE001 - Ray Data would wrap it, and keep the other actors running
             rows, error = 0, pickle.dumps(failure)
         return {"rows": np.array([rows]), "error": np.array([error], object)}
 
@@ -121,7 +121,7 @@ class PartWriter:
         if not job.state.is_dir():
             message = f"{job.folder} is not there on every node: choose a folder that all of them share"
             raise FileNotFoundError(message)
-        # An actor that dies leaves its mark. Ray Data alone would go on for ever with a part that kills every actor.
+        # An actor that dies leaves its mark behind. Ray Data alone would retry a part that kills every actor forever.
         name = job.path(number).name
         if len(list(job.state.glob(f"{name}.*.started.tmp"))) >= MOST_DEATHS:
             message = f"{MOST_DEATHS} actors died over part {number}: they may have run out of memory, or lost their nodes"
@@ -134,7 +134,7 @@ class PartWriter:
             mark.unlink(missing_ok=True)
 
     def _open(self) -> tuple[EmbeddingEngine, RangeReader]:
-        with self._lock:  # two parts are in hand at once
+        with self._lock:  # an actor works on two parts at once
             if self._opened is None:
                 self._opened = self._model.open().warmup(), RangeReader(self._job.source)
             return self._opened

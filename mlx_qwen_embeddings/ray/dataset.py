@@ -1,4 +1,4 @@
-"""``embed_dataset``: a Ray dataset with a column of vectors."""
+"""``embed_dataset``: add a column of vectors to a Ray dataset."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -14,7 +14,7 @@ from mlx_qwen_embeddings.ray.model import SharedModel
 from mlx_qwen_embeddings.ray.placement import Placement
 
 BATCH_ROWS = 512
-"""Rows that an actor gets at a time: enough for its engine to sort by length. They are computed again when it dies."""
+"""Rows in an actor's batch: enough for its engine to sort by length. When the actor dies, they are computed again."""
 
 
 def embed_dataset(
@@ -33,31 +33,31 @@ def embed_dataset(
 ) -> Dataset:
     """Embed a column of a dataset on a cluster, with one engine in each actor.
 
-    A node finds the model at once; everything else is lazy, as in all of Ray Data. An actor or node that dies is replaced,
-    and its batches are computed again. Ray Data returns rows in any order unless its context sets ``preserve_order``.
-    A run that was killed as a whole starts from the beginning; ``embed_parquet`` with a ``RayRunner``, or
-    ``mlx-qwen bulk``, continues.
+    The model is found at once, on one of the nodes. Everything else is lazy, as always in Ray Data. An actor or node that
+    dies is replaced, and its batches are computed again. Ray Data returns rows in any order unless its context sets
+    ``preserve_order``. When the whole run is killed, it starts from the beginning. To continue a killed run, use
+    ``embed_parquet`` with a ``RayRunner``, or ``mlx-qwen bulk``.
 
-    Large blocks are cut into ``batch_rows`` rows, so that a single large file keeps every actor busy. An actor has two such
-    batches at once, which bounds its memory; its engine splits them by length and tokens.
+    Large blocks are split into ``batch_rows`` rows, so that a single large file keeps every actor busy. An actor holds two
+    such batches at once, which bounds its memory. Its engine splits them further, by length and tokens.
 
     Args:
         ds: The dataset.
         column: The column that holds the texts.
         model: Alias, Hub name, or a folder with the same path on every node; None takes ``MLX_QWEN_MODEL``, or else
-            "small". Each node takes a named model from its own Hugging Face cache, at the commit that the first node found.
+            "small". Each node reads a Hub model from its own Hugging Face cache, at the commit that the first node found.
         role: Whether the texts are documents or queries.
-        vector_column: Name of the vectors, which are lists of fixed size: float32 unless ``precision`` says otherwise.
+        vector_column: Name of the column of vectors: lists of fixed size, float32 unless ``precision`` says otherwise.
         concurrency: See ``Placement``.
         num_cpus: See ``Placement``.
         num_gpus: See ``Placement``.
-        batch_rows: Rows that an actor gets at a time.
+        batch_rows: Rows in an actor's batch.
         settings: Further fields of ``EngineSettings`` for each actor's engine, such as ``dtype`` or ``cache_dir``.
         **options: See ``EmbedOptions``.
 
     Raises:
         UnknownModelError: When no model has this name.
-        ModelLoadError: When a node cannot get the model.
+        ModelLoadError: When a node cannot load the model.
         ValueError: When an option is wrong, no node has room for an actor, or the actors would leave no CPU for reading.
     """
     checked, placement = EmbedOptions(**options), Placement(concurrency=concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
@@ -86,7 +86,7 @@ class TableEmbedder:
         """Add the vectors of one column.
 
         Raises:
-            ValueError: When that column is missing, or there is one with the name of the vectors.
+            ValueError: When the column of texts is missing, or a column already has the name of the vectors.
         """
         if self._column not in table.column_names or self._vector_column in table.column_names:
             there = ", ".join(table.column_names)

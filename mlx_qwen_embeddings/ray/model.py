@@ -1,4 +1,4 @@
-"""One model on many nodes: found once, and the same everywhere."""
+"""One model on many nodes: it is found once, and every node must open the same one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from mlx_qwen_embeddings.settings import EngineSettings
 
 @dataclass(frozen=True, slots=True)
 class SharedModel:
-    """What a node needs to open the model that all the others have.
+    """What a node needs to open the same model as all the others.
 
-    A node takes the weights from its own Hugging Face cache, and downloads the pinned commit if need be, or from a folder
-    with the same path everywhere. They are not sent through Ray, whose object store would hold them on every node.
+    A node reads the weights from a folder with the same path everywhere, or from its own Hugging Face cache, to which it
+    downloads the pinned commit if necessary. Ray does not transfer weights: its object store would hold them on every node.
 
     Attributes:
-        settings: Settings of each engine; the others come from the node's environment.
-        stamp: The stamp that the first node found.
+        settings: Settings of each engine; all others come from the node's environment.
+        stamp: Stamp of the model that the first node found.
     """
 
     settings: dict[str, Any]
@@ -33,16 +33,16 @@ class SharedModel:
 
     @classmethod
     def find(cls, model: str | None, settings: Mapping[str, Any], placement: Placement) -> Self:
-        """Let a node find or download the model, with the resources of an actor, and pin its commit.
+        """Find or download the model on one node, with the resources of an actor, and pin its commit.
 
         Args:
             model: Alias, Hub name, or a folder with the same path on every node.
             settings: Further fields of ``EngineSettings``.
-            placement: What an actor is given.
+            placement: The resources of an actor.
 
         Raises:
             UnknownModelError: When no model has this name.
-            ModelLoadError: When the node cannot get the model.
+            ModelLoadError: When the node cannot load the model.
             ValueError: When no node has room for an actor.
         """
         placement.check_fits()
@@ -57,7 +57,7 @@ class SharedModel:
         """Open an engine on this node.
 
         Raises:
-            ModelLoadError: When the model here is not the one that the first node found.
+            ModelLoadError: When this node's model differs from the one that the first node found.
         """
         engine = EmbeddingEngine(**self.settings)
         found, wanted = (engine.fingerprint, engine.facts.dtype), (self.stamp.fingerprint, self.stamp.dtype)
@@ -73,7 +73,7 @@ _ONE_CONTENT = "use a Hub name, a folder that all nodes share, or copies with th
 
 
 def _model_settings(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settle here which model is meant: the environment and the working folder of a node are others."""
+    """Resolve the model on this machine, because a node may have another environment and working folder."""
     mine = EngineSettings.from_env(model=model, **{name: settings.get(name) for name in ("revision", "dtype", "device")})
     spec = resolve(mine.model)
     named = mine.model if spec in list_models() or not spec.local else str(Path(spec.source))

@@ -1,4 +1,4 @@
-"""How many actors there are, and what each is given of its node."""
+"""The number of actors, and the resources that each reserves on its node."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 CALLS_AT_ONCE = 2
-"""Batches that an actor works on: while its engine computes one, the next is read."""
+"""Batches that an actor works on: it reads one while its engine computes the other."""
 
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 """Ray's names for the resources of a node."""
@@ -18,12 +18,12 @@ class Placement:
     """Actors with one engine each.
 
     Attributes:
-        concurrency: Number of actors; a pair is the fewest and the most. None starts with one, and adds actors while there
-            is work for them and room in the cluster.
-        num_cpus: CPUs of an actor, which are also the cores that its engine computes with. None takes all CPUs but one of
-            the smallest node, so that a node has one copy of the weights and room for reading. 0 is for actors with a GPU.
-        num_gpus: GPUs of an actor; None is one where the cluster has any, so that only nodes with a GPU are used. Ray does
-            not count a Mac's GPU; there an actor computes on it all the same.
+        concurrency: Number of actors, or a pair of the fewest and the most. None starts with one, and adds actors while
+            there is work for them and room in the cluster.
+        num_cpus: CPUs of an actor, which are also the cores that its engine computes with. None takes the smallest node's
+            CPUs except one, so that a node holds one copy of the weights and can still read. 0 is for actors with a GPU.
+        num_gpus: GPUs of an actor. None means one if the cluster has any, so that only nodes with a GPU are used. Ray does
+            not count a Mac's GPU, but an actor on a Mac uses it all the same.
     """
 
     concurrency: int | tuple[int, int] | None = None
@@ -40,10 +40,10 @@ class Placement:
             raise ValueError(message)
 
     def resources(self) -> dict[str, Any]:
-        """Return what Ray reserves for each actor.
+        """Return the resources that Ray reserves for each actor.
 
         Raises:
-            ValueError: When that would be nothing, so that a node would hold any number of actors.
+            ValueError: When an actor would reserve nothing, so that Ray would put any number of them on a node.
         """
         nodes = _nodes()
         gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes)) if self.num_gpus is None else self.num_gpus
@@ -58,10 +58,10 @@ class Placement:
         return {"num_cpus": max(1, int(smallest) - 1) if self.num_cpus is None else self.num_cpus}
 
     def check_fits(self) -> None:
-        """Check that a node can hold an actor: otherwise Ray would wait for ever.
+        """Check that a node can hold an actor. Otherwise Ray would wait forever.
 
         Raises:
-            ValueError: The message says what an actor needs, and what the largest node has.
+            ValueError: When none can; the message says what an actor needs and what the largest node has.
         """
         needed, nodes = self.resources(), _nodes()
         if any(all(node.get(_NAMES[name], 0) >= amount for name, amount in needed.items()) for node in nodes):
@@ -73,10 +73,10 @@ class Placement:
         raise ValueError(message)
 
     def check_room_for_reading(self) -> None:
-        """Check that the actors leave a CPU: otherwise Ray Data would wait for ever for one to read with.
+        """Check that the actors leave a CPU for reading. Otherwise Ray Data would wait for one forever.
 
         Raises:
-            ValueError: The message says how many CPUs there are.
+            ValueError: When they leave none; the message says how many CPUs there are.
         """
         fewest = self.concurrency[0] if isinstance(self.concurrency, tuple) else self.concurrency or 1
         taken, there = fewest * self.resources().get("num_cpus", 0), sum(node.get("CPU", 0) for node in _nodes())
@@ -88,7 +88,7 @@ class Placement:
             raise ValueError(message)
 
     def strategy(self) -> ActorPoolStrategy:
-        """Return Ray Data's description of the actors."""
+        """Return Ray Data's compute strategy for the actors."""
         calls: dict[str, Any] = {"max_concurrent_calls_per_actor": CALLS_AT_ONCE, "enable_true_multi_threading": True}
         if isinstance(self.concurrency, int):
             return ActorPoolStrategy(size=self.concurrency, **calls)

@@ -1,4 +1,4 @@
-"""The database of an index: a LanceDB table of passages and vectors, and a record of how the vectors were made."""
+"""The database of an index: a LanceDB table of passages and vectors, and a record of how they were made."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class IndexRecord:
-    """How the vectors of a database were made; all vectors of a database are made in the same way.
+    """How all vectors of a database were made.
 
     Attributes:
-        model: Name of the model, as given.
+        model: Name of the model, as the user gave it.
         revision: Commit on the Hub; None for a local folder or file, and for ``nano``.
         fingerprint: Hash of the model's content.
         dimensions: Width of the vectors.
-        instruction: Task in front of each question; None is the model's own.
-        chunk_tokens: Most tokens of a passage.
-        overlap: Tokens shared by neighbouring passages.
+        instruction: Instruction before each question; None is the model's own.
+        chunk_tokens: Most tokens in a passage.
+        overlap: Most tokens that neighbouring passages share.
         options: Fields of the embeddings that shape the vectors of passages and differ from their defaults.
     """
 
@@ -44,10 +44,10 @@ class IndexRecord:
 
 
 def read_record(folder: Path) -> IndexRecord | None:
-    """Return how a database was made, or None if there is no database.
+    """Return the record of a database, or None if there is no database.
 
     Raises:
-        IndexMismatchError: If another version of this package made it.
+        IndexMismatchError: If the record has another version.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -60,7 +60,7 @@ def read_record(folder: Path) -> IndexRecord | None:
 
 
 def write_record(folder: Path, record: IndexRecord) -> None:
-    """Write the record of a new database in one step."""
+    """Write the record of a new database atomically."""
     with replaced(folder / RECORD) as file:
         file.write(json.dumps({"version": VERSION, **asdict(record)}, indent=2).encode())
 
@@ -70,11 +70,11 @@ def refuse_other_options(database: Path, record: IndexRecord, wanted: dict[str, 
 
     Args:
         database: Folder of the database.
-        record: How it was made.
-        wanted: Requested values by field of the record.
+        record: Record of the database.
+        wanted: Requested values, by field of the record.
 
     Raises:
-        IndexMismatchError: If a value differs; the message gives both.
+        IndexMismatchError: If a value differs; the message shows both.
     """
     recorded = {name: getattr(record, name) for name in wanted}
     differing = [f"{name} {recorded[name]!r}, not {value!r}" for name, value in wanted.items() if recorded[name] != value]
@@ -102,30 +102,30 @@ class Store:
         return int(self._table.count_rows())
 
     def digests(self) -> dict[str, str]:
-        """Return the hash of every indexed file's content."""
+        """Return the content hash of every indexed file, by path."""
         rows = self._table.search().select(["file", "digest"]).to_list()
         return {row["file"]: row["digest"] for row in rows}
 
     def vectors(self, files: Sequence[str]) -> dict[str, Any]:
-        """Return the vectors of all passages of some files, by text."""
+        """Return the vectors of all passages in the given files, by text."""
         if not files:
             return {}
         rows = self._table.search().where(_among(files)).select(["text", "vector"]).to_list()
         return {row["text"]: row["vector"] for row in rows}
 
     def replace(self, files: Sequence[str], rows: list[dict[str, Any]]) -> None:
-        """Replace all rows of some files."""
+        """Replace all rows of the given files."""
         if files:
             self._table.delete(_among(files))
         if rows:
             self._table.add(rows)
 
     def tidy(self) -> None:
-        """Merge small fragments, and delete replaced rows that are old enough that no reader needs them."""
+        """Merge small fragments, and delete rows that were replaced long enough ago for no reader to need them."""
         self._table.optimize(cleanup_older_than=timedelta(hours=1))
 
     def nearest(self, vector: Any, count: int) -> list[dict[str, Any]]:
-        """Return the nearest passages, each with its cosine as ``score``."""
+        """Return the nearest passages, each with its cosine similarity as ``score``."""
         found = self._table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count).to_list()
         return [row | {"score": 1 - row["_distance"]} for row in found]
 
@@ -152,11 +152,11 @@ def embeddings_for(
 
     Args:
         database: Folder of the database, which need not exist yet.
-        model: Alias, Hub name or local folder; None takes the database's model, and for a new database the default.
-        revision: Branch, tag or commit on the Hub; None takes the database's.
-        dimensions: Width of the vectors; None takes the database's, and for a new database the full width.
-        instruction: Task in front of each question; None takes the database's, and for a new database the model's own.
-        cache_dir: Folder of downloaded models; None is the Hugging Face cache.
+        model: Alias, Hub name or local folder. None takes the database's model, or the default for a new database.
+        revision: Branch, tag or commit on the Hub. None takes the database's.
+        dimensions: Width of the vectors. None takes the database's, or the full width for a new database.
+        instruction: Instruction before each question. None takes the database's, or the model's own for a new database.
+        cache_dir: Folder for downloaded models; None is the Hugging Face cache.
         show_progress: Whether to draw a progress bar over documents.
 
     Raises:
@@ -172,7 +172,7 @@ def embeddings_for(
     if cache_dir is not None:
         get_engine(model, revision=revision, cache_dir=cache_dir)  # the embeddings below share this engine
     if record is not None:
-        # Width and instruction are read after the check: they mean nothing for another model.
+        # Read width and instruction after the check: they mean nothing for another model.
         refuse_other_model(database, record, MLXQwenEmbeddings(model, revision=revision))
         dimensions = record.dimensions if dimensions is None else dimensions
         instruction = record.instruction if instruction is None else instruction
@@ -198,8 +198,8 @@ def refuse_other_model(database: Path, record: IndexRecord, embeddings: MLXQwenE
 
     Args:
         database: Folder of the database.
-        record: How it was record.
-        embeddings: The embeddings to be used.
+        record: Record of the database.
+        embeddings: The embeddings to be used with it.
 
     Raises:
         IndexMismatchError: If the models differ; the message names both.
@@ -215,13 +215,13 @@ def refuse_other_model(database: Path, record: IndexRecord, embeddings: MLXQwenE
         raise _mismatch(database, f"the model {record.model!r} at revision {record.revision!r}, not {engine.revision!r}")
     if embeddings.model != record.model:
         raise _mismatch(database, another)
-    raise _mismatch(database, f"the model {record.model!r} of another content")
+    raise _mismatch(database, f"the model {record.model!r}, whose files were different then")
 
 
 def _repository(model: str) -> str | None:
     """Return a model's name on the Hub; None for a local folder or file, which only its content identifies."""
     try:
         spec = resolve(model)
-    except UnknownModelError:  # its folder is gone
+    except UnknownModelError:  # its folder was deleted
         return None
     return None if spec.local else spec.source.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Bring a database up to date with a folder, reading and embedding only what changed, and search it."""
+"""Update a database from a folder, embedding only what changed, and search it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ from mlx_qwen_embeddings.search.passages import Passage, Splitter, find_files
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found.
+    """A passage that a search found.
 
     Attributes:
-        score: Cosine between passage and question.
-        file: Path of its file.
-        start_line: Its first line, from 1; in a PDF, on its page.
-        end_line: Its last line.
-        page: Page of a PDF, from 1; 0 in other files.
-        indent: Columns before the passage on its first line.
+        score: Cosine similarity of passage and question.
+        file: Path of the file.
+        start_line: First line of the passage, counted from 1; in a PDF, on its page.
+        end_line: Last line of the passage.
+        page: Page of a PDF, counted from 1; 0 for other files.
+        indent: Columns of indentation before the passage's first line.
         text: The passage.
     """
 
@@ -63,9 +63,9 @@ def search_folder(
         question: The question, in words.
         database: Folder of the database.
         count: Most passages to return.
-        model: None takes the database's model; another name must mean the same model.
-        instruction: None takes the database's; another one is refused.
-        cache_dir: Folder of downloaded models; None is the Hugging Face cache.
+        model: A name of the database's model; None takes the recorded name.
+        instruction: Must equal the database's; None takes it.
+        cache_dir: Folder for downloaded models; None is the Hugging Face cache.
 
     Raises:
         FileNotFoundError: If there is no database.
@@ -83,25 +83,25 @@ def search_folder(
 
 
 BLOCK_PASSAGES = 512
-"""Passages that are embedded and stored together; a killed run loses at most these."""
+"""About how many passages are embedded and stored together. A killed run loses at most one such block."""
 
 CHUNK_TOKENS, OVERLAP = 256, 32
 
 COUNTS_KEPT = 16_384
-"""Size of the cache of token counts: the same words come up again and again."""
+"""Size of the cache of token counts. The splitter counts the same pieces repeatedly."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport(NotebookTable):
-    """What a run did.
+    """The result of ``index_folder``.
 
     Attributes:
         files: Number of files found.
-        changed: How many of them were new or had changed.
-        removed: Number of deleted files, whose passages were removed.
-        passages: Passages in the database now.
-        embedded: How many of them this run embedded.
-        skipped: Files that could not be read, with the reason; the database holds nothing of them.
+        changed: Number of files that were new or had changed.
+        removed: Number of files that were deleted since the last run; their passages were removed.
+        passages: Number of passages in the database now.
+        embedded: Number of passages that this run embedded.
+        skipped: One message for each file that could not be read. The database holds no passages of these files.
     """
 
     files: int
@@ -131,17 +131,16 @@ def index_folder(
     chunk_tokens: int = CHUNK_TOKENS,
     overlap: int = OVERLAP,
 ) -> IndexReport:
-    """Index a folder or a file; one database may hold several.
+    """Index a folder or a file, reading and embedding only what changed. One database may hold several folders.
 
     Args:
         path: Folder or file.
         database: Folder of the database; created if missing.
-        embeddings: Embeddings to use; ``query_instruction`` is for questions. ``embeddings_for`` returns those of a
-            database.
-        pattern: Which files to take, see ``find_files``.
-        limit: Most files; None takes all.
-        chunk_tokens: Most tokens of a passage.
-        overlap: Most tokens shared by neighbouring passages.
+        embeddings: Embeddings to use. ``embeddings_for`` returns those that fit an existing database.
+        pattern: Which files to index, see ``find_files``.
+        limit: Most files to index; None means all.
+        chunk_tokens: Most tokens in a passage.
+        overlap: Most tokens that neighbouring passages share.
 
     Raises:
         IndexMismatchError: If the database was made with another model or other options.
@@ -149,7 +148,7 @@ def index_folder(
         MissingExtraError: If the extra ``search`` is not installed.
     """
     if not 0 <= overlap < chunk_tokens:
-        message = f"overlap={overlap} has to be less than chunk_tokens={chunk_tokens}"
+        message = f"overlap={overlap} must be at least 0 and less than chunk_tokens={chunk_tokens}"
         raise ValueError(message)
     files = [file for file in find_files(path, pattern, limit) if not file.is_relative_to(database.resolve())]
     recorded = read_record(database)
@@ -207,7 +206,7 @@ def _digests(files: list[Path], skipped: dict[str, str]) -> dict[str, str]:
 
 
 def _reason(file: Path | str, error: OSError | ValueError) -> str:
-    """Return why a file is skipped; an ``OSError`` does not always name the file."""
+    """Return a message that names the file, which an ``OSError`` does not always do."""
     return f"{file} cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
@@ -220,7 +219,10 @@ def _is_gone(file: Path, root: Path) -> bool:
 
 
 def _splitter(engine: EmbeddingEngine, chunk_tokens: int, overlap: int) -> Splitter:
-    """Return a splitter that counts without special tokens: it adds up counts of pieces, and a passage has them once."""
+    """Return a splitter that counts without special tokens.
+
+    It adds up the counts of pieces, while a passage has its special tokens only once.
+    """
     special = engine.count_tokens([""])[0]
 
     @lru_cache(COUNTS_KEPT)
@@ -249,7 +251,7 @@ def _blocks(files: list[str], splitter: Splitter, skipped: dict[str, str]) -> It
 
 
 def _store(block: Block, digests: dict[str, str], store: Store, embeddings: MLXQwenEmbeddings) -> int:
-    """Store the passages of some files, reusing known vectors, and return how many were embedded."""
+    """Store the passages of some files, reusing the vectors of unchanged passages. Return how many were embedded."""
     files = [file for file, _ in block]
     known = store.vectors(files)
     new = list(dict.fromkeys(passage.text for _, passages in block for passage in passages if passage.text not in known))

@@ -1,4 +1,4 @@
-"""Find files, and split them into passages where their language allows it."""
+"""Find files, and split them into passages at places that suit their language."""
 
 import stat
 from collections.abc import Callable, Iterator
@@ -10,18 +10,18 @@ from typing import Any
 from mlx_qwen_embeddings._extras import require
 
 MAX_TEXT_BYTES = 8 * 2**20
-"""Larger text files are data."""
+"""Larger text files are skipped: they usually hold data, not prose or code."""
 
 
 def find_files(path: Path, pattern: str | None, limit: int | None) -> list[Path]:
     """Return the files in a folder, sorted by name, or the file itself.
 
-    Hidden files and folders are skipped. Without a pattern so is everything that is not text, code or PDF by its name.
+    Hidden files and folders are skipped. Without a pattern, so are files whose suffix is not one of text, code or PDF.
 
     Args:
         path: Folder or file.
-        pattern: Glob pattern of paths in the folder: "*.md", "docs/**/*.txt".
-        limit: Most files; None takes all.
+        pattern: Glob pattern for paths in the folder, such as "*.md" or "docs/**/*.txt".
+        limit: Most files to return; None means all.
 
     Raises:
         FileNotFoundError: If ``path`` does not exist.
@@ -47,7 +47,7 @@ def _may_be_text(path: Path) -> bool:
         status = path.stat()
     except FileNotFoundError:  # a broken link
         return False
-    except OSError:  # reading it will say why it cannot be read
+    except OSError:  # keep it, so that reading it reports the reason
         return True
     return stat.S_ISREG(status.st_mode) and (path.suffix.lower() == ".pdf" or status.st_size <= MAX_TEXT_BYTES)
 
@@ -88,7 +88,7 @@ LANGUAGES = {
 """Languages that the splitter knows, by suffix."""
 
 PLAIN = {".cfg", ".css", ".ini", ".json", ".pdf", ".sh", ".sql", ".toml", ".txt", ".yaml", ".yml"}
-"""Other suffixes that are read."""
+"""Other suffixes that are indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ class Passage:
     """A piece of a file.
 
     Attributes:
-        text: The text, without the indent of its first line.
-        start_line: Its first line, from 1; in a PDF, on its page.
-        end_line: Its last line.
-        page: Page of a PDF, from 1; 0 in other files.
-        indent: Columns of that indent.
+        text: The text, without the indentation of its first line.
+        start_line: First line, counted from 1; in a PDF, on its page.
+        end_line: Last line.
+        page: Page of a PDF, counted from 1; 0 for other files.
+        indent: Columns of the indentation that ``text`` leaves out.
     """
 
     text: str
@@ -111,15 +111,15 @@ class Passage:
 
 
 class Splitter:
-    """Splits texts where their language allows it, into passages of a bounded number of tokens."""
+    """Splits files into passages with a bounded number of tokens, at places that suit their language."""
 
     def __init__(self, count: Callable[[str], int], tokens: int, overlap: int) -> None:
-        """Prepare.
+        """Keep the limits.
 
         Args:
             count: Counts the tokens of a text.
-            tokens: Most tokens of a passage.
-            overlap: Most tokens that a passage repeats from the one before it.
+            tokens: Most tokens in a passage.
+            overlap: Most tokens that a passage repeats from the previous one.
         """
         self._count, self._tokens, self._overlap = count, tokens, overlap
 
@@ -135,7 +135,7 @@ class Splitter:
     def _pieces(self, text: str, suffix: str, page: int) -> Iterator[Passage]:
         start = -1
         for piece in self._splitter(suffix).split_text(text):
-            # Each passage starts after the one before, so a repeated text is found at its own place.
+            # A passage starts after the start of the previous one. So the search finds each copy of a repeated text.
             start = max(text.find(piece, start + 1), 0)
             first = text.count("\n", 0, start) + 1
             before = text[text.rfind("\n", 0, start) + 1 : start].expandtabs(4)
@@ -165,8 +165,8 @@ def _pdf_pages(path: Path) -> Iterator[str]:
     pypdf = require("pypdf", "search", "A PDF file")
     try:
         for page in pypdf.PdfReader(path).pages:
-            # Characters without a code come as lone surrogates.
+            # pypdf returns lone surrogates for characters that have no code.
             yield page.extract_text().encode("utf-8", "replace").decode()
-    except Exception as error:  # pypdf documents that a broken file may raise anything, and so does an encrypted one
+    except Exception as error:  # pypdf documents that a broken file may raise anything; an encrypted one does too
         message = f"{path} cannot be read as PDF: {str(error) or type(error).__name__}"
         raise ValueError(message) from error

@@ -1,7 +1,7 @@
 """Compare, search, normalise, shorten and group vectors. No model is needed, and no index is kept.
 
-Inputs are arrays or lists of real numbers, (d,) or (n, d), and are never changed. Invalid input raises a ``ValueError``
-that names the row. Everything needs only numpy, except ``cluster``, which needs the extra ``notebooks``.
+Inputs are arrays or lists of real numbers, of shape (d,) or (n, d), and are never changed. Invalid input raises a
+``ValueError`` that names the row. All functions need only numpy, except ``cluster``, which needs the extra ``notebooks``.
 """
 
 from mlx_qwen_embeddings.similarity.clusters import Clusters, Pair, cluster, near_duplicates

@@ -13,10 +13,10 @@ from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.similarity.compare import cosine, normalize
 
 _BLOCK = 1024
-"""Rows that are compared with all later rows at once."""
+"""Rows to compare with all later rows at a time."""
 
 _SHOWN = 10
-"""Groups that get a line of their own in a notebook."""
+"""Groups that a notebook lists one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +24,9 @@ class Clusters(NotebookTable):
     """Groups of vectors.
 
     Attributes:
-        labels: Group of each vector, 0 to k - 1, with 0 the largest group; shape (n,).
+        labels: Group of each vector, 0 to k - 1, shape (n,). Group 0 is the largest.
         central: For each group, the rows nearest to its centre, nearest first.
-        centers: The mean of each group, as a unit vector; shape (k, d).
+        centers: Mean of each group as a unit vector, shape (k, d).
     """
 
     labels: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Clusters(NotebookTable):
 
 
 class Pair(NamedTuple):
-    """Two rows, the lower first, and their cosine."""
+    """Two rows, the lower first, and their cosine similarity."""
 
     first: int
     second: int
@@ -58,14 +58,14 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
     """Divide vectors into ``k`` groups of similar direction, with scikit-learn's k-means (extra ``notebooks``).
 
     Args:
-        vectors: Shape (n, d). Only their directions count.
+        vectors: Shape (n, d). Only their directions matter.
         k: Number of groups, 1 to n.
         central: How many of the most central rows to list for each group; a smaller group lists all its rows.
-        seed: Seed of the random start. The same seed gives the same groups.
+        seed: Seed of the random start. The same seed returns the same groups.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
-        ValueError: If ``k`` is not within 1 to n, if fewer than ``k`` vectors differ, or if a vector is zero.
+        ValueError: If ``k`` is not within 1 to n, fewer than ``k`` vectors are distinct, or a vector is zero.
     """
     unit = _unit(vectors)
     if not 1 <= k <= len(unit):
@@ -78,7 +78,7 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
     kmeans: Any = require("sklearn.cluster", "notebooks", "cluster").KMeans
     with one_thread():
         found = kmeans(n_clusters=k, n_init=4, random_state=seed).fit_predict(unit)
-    # Number the groups by size, and equal ones by their first row, so that the numbers are stable.
+    # Number the groups by size, and groups of equal size by their first row, so that the numbers are stable.
     numbers, first, counts = np.unique(found, return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
     labels = np.argsort(order)[np.searchsorted(numbers, found)].astype(np.int64)
@@ -89,25 +89,25 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
 
 
 def near_duplicates(vectors: ArrayLike, threshold: float = 0.95) -> list[Pair]:
-    """Return all pairs of rows whose cosine is at least ``threshold``, closest first.
+    """Return all pairs of rows whose cosine similarity is at least ``threshold``, closest first.
 
     The time grows with n². Memory holds the pairs found, and the scores of 1,024 rows against all others.
 
     Args:
         vectors: Shape (n, d).
-        threshold: Lowest cosine, -1 to 1. What counts as nearly the same depends on the model: look at a few pairs.
+        threshold: Lowest cosine, -1 to 1. Which value means "nearly the same" depends on the model: look at a few pairs.
 
     Raises:
         ValueError: If the threshold is not within -1 to 1, or a vector is zero.
     """
     if not -1 <= threshold <= 1:
-        message = f"threshold={threshold} is no cosine: choose -1 to 1, such as 0.95"
+        message = f"threshold={threshold} is not a cosine: choose a value from -1 to 1, such as 0.95"
         raise ValueError(message)
     return sorted(_pairs(_unit(vectors), threshold), key=lambda pair: (-pair.score, pair.first, pair.second))
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Make scikit-learn use one thread: with MKL's OpenMP, several wait for each other and are 15 times slower."""
+    """Make scikit-learn use one thread. With MKL's OpenMP, several threads wait for each other and are 15 times slower."""
     limits: Any = require("threadpoolctl", "notebooks", "scikit-learn").threadpool_limits
     limited: AbstractContextManager[Any] = limits(1, user_api="openmp")
     return limited
@@ -125,6 +125,6 @@ def _pairs(unit: NDArray[np.float32], threshold: float) -> Iterator[Pair]:
 def _unit(vectors: ArrayLike) -> NDArray[np.float32]:
     unit = normalize(vectors)
     if unit.ndim == 1:
-        message = "vectors must have the shape (n, d): one vector makes no group"
+        message = "vectors must have the shape (n, d), not (d,): one vector cannot be grouped"
         raise ValueError(message)
     return unit

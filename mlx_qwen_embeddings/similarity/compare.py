@@ -1,9 +1,9 @@
 """Compare, search, normalise and shorten vectors. Needs only numpy.
 
-Inputs are arrays or lists of real numbers, (d,) or (n, d), and are never changed. The computation is in float64, in tiles
-that bound memory. Invalid input (unequal dimensions, NaN, infinity, a zero vector where a direction is needed) raises a
-``ValueError`` that names the row. Comparing (d,) with (d,) returns a float, everything else a float32 array: (d,) with
-(m, d) returns (m,), (n, d) with (d,) returns (n,), (n, d) with (m, d) returns (n, m).
+Inputs are arrays or lists of real numbers, of shape (d,) or (n, d), and are never changed. Computation is in float64, in
+tiles that bound memory. Invalid input (unequal dimensions, NaN, infinity, or a zero vector where a direction is needed)
+raises a ``ValueError`` that names the row. Comparing (d,) with (d,) returns a float. Everything else returns a float32
+array: (d,) with (m, d) returns (m,), (n, d) with (d,) returns (n,), (n, d) with (m, d) returns (n, m).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Metric: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
-Scores: TypeAlias = Any  # no type tells which shapes return a float, and a union would make every caller narrow it
+Scores: TypeAlias = Any  # float or array, depending on shapes that types cannot express; a union would burden every caller
 Comparison: TypeAlias = Callable[[ArrayLike, ArrayLike], Scores]
 Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 Rows: TypeAlias = NDArray[np.float64]
 Kernel: TypeAlias = Callable[[Rows, Rows], Rows]
 
-# Tiles start at multiples of this, whatever the block size, because BLAS may round differently for another shape.
+# Tiles start at multiples of this, whatever the block size, because BLAS may round differently for other shapes.
 _TILE = 256
-# Squares of components between the inverse of this and this are well within the range of float64.
+# The squares of components from 1 / _SQUARABLE to _SQUARABLE are well within the range of float64.
 _SQUARABLE = 1e100
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Return the cosine similarity, within [-1, 1]. Raises ``ValueError`` for a zero vector, which has no direction."""
+    """Return the cosine similarity, within [-1, 1]. Raise ``ValueError`` for a zero vector, which has no direction."""
     return _compare(a, b, "cosine")
 
 
@@ -36,7 +36,7 @@ def dot(a: ArrayLike, b: ArrayLike) -> Scores:
 
 
 def euclidean(a: ArrayLike, b: ArrayLike) -> Scores:
-    """Return the Euclidean (L2) distance, which is accurate for nearly equal vectors too."""
+    """Return the Euclidean (L2) distance. It is accurate for nearly equal vectors too."""
     return _compare(a, b, "euclidean")
 
 
@@ -49,7 +49,7 @@ METRICS: Mapping[Metric, Comparison] = {"cosine": cosine, "dot": dot, "euclidean
 
 
 def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Scale each vector to L2 length 1. Raises ``ValueError`` for a zero vector."""
+    """Scale each vector to L2 length 1. Raise ``ValueError`` for a zero vector."""
     given = _read(vectors, "vectors")
     unit = np.empty(given.matrix.shape, np.float32)
     for part, rows in _tiles(given, range(len(unit)), unit=True):
@@ -60,7 +60,8 @@ def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
 def truncate_dimensions(vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:
     """Keep the first ``dimensions`` components and scale to L2 length 1 again (Matryoshka, arXiv:2205.13147).
 
-    Raises ``ValueError`` if ``dimensions`` is not within 1 to d, or all remaining components are zero.
+    Raises:
+        ValueError: If ``dimensions`` is not within 1 to d, or all remaining components are zero.
     """
     check_count(dimensions, "dimensions")
     given = _read(vectors, "vectors")
@@ -82,10 +83,10 @@ def top_k(
         block_size: Documents to rank at once, rounded up to a multiple of 256. Affects memory, not the result.
 
     Returns:
-        Scores and document rows, each (n, k), or (k,) for a single query. Best first; of equal ones, the lower row first.
+        Scores and document rows, each (n, k), or (k,) for a single query. Best first; for equal scores, lower rows first.
 
     Raises:
-        ValueError: If the arguments are invalid; see above.
+        ValueError: If an argument is invalid, or a vector is; see the top of this module.
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")
@@ -107,7 +108,7 @@ def top_k(
 
 
 def _merge(found: Found, new: NDArray[np.float32], block: range, k: int, metric: Metric) -> Found:
-    """Keep the ``k`` best of ``found``, which has the lower rows, and of a block's ``new`` scores."""
+    """Return the ``k`` best of the scores ``found`` so far and a block's ``new`` ones. The block has the higher rows."""
     scores = np.concatenate([found[0], new], axis=1)
     indices = np.concatenate([found[1], np.broadcast_to(np.arange(block.start, block.stop), new.shape)], axis=1)
     best = np.array([lowest(costs, k) for costs in (-scores if metric in {"cosine", "dot"} else scores)])
@@ -115,10 +116,10 @@ def _merge(found: Found, new: NDArray[np.float32], block: range, k: int, metric:
 
 
 def lowest(costs: NDArray[Any], k: int) -> NDArray[np.intp]:
-    """Return the positions of the ``k`` lowest costs, lowest first; of equal costs, the earlier first."""
+    """Return the positions of the ``k`` lowest costs, lowest first; for equal costs, the earlier first."""
     if k >= len(costs):
         return np.argsort(costs, kind="stable")
-    # A partition keeps any of several equal costs, so use only its threshold.
+    # A partition keeps arbitrary ones of several equal costs, so use only its threshold.
     candidates = np.flatnonzero(costs <= np.partition(costs, k - 1)[k - 1])
     return candidates[np.argsort(costs[candidates], kind="stable")[:k]]
 
@@ -136,7 +137,7 @@ def _read(vectors: ArrayLike, name: str) -> _Vectors:
         raise ValueError(f"{name}: the vectors differ in length; embed all with one model and dimensions=") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold real numbers, not {array.dtype}: pass vectors, not texts")
-    if array.shape == (0,):  # the list that embedding no texts returns
+    if array.shape == (0,):  # embedding no texts returns an empty list
         return _Vectors(name, array.reshape(0, 0), is_vector=False)
     if array.ndim not in {1, 2} or not array.shape[-1]:
         raise ValueError(f"{name} must have the shape (d,) or (n, d) with d > 0, not {array.shape}")
@@ -144,7 +145,7 @@ def _read(vectors: ArrayLike, name: str) -> _Vectors:
 
 
 def check_count(value: object, name: str) -> None:
-    """Refuse anything but an integer of at least 1."""
+    """Raise ``ValueError`` for anything but an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
 
@@ -188,7 +189,7 @@ def _split(rows: range, size: int) -> Iterator[range]:
 
 
 def _tiles(vectors: _Vectors, part: range, *, unit: bool) -> Iterator[tuple[slice, Rows]]:
-    """Yield each tile's place in ``part`` and a checked float64 copy of its vectors, scaled to length 1 if ``unit``."""
+    """Yield each tile's position in ``part`` and a checked float64 copy of its vectors, scaled to length 1 if ``unit``."""
     for tile in _split(part, _TILE):
         rows = np.array(vectors.matrix[tile.start : tile.stop], dtype=np.float64)
         peak = np.abs(rows).max(axis=1)
@@ -211,7 +212,7 @@ def _cosine(a: Rows, b: Rows) -> Rows:
 def _euclidean(a: Rows, b: Rows) -> Rows:
     sizes = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
     squares: Rows = sizes - 2.0 * (a @ b.T)
-    close = squares < 1e-4 * sizes  # the subtraction has cancelled too many digits there
+    close = squares < 1e-4 * sizes  # here the subtraction cancelled too many digits
     for row in close.any(axis=1).nonzero()[0]:
         squares[row, close[row]] = np.square(b[close[row]] - a[row]).sum(axis=1)
     return np.sqrt(squares)

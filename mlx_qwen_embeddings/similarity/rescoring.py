@@ -1,6 +1,6 @@
-"""Search binary vectors, then rank the candidates with better ones: nearly the same answers in 1/32 of the memory.
+"""Search binary vectors, then rank the candidates with better vectors: nearly the same results in 1/32 of the memory.
 
-After Yamada, Asai and Hajishirzi (2021, arXiv:2106.00882), who rerank by the query's continuous vector.
+The method is that of Yamada, Asai and Hajishirzi (2021, arXiv:2106.00882), who rerank with the query's continuous vector.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from mlx_qwen_embeddings.precision import restore
 from mlx_qwen_embeddings.similarity.compare import METRICS, Found, Metric, check_count, lowest
 
 _TILE = 2**22
-"""Pairs of query and document compared at once, which takes about 80 MB of memory."""
+"""Pairs of query and document to compare at once. This many take about 80 MB of memory."""
 
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
@@ -27,8 +27,8 @@ def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[N
         k: How many documents to find; all of them if there are fewer.
 
     Returns:
-        Numbers of differing bits and document rows, each (n, k), or (k,) for a single query. Fewest first; of equal ones,
-        the lower row first.
+        Numbers of differing bits and document rows, each (n, k), or (k,) for a single query. Fewest bits first; for equal
+        numbers, the lower row first.
 
     Raises:
         ValueError: If the vectors are not packed bits, or the two differ in precision or width.
@@ -42,7 +42,7 @@ def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[N
             f"queries are {a.shape[-1]} bytes of {a.dtype}, documents {b.shape[-1]} of {b.dtype}: quantise both with the "
             "same precision and the same dimensions"
         )
-    # "binary" is "ubinary" with the highest bit of each byte flipped, on both sides, so the same bits differ.
+    # "binary" is "ubinary" with the highest bit of each byte flipped. Both sides have it flipped, so the same bits differ.
     left, right = _words(np.atleast_2d(a)), np.ascontiguousarray(_words(b).T)
     shape = (len(left), min(k, len(b)))
     distances, rows = np.empty(shape, np.int64), np.empty(shape, np.int64)
@@ -64,16 +64,16 @@ def rescore(
     ranges: ArrayLike | None = None,
     metric: Metric = "cosine",
 ) -> Found:
-    """Rank the candidates of each query again, with more precise vectors than they were found by.
+    """Rank the candidates of each query again, with more precise vectors than the search used.
 
     Args:
         queries: Real numbers, shape (d,) or (n, d).
         candidates: Document rows, shape (c,) or (n, c). Four times ``k`` are usually enough.
-        documents: Vectors of all documents, shape (m, d), or packed bits. Of a memory map only the candidates are read.
+        documents: Vectors of all documents, shape (m, d), or packed bits. From a memory map, only the candidates are read.
         k: How many documents to keep.
-        precision: The precision of ``documents``. "ubinary" and "binary" are useful too, even for the bits that were
-            searched: a query of real numbers distinguishes them better than a query of bits.
-        ranges: The ranges that ``documents`` were quantised with, for "int8" and "uint8"; None takes ``unit_ranges``.
+        precision: Precision of ``documents``. "ubinary" and "binary" help too, even with the same bits as in the search: a
+            query of real numbers distinguishes documents better than a query of bits.
+        ranges: Ranges with which ``documents`` were quantised, for "int8" and "uint8"; None takes ``unit_ranges``.
         metric: How to compare, as in ``top_k``.
 
     Returns:
@@ -94,7 +94,7 @@ def rescore(
         )
     best = []
     for query, rows in zip(np.atleast_2d(a), np.atleast_2d(found), strict=True):
-        ordered = np.sort(rows)  # of equal scores, the lower row comes first
+        ordered = np.sort(rows)  # for equal scores, the lower row comes first
         vectors = restore(stored[ordered], precision, dimensions=a.shape[-1], ranges=ranges)
         scores = METRICS[metric](query, vectors)
         kept = lowest(-scores if metric in {"cosine", "dot"} else scores, k)

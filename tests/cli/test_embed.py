@@ -123,7 +123,7 @@ def test_the_input_format_overrides_the_suffix(wanted: Any, tmp_path: Path) -> N
 
 
 def test_a_vector_column_that_exists_is_refused() -> None:
-    expected = "mlx-qwen: the texts has a column 'text' already: give the vectors another name\n"
+    expected = "mlx-qwen: the input has a column 'text' already: choose another name for the vectors\n"
     assert run("a", "--format", "jsonl", "--vector-column", "text") == (1, "", expected)
 
 

@@ -101,7 +101,7 @@ def test_it_prints_the_five_answers_and_fits_the_terminal(
     assert max(map(len, answers.splitlines())) <= max(60, min(columns, 120))
     assert max(map(len, closing.splitlines())) <= 80
     assert re.match(
-        rf"{len(passages)} passages embedded and stored in \d+\.\d\d s, \d+\.\d ms a question\nLlamaIndex: ", closing
+        rf"{len(passages)} passages embedded and stored in \d+\.\d\d s, \d+\.\d ms per question\nLlamaIndex: ", closing
     )
     assert (
         "LangChain and LlamaIndex found the same passages with the same scores.\nModel: nano, computed on the " in closing

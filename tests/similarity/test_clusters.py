@@ -98,7 +98,7 @@ def test_equal_rows_are_pairs_and_a_row_is_no_pair_of_itself() -> None:
 
 
 def test_a_threshold_is_a_cosine() -> None:
-    with pytest.raises(ValueError, match=r"threshold=95 is no cosine"):
+    with pytest.raises(ValueError, match=r"threshold=95 is not a cosine"):
         near_duplicates(np.eye(2), 95)
 
 

@@ -31,9 +31,8 @@ class EmbeddingEngine(NotebookTable):
     """One model behind one queue.
 
     Safe to use from any thread and any event loop, and in a forked child. Calls that arrive together share batches. The
-    model is loaded by the first call. Every embedding method takes the keyword arguments that ``EmbedOptions`` documents:
-    ``instruction``, ``dimensions``, ``normalize``, ``precision``, ``pooling``, ``max_length``, ``truncate``,
-    ``chat_template``, ``timeout``, ``wait``, ``show_progress``. All of them raise
+    model is loaded by the first call. Every embedding method takes the keyword arguments that ``EmbedOptions`` documents,
+    and raises
 
     - ``TypeError`` for anything but a list of strings; the message names the position;
     - ``InputTooLongError`` under ``truncate="error"``, and ``InvalidTextError`` for a lone surrogate;

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from mlx_qwen_embeddings._threads import run_in_thread
 from mlx_qwen_embeddings.engine import EmbeddingEngine
@@ -20,51 +19,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before a failed warm-up is tried again; each pause is twice the one before."""
 
 logger = logging.getLogger(__name__)
-
-
-class FactsCache:
-    """Facts by model name, from an engine or else from files on disk. Used only on the event loop.
-
-    Args:
-        settings: Settings of the engines, without the model.
-    """
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = settings
-        self._known: dict[str, ModelFacts] = {}
-        self._dtype: str | None = None
-
-    def remember(self, name: str, facts: ModelFacts) -> None:
-        """Keep what a model's engine says."""
-        self._known[name] = facts
-
-    async def of(self, names: Collection[str]) -> dict[str, ModelFacts | None]:
-        """Return facts by name; None for a model that is not downloaded, or whose files are faulty."""
-        unknown = [name for name in names if name not in self._known]
-        if unknown:
-            found = await asyncio.to_thread(lambda: {name: self._read(name) for name in unknown})
-            for name, facts in found.items():
-                if facts is not None:
-                    self._known.setdefault(name, facts)
-        return {name: self._known.get(name) for name in names}
-
-    async def dtype(self) -> str | None:
-        """Return the compute type, which does not depend on the model; None when there is no back end for it."""
-        if self._dtype is None:
-            self._dtype = await asyncio.to_thread(self._choose)
-        return self._dtype
-
-    def _read(self, name: str) -> ModelFacts | None:
-        try:
-            return read_facts(EngineSettings.from_env(model=name, **self._settings))
-        except (MLXQwenEmbeddingsError, OSError):
-            return None
-
-    def _choose(self) -> str | None:
-        try:
-            return compute_type(EngineSettings.from_env(**self._settings))
-        except (MissingExtraError, ModelLoadError):
-            return None
 
 
 def _log_failure(task: "asyncio.Task[EmbeddingEngine]") -> None:
@@ -100,7 +54,6 @@ class Models:
             self._add(name)
         for name in (first, *self.warm):
             self.find(name)
-        self.facts = FactsCache(self._settings)
         self.engines: dict[str, EmbeddingEngine] = {}
         self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
         self._loaded_once: set[str] = set()
@@ -160,9 +113,28 @@ class Models:
         # A daemon thread: the process can exit meanwhile, and a download can take an hour.
         await asyncio.wrap_future(run_in_thread(engine.warmup, "mlx-qwen-loading"))
         self._loaded_once.add(name)
-        self.facts.remember(name, engine.facts)
         logger.info("loaded", extra={"model": name, "seconds": round(engine.stats().load_seconds, 3)})
         return engine
+
+    def facts(self, name: str) -> ModelFacts | None:
+        """Return the facts of a model, from its engine or else from its files. Call it on another thread: it reads files.
+
+        Returns:
+            None when the model is not downloaded, or when its files are faulty.
+        """
+        if name in self._loaded_once:
+            return self.engines[name].facts
+        try:
+            return read_facts(EngineSettings.from_env(model=name, **self._settings))
+        except (MLXQwenEmbeddingsError, OSError):
+            return None
+
+    def dtype(self) -> str | None:
+        """Return the compute type of all models, or None when there is no back end. Call it on another thread."""
+        try:
+            return compute_type(EngineSettings.from_env(**self._settings))
+        except (MissingExtraError, ModelLoadError):
+            return None
 
     async def warm_up(self) -> None:
         """Load the models of ``warm`` one after the other; try those that fail again after a pause."""

@@ -1,5 +1,6 @@
 """OpenAI's endpoints."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -152,7 +153,7 @@ def openai_routes(service: Service) -> APIRouter:
     @router.get("/models", responses=declare_errors(401))
     async def list_models() -> ModelList:
         """List the models that are served."""
-        return ModelList(data=await _entries(models, list(models.specs)))
+        return ModelList(data=await asyncio.to_thread(_entries, models, list(models.specs)))
 
     @router.get("/v1/models/{name:path}", response_model=ModelEntry, responses=declare_errors(401, 404, 422))
     @router.get("/models/{name:path}", response_model=ModelEntry, responses=declare_errors(401, 404, 422))
@@ -164,7 +165,7 @@ def openai_routes(service: Service) -> APIRouter:
             known = models.find(name).name
         except UnknownModelError as error:
             raise ApiError.of(error) from error
-        return (await _entries(models, [known]))[0]
+        return (await asyncio.to_thread(_entries, models, [known]))[0]
 
     return router
 
@@ -176,9 +177,10 @@ def _texts(given: Any) -> list[Any]:
     return list(given)
 
 
-async def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:
-    facts, dtype = await models.facts.of(names), await models.facts.dtype()
-    return [_entry(models, name, facts[name], dtype) for name in names]
+def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:
+    """Return what is known of these models. Call it on another thread: it reads files."""
+    dtype = models.dtype()
+    return [_entry(models, name, models.facts(name), dtype) for name in names]
 
 
 def _entry(models: Models, name: str, facts: ModelFacts | None, dtype: str | None) -> ModelEntry:

@@ -41,7 +41,7 @@ def test_a_variable_names_the_file(config: Path) -> None:
     assert ServerSettings.load(environ={"MLX_QWEN_CONFIG": str(config)})[0].port == 9000
 
 
-def test_lists_come_with_commas() -> None:
+def test_lists_are_comma_separated() -> None:
     environ = {"MLX_QWEN_MODELS": "nano, small,", "MLX_QWEN_API_KEYS": "a,b"}
     server, _ = ServerSettings.load(environ=environ)
     assert (server.models, server.keys()) == (("nano", "small"), ["a", "b"])
@@ -62,14 +62,14 @@ def test_lists_come_with_commas() -> None:
         ("models = []", "models: Value should have at least 1 item"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_settings_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "server.toml"
     path.write_text(text, "utf-8")
     with pytest.raises(ValueError, match=message):
         ServerSettings.load(path, EMPTY)
 
 
-def test_a_variable_that_does_not_fit_is_named() -> None:
+def test_an_invalid_variable_is_named() -> None:
     for name in ("PORT", "LANES"):
         with pytest.raises(ValueError, match=f"MLX_QWEN_{name}: Input should be a valid integer"):
             ServerSettings.load(environ={f"MLX_QWEN_{name}": "many"}, max_texts=3)
@@ -82,13 +82,13 @@ def test_a_variable_that_names_nothing_is_refused(name: str, value: str) -> None
         ServerSettings.load(environ={f"MLX_QWEN_{name}": value})
 
 
-def test_nothing_may_be_warmed() -> None:
+def test_warm_may_be_empty() -> None:
     assert ServerSettings.load(environ=EMPTY, warm="")[0].warm == ()
 
 
-def test_keys_are_without_what_editors_put_around_them(tmp_path: Path) -> None:
+def test_keys_exclude_comments_spaces_and_byte_order_marks(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("\ufefffirst \n# of the second machine\n second\n", "utf-8")
+    path.write_text("\ufefffirst \n# for the second machine\n second\n", "utf-8")
     assert ServerSettings.model_validate({"api_keys": [" zero "], "api_keys_file": path}).keys() == [
         "zero",
         "first",

@@ -65,8 +65,7 @@ def bulk(
         _run(source, folder, {**job, "runner": _cluster(ray, model, model_dir, placement)})
         return
     if any(value is not None for value in placement.values()):
-        message = "--concurrency, --num-cpus and --num-gpus are for a cluster: give --ray, too"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("--concurrency, --num-cpus and --num-gpus are for a cluster: give --ray, too")
     from mlx_qwen_embeddings.engine import EmbeddingEngine
 
     with EmbeddingEngine(model, cache_dir=model_dir) as engine:

@@ -65,8 +65,7 @@ def prune(
 ) -> None:
     """Delete some of the vectors, and free their space on disk."""
     if max_bytes is None and unused_days is None and older_days is None:
-        message = "nothing to delete: give --max-bytes, --unused-days or --older-days"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("nothing to delete: give --max-bytes, --unused-days or --older-days")
     now = round(time.time() * 1000)
     with _open(_existing(path)) as file:
         deleted = file.prune(
@@ -82,12 +81,10 @@ def _existing(path: Path | None) -> Path:
     from mlx_qwen_embeddings.settings import EngineSettings
 
     if path is None:
-        message = "which cache? Name its file or folder, or set MLX_QWEN_CACHE_PATH"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("which cache? Name its file or folder, or set MLX_QWEN_CACHE_PATH")
     found = EngineSettings(cache_path=path).cache_path
     if found is None or not found.is_file():
-        message = f"there is no cache at {found}: nothing was stored yet, or it is elsewhere"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"there is no cache at {found}: nothing was stored yet, or it is elsewhere")
     return found
 
 

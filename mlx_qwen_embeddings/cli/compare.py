@@ -33,8 +33,7 @@ def compare(
 ) -> None:
     """Compare texts with each other."""
     if len(texts) < 2:  # noqa: PLR2004 - a single text has nothing to be compared with
-        message = "compare needs at least two texts"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("compare needs at least two texts")
     from mlx_qwen_embeddings.engine import EmbeddingEngine
     from mlx_qwen_embeddings.similarity import METRICS
 

@@ -89,11 +89,9 @@ def _open_texts(
 
     given = [name for name, value in (("texts", texts), ("--file", files), ("--input", rows)) if value]
     if len(given) > 1:
-        message = f"{' and '.join(given)} are given: choose one"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter(f"{' and '.join(given)} are given: choose one")
     if not given and sys.stdin.isatty():
-        message = "nothing to embed: give texts, --file, --input, or a pipe"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("nothing to embed: give texts, --file, --input, or a pipe")
     if texts:
         yield MemorySource([{column: text} for text in texts], column=column)
     elif files:
@@ -121,8 +119,7 @@ def _whole(path: Path) -> str:
     try:
         return (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
 
 
 def _write(source: "Source", output: Path, engine: "EmbeddingEngine", options: dict[str, Any]) -> None:

@@ -91,8 +91,7 @@ def remove(name: NamedModel, *, model_dir: ModelDirOption = None, yes: YesOption
 
     spec = resolve(name)
     if spec.local:
-        message = f"{spec.source} is a folder of yours, or part of the package, not a download: delete it yourself"
-        raise ValueError(message)
+        raise ValueError(f"{spec.source} is a folder of yours, or part of the package, not a download: delete it yourself")
     source = _repository(spec)
     found = downloads.downloads(model_dir).get(source)
     if found and not yes:

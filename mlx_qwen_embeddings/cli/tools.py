@@ -72,8 +72,7 @@ def evaluate(
 ) -> None:
     """Measure nDCG@10 on retrieval sets and Spearman's correlation on scored pairs."""
     if not folders and not sts:
-        message = "nothing to measure: name a folder, or a file with --sts"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter("nothing to measure: name a folder, or a file with --sts")
     from mlx_qwen_embeddings.engine import EmbeddingEngine
     from mlx_qwen_embeddings.tools.evaluate import evaluate_pairs, evaluate_retrieval
 
@@ -145,8 +144,7 @@ def bench(
     if plot is not None:
         require("matplotlib", "plot", "--plot")  # before a minute is spent
         if plot.suffix.lower() not in {".png", ".svg", ".pdf"}:
-            message = f"{plot}: --plot takes a .png, .svg or .pdf file"
-            raise typer.BadParameter(message)
+            raise typer.BadParameter(f"{plot}: --plot takes a .png, .svg or .pdf file")
     report = run_bench(model, seconds=seconds, cache_dir=model_dir)
     typer.echo(json.dumps(asdict(report), indent=2) if as_json else _bench_tables(report))
     if plot is not None:

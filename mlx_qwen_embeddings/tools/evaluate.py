@@ -159,11 +159,9 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """
     left, right = _ranks(np.asarray(a, dtype=np.float64)), _ranks(np.asarray(b, dtype=np.float64))
     if len(left) != len(right):
-        message = f"a rank correlation needs pairs: there are {len(left)} values and {len(right)}"
-        raise ValueError(message)
+        raise ValueError(f"a rank correlation needs pairs: there are {len(left)} values and {len(right)}")
     if np.ptp(left) == 0 or np.ptp(right) == 0:
-        message = "a rank correlation needs values that differ: all of one side are the same"
-        raise ValueError(message)
+        raise ValueError("a rank correlation needs values that differ: all of one side are the same")
     return float(np.corrcoef(left, right)[0, 1])
 
 
@@ -197,11 +195,9 @@ def read_retrieval(folder: Path, limit: int | None = None) -> RetrievalSet:
     texts = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
     relevance = _relevance(folder)
     if not relevance:
-        message = f"{folder}: the relevance file names no document as relevant"
-        raise DatasetError(message)
+        raise DatasetError(f"{folder}: the relevance file names no document as relevant")
     if unknown := relevance.keys() - texts.keys():
-        message = f"{folder}: the relevance file names {min(unknown)!r}, which queries.jsonl lacks"
-        raise DatasetError(message)
+        raise DatasetError(f"{folder}: the relevance file names {min(unknown)!r}, which queries.jsonl lacks")
     chosen = [query for query in texts if query in relevance][:limit]
     return RetrievalSet(documents, {query: texts[query] for query in chosen}, relevance)
 
@@ -214,8 +210,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
             _ = row["_id"], row["text"]
         except (ValueError, KeyError, TypeError) as error:
-            message = f'{path}, line {number}: every line must be a JSON object with "_id" and "text" ({error!r})'
-            raise DatasetError(message) from error
+            raise DatasetError(
+                f'{path}, line {number}: every line must be a JSON object with "_id" and "text" ({error!r})'
+            ) from error
         yield row
 
 
@@ -238,8 +235,7 @@ def read_pairs(path: Path, limit: int | None = None) -> tuple[list[float], list[
     """
     rows = list(_lines(path, scored=0))[:limit]
     if not rows:
-        message = f"{path} has no pairs"
-        raise DatasetError(message)
+        raise DatasetError(f"{path} has no pairs")
     scores, first, second = map(list, zip(*rows, strict=True))
     return scores, first, second
 
@@ -255,13 +251,15 @@ def _lines(path: Path, scored: int) -> Iterator[list[Any]]:
             row[scored] = float(row[scored])
             _, _, _ = row
         except (IndexError, ValueError) as error:
-            message = f"{path}, line {number}: needs three columns separated by tabs, a number in column {scored + 1}"
-            raise DatasetError(message) from error
+            raise DatasetError(
+                f"{path}, line {number}: needs three columns separated by tabs, a number in column {scored + 1}"
+            ) from error
         yield row
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        message = f"{path} is missing: a set is a folder with corpus.jsonl, queries.jsonl and qrels.tsv, or a TSV of pairs"
-        raise DatasetError(message)
+        raise DatasetError(
+            f"{path} is missing: a set is a folder with corpus.jsonl, queries.jsonl and qrels.tsv, or a TSV of pairs"
+        )
     return path.read_text(encoding="utf-8")

@@ -121,8 +121,9 @@ def parse_bytes(amount: str | int) -> int:
     try:
         return TypeAdapter(ByteSize).validate_python(amount)
     except ValidationError as error:
-        message = f'max_memory={amount!r} is not an amount of memory: write "2GB", "512MiB" or a number of bytes'
-        raise ValueError(message) from error
+        raise ValueError(
+            f'max_memory={amount!r} is not an amount of memory: write "2GB", "512MiB" or a number of bytes'
+        ) from error
 
 
 def _lane_counts(base: EngineSettings) -> tuple[int, ...]:
@@ -171,18 +172,16 @@ def _choose(trials: list[Trial], queries: dict[int, float], limit: int | None, t
     small = [trial for trial in trials if limit is None or trial.memory_bytes <= limit]
     if not small:
         least = min(trial.memory_bytes for trial in trials)
-        message = (
+        raise ValueError(
             f"the model needs at least {least / 1e9:.2f} GB here, more than max_memory: raise it, or take a smaller model"
         )
-        raise ValueError(message)
     waits = {trial: 1000 * (trial.seconds + queries[trial.lanes]) for trial in small}
     quick = [trial for trial in small if target is None or waits[trial] <= target]
     if not quick:
-        message = (
+        raise ValueError(
             f"a query behind a batch takes at least {min(waits.values()):.0f} ms here, more than "
             f"target_latency_ms={target:g}: raise it, or take a smaller model"
         )
-        raise ValueError(message)
     fastest = max(trial.tokens_per_second for trial in quick)
     near = [trial for trial in quick if trial.tokens_per_second >= (1 - WORTHWHILE_GAIN) * fastest]
     return min(near, key=lambda trial: (trial.batch_tokens, -trial.tokens_per_second))

@@ -201,8 +201,9 @@ def _run(settings: EngineSettings, result: Path, options: CallOptions, *, report
                 return None
             measured = measure(engine, options)
     except NonFiniteEmbeddingError as error:
-        message = f"the result gives vectors that are not finite: choose another --dtype, or more --bits ({error})"
-        raise ConversionError(message) from error
+        raise ConversionError(
+            f"the result gives vectors that are not finite: choose another --dtype, or more --bits ({error})"
+        ) from error
     with EmbeddingEngine(settings=settings) as engine:
         return compare(measure(engine, options), measured)
 

@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 class Models:
-    """The models of a server. Used only on its event loop.
+    """The models of a server. Used only on its event loop, except for `facts` and `dtype`.
 
     Raises:
         UnknownModelError: When a name of the settings is unknown.

@@ -86,7 +86,7 @@ def rescore(
     a, found = np.asarray(queries), np.asarray(candidates)
     stored: Any = documents if isinstance(documents, np.ndarray) else np.asarray(documents)
     if a.shape[:-1] != found.shape[:-1] or found.dtype.kind not in "iu":
-        raise ValueError(f"candidates must be rows of documents, one list a query, not {found.dtype} {found.shape}")
+        raise ValueError(f"candidates must be rows of documents, one list per query, not {found.dtype} {found.shape}")
     if found.size and not 0 <= found.min() <= found.max() < len(stored):
         wrong = int(found.min()) if found.min() < 0 else int(found.max())
         raise ValueError(

@@ -1,4 +1,4 @@
-"""``embed_parquet``: the same rows and vectors as without a kill, and what is refused."""
+"""Test ``embed_parquet``: its output with and without interruptions, and what it refuses."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def texts(count: int = ROWS) -> list[str]:
 
 
 def write_corpus(folder: Path, *, sizes: Sequence[int] = (40, 0, 63), group: int = 17) -> Path:
-    """Write files of these sizes. The bounds of their row groups are not those of the parts."""
+    """Write files of these sizes. Their row groups do not align with the parts."""
     folder.mkdir()
     start = 0
     for number, size in enumerate(sizes):
@@ -52,8 +52,8 @@ def read(folder: Path) -> tuple[pa.Table, Any]:
     return table, flat.reshape(len(table), -1)
 
 
-class Stopped(Exception):  # noqa: N818 - it stands for the end of the process
-    """Raised to end a run before it is done."""
+class Stopped(Exception):  # noqa: N818 - not an error: it simulates the end of the process
+    """Ends a run before it is done."""
 
 
 class StopsAfter(LocalRunner):
@@ -72,7 +72,7 @@ class StopsAfter(LocalRunner):
                 raise Stopped
 
 
-def test_rows_and_vectors_are_those_of_the_source(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_the_output_has_the_rows_and_vectors_of_the_source(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source, folder = write_corpus(tmp_path / "in"), tmp_path / "out"
     report = embed_parquet(source, folder, model=engine, part_rows=10, dimensions=64)
     assert report == CorpusReport(folder, 11, ROWS, 0, 64, report.seconds)
@@ -87,7 +87,7 @@ def test_rows_and_vectors_are_those_of_the_source(tmp_path: Path, engine: Embedd
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 103), (0, 1), (16, 18), (39, 41), (33, 90), (102, 103)])
-def test_any_range_is_read(start: int, stop: int, tmp_path: Path) -> None:
+def test_any_range_can_be_read(start: int, stop: int, tmp_path: Path) -> None:
     reader = RangeReader(open_corpus(write_corpus(tmp_path / "in"), "text"))
     assert reader.table(start, stop)["id"].to_pylist() == list(range(start, stop))
 
@@ -183,7 +183,7 @@ def test_two_workers_may_write_the_same_part(tmp_path: Path, engine: EmbeddingEn
         folder=tmp_path / "out",
     )
     job.state.mkdir(parents=True)
-    other: CorpusJob = pickle.loads(pickle.dumps(job))  # noqa: S301 - as another machine gets it
+    other: CorpusJob = pickle.loads(pickle.dumps(job))  # noqa: S301 - as another machine would receive it
     reader = RangeReader(corpus)
     assert [each.write(3, engine, reader) for each in (job, other)] == [10, 10]
     assert job.missing() == [0, 1, 2, *range(4, 11)]
@@ -266,7 +266,7 @@ def test_a_corpus_without_rows_is_finished_at_once(tmp_path: Path, engine: Embed
     assert json.loads((tmp_path / "out" / "_job" / "manifest.json").read_text())["finished"]
 
 
-def test_the_manifest_has_every_option_but_those_of_the_run(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_the_manifest_has_every_option_except_those_of_the_run(tmp_path: Path, engine: EmbeddingEngine) -> None:
     given: Any = {"instruction": "Find it", "dimensions": 32, "precision": "float16", "pooling": "mean", "max_length": 50}
     given |= {"normalize": False, "chat_template": "{{ messages[0].content }}"}
     of_the_run: Any = {"timeout": 60.0, "wait": True, "show_progress": False}

@@ -1,4 +1,4 @@
-"""``embed_file``: every format, what is kept of the rows, how a run is continued, and what is refused."""
+"""Test ``embed_file``: all formats, what the output keeps of the rows, how runs continue, and what is refused."""
 
 import json
 from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_nan_and_infinity_are_null_in_json(tmp_path: Path, engine: EmbeddingEngi
     assert [(row["x"], row["more"]["y"]) for row in found] == [(None, [None, 1.0]), (0.5, [])]
 
 
-def test_types_of_json_lines_are_found_for_parquet(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_parquet_types_are_inferred_from_json_lines(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(
         '{"text": "a", "n": null}\n{"text": "b", "n": 1, "more": {"x": [1]}}\n{"text": "c", "n": 2.5}\n', "utf-8"
@@ -163,12 +163,12 @@ def test_csv_cells_stay_strings(tmp_path: Path, engine: EmbeddingEngine, wanted:
     assert json.loads(target.read_text("utf-8"))["text"] == "a, b"
 
 
-def test_a_cell_beyond_pythons_limit(tmp_path: Path, engine: EmbeddingEngine) -> None:
+def test_a_csv_cell_may_exceed_pythons_limit(tmp_path: Path, engine: EmbeddingEngine) -> None:
     (tmp_path / "in.csv").write_text("text\n" + "word " * 40_000 + "\n", "utf-8")
     assert embed_file(tmp_path / "in.csv", tmp_path / "out.npy", model=engine).rows == 1
 
 
-def test_every_line_of_text_has_a_vector(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
+def test_every_line_of_a_text_file_has_a_vector(tmp_path: Path, engine: EmbeddingEngine, wanted: Any) -> None:
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", "utf-8")
     target = embed_file(tmp_path / "in.txt", tmp_path / "out.npy", model=engine).target
     same(np.load(target), wanted)
@@ -202,7 +202,7 @@ def test_precisions(precision: Any, lines: Path, engine: EmbeddingEngine, wanted
 
 @pytest.fixture
 def begun(tmp_path: Path, engine: EmbeddingEngine) -> tuple[Path, Path]:
-    """Return source and target of a run that failed at its sixth row, after five parts of one row each."""
+    """Return the source and target of a run that failed at its sixth row, after five parts of one row each."""
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("\n".join([*TEXTS, "long " * 60]), "utf-8")
     with pytest.raises(InputTooLongError, match=r"in\.txt: texts\[5\] has 61 tokens"):
@@ -272,7 +272,7 @@ def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path, e
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
-def test_a_target_that_exists_is_kept_without_overwrite(lines: Path, engine: EmbeddingEngine) -> None:
+def test_an_existing_target_is_kept_without_overwrite(lines: Path, engine: EmbeddingEngine) -> None:
     target = lines.with_name("out.npy")
     target.write_text("mine")
     with pytest.raises(FileExistsError, match=r"out\.npy exists: pass overwrite=True"):

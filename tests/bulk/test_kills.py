@@ -1,4 +1,4 @@
-"""Bulk jobs are killed, at random moments and at each step on the disk, and continued."""
+"""Kill bulk jobs at random moments and at every disk operation, and continue them."""
 
 import os
 import random
@@ -28,7 +28,7 @@ def test_a_job_killed_at_random_moments_ends_with_the_same_output(tmp_path: Path
     embed_file(source, whole, model=engine, part_rows=PART, dimensions=64)
     kills, written = kill_until_done(source, target, random.Random(3), most=60)
     assert kills > 4
-    # No part was written twice; a run that was killed before it reported a part is not counted.
+    # No reported part was written twice. A part does not count if its run was killed before reporting it.
     assert written <= 25
     compare(target, whole)
     # A run that is killed after it has moved the target leaves the folder; the next run removes it.
@@ -53,11 +53,11 @@ def test_finished_parts_are_not_computed_again(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: the package catches it nowhere."""
+    """Simulates the end of the process. The package never catches it."""
 
 
 class Disk:
-    """Allows a number of steps on the disk, then raises ``Killed``."""
+    """Allows a number of disk operations, then raises ``Killed``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10_000
@@ -75,7 +75,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "npy"])
-def test_a_kill_at_any_step_on_the_disk_loses_nothing(
+def test_a_kill_at_any_disk_operation_loses_nothing(
     suffix: str, tmp_path: Path, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", 20)
@@ -84,7 +84,7 @@ def test_a_kill_at_any_step_on_the_disk_loses_nothing(
     whole = target.read_bytes()
     disk = Disk(monkeypatch)
     for steps in range(100):
-        os.remove(target)  # noqa: PTH107 - the one of pathlib is counted
+        os.remove(target)  # noqa: PTH107 - pathlib's would be counted
         disk.left = steps
         try:
             embed_file(source, target, model=engine, part_rows=PART)

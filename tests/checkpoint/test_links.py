@@ -1,4 +1,4 @@
-"""Files that are links: those of the Hub's cache are followed, those that lead out of a model's folder are refused."""
+"""Symbolic links: those in the Hub's cache are followed; those that lead out of a model's folder are refused."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def embed(folder: Path) -> np.ndarray:
 
 
 def link_out(folder: Path, name: str) -> None:
-    """Move a file out of the folder, and put a link to it there: it would load."""
+    """Move a file out of the folder, and leave a link that would load if links were not checked."""
     path, outside = folder / name, folder.parent / f"outside-{Path(name).name}"
     path.rename(outside)
     path.symlink_to(outside)
@@ -73,18 +73,18 @@ def pooling_above_the_folder(folder: Path) -> None:
     (folder.parent / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
 
 
-def a_blob_in_a_folder_that_is_no_snapshot(folder: Path) -> None:
+def a_blob_in_a_folder_that_is_not_a_snapshot(folder: Path) -> None:
     (folder.parent.parent / "blobs").mkdir()
     (folder / FIRST).rename(folder.parent.parent / "blobs" / FIRST)
     (folder / FIRST).symlink_to(folder.parent.parent / "blobs" / FIRST)
 
 
 WAYS = [relative, by_way_of_another_link, without_an_index, a_folder_that_is_a_link, pooling_above_the_folder]
-WAYS.append(a_blob_in_a_folder_that_is_no_snapshot)
+WAYS.append(a_blob_in_a_folder_that_is_not_a_snapshot)
 
 
 @pytest.mark.parametrize("spoil", WAYS, ids=[spoil.__name__ for spoil in WAYS])
-def test_no_way_leads_out(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+def test_every_way_out_of_the_folder_is_refused(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a" / "model", random_weights(WITH_TOKENIZER), WITH_TOKENIZER.config(), shards=2)
     spoil(folder)
     with pytest.raises(ModelLoadError, match="leads outside the model's folder"):
@@ -110,7 +110,7 @@ def as_in_the_cache(folder: Path) -> Path:
     return snapshot
 
 
-def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs_alone(folder: Path) -> None:
+def test_a_snapshot_of_the_hubs_cache_may_link_only_to_its_own_blobs(folder: Path) -> None:
     wanted = embed(folder)
     snapshot = as_in_the_cache(folder)
     np.testing.assert_allclose(embed(snapshot), wanted, atol=1e-6)
@@ -123,7 +123,7 @@ def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs_alone(folder: Path) 
         embed(snapshot)
 
 
-def test_a_blob_may_be_a_link_into_a_store_that_models_share(folder: Path) -> None:
+def test_a_blob_may_be_a_link_into_a_shared_store(folder: Path) -> None:
     wanted = embed(folder)
     snapshot = as_in_the_cache(folder)
     blob = (snapshot / FIRST).resolve()
@@ -135,7 +135,7 @@ def test_a_blob_may_be_a_link_into_a_store_that_models_share(folder: Path) -> No
 @pytest.mark.parametrize(
     "index", [[], {"weight_map": []}, {"weight_map": {"norm.weight": 5}}, {"weight_map": None}, 7, "x"]
 )
-def test_an_index_of_another_form_is_refused(index: object, folder: Path) -> None:
+def test_a_malformed_index_is_refused(index: object, folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(index))
     with pytest.raises(ModelLoadError, match="does not say which file holds which weight"):
         embed(folder)

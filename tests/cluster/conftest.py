@@ -1,4 +1,4 @@
-"""A cluster of two nodes on this machine, and a corpus."""
+"""Fixtures: a Ray cluster of two nodes on this machine, and a corpus."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from tests.support.ray_cluster import NODES, add_node, new_cluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Return a cluster of two nodes with two CPUs each; this process is connected to it."""
-    # Ray keeps sockets in this folder, and their names must be short; those in a Mac's temporary folder are too long.
+    """Yield a cluster of two nodes with two CPUs each, and connect this process to it."""
+    # Ray keeps sockets in this folder. Their paths must be short, and those in a Mac's temporary folder are too long.
     with (
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
@@ -25,7 +25,7 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # otherwise a Mac refuses a second node
         patch.delenv("OMP_NUM_THREADS", raising=False)
-        patch.setenv("RAY_worker_niceness", "0")  # otherwise every other program on the machine goes first
+        patch.setenv("RAY_worker_niceness", "0")  # otherwise Ray's workers yield to every other program
         cluster = new_cluster()
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
@@ -37,17 +37,17 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def three_nodes(cluster: Cluster) -> Iterator[Cluster]:
-    """Return the cluster with one more node, so that one may die."""
+    """Yield the cluster with one more node, so that one may die."""
     add_node(cluster)
     yield cluster
     while len(cluster.worker_nodes) > NODES:
         cluster.remove_node(next(iter(cluster.worker_nodes)))
-    cluster.wait_for_nodes(60)  # a dead node is counted for a while
+    cluster.wait_for_nodes(60)  # Ray counts a dead node for a while
 
 
 @pytest.fixture
 def gpu_node(cluster: Cluster) -> Iterator[None]:
-    """Add a node that is said to have a GPU."""
+    """Add a node that claims to have a GPU."""
     node = add_node(cluster, num_gpus=1)
     yield
     cluster.remove_node(node)
@@ -56,14 +56,14 @@ def gpu_node(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[EmbeddingEngine]:
-    """Return the engine of this process."""
+    """Yield an engine in this process."""
     with EmbeddingEngine("nano", cache_bytes=0) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write ``COUNT`` texts to one file of four row groups."""
+    """Write ``COUNT`` texts to one file with four row groups, and return its path."""
     return write(tmp_path_factory.mktemp("corpus") / "in.parquet", COUNT)
 
 

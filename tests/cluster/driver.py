@@ -1,4 +1,4 @@
-"""A run on a cluster in another process, which prints a line for each part. Arguments: source, folder, address."""
+"""Run a job on a cluster and print a line for each finished part. Arguments: source, folder, address."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from mlx_qwen_embeddings.bulk.corpus import CorpusJob
 from mlx_qwen_embeddings.ray import Placement, RayRunner
 
 
-class Tells(RayRunner):
-    """Prints a line for each part."""
+class ReportingRunner(RayRunner):
+    """Prints a line for each finished part."""
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         for rows in super().run(job, missing):
@@ -20,5 +20,5 @@ class Tells(RayRunner):
 
 if __name__ == "__main__":
     source, folder, address = sys.argv[1:]
-    runner = Tells(address, model="nano", placement=Placement(concurrency=2, num_cpus=1))
+    runner = ReportingRunner(address, model="nano", placement=Placement(concurrency=2, num_cpus=1))
     embed_parquet(source, folder, runner=runner, part_rows=50, dimensions=64)

@@ -1,4 +1,4 @@
-"""A corpus embedded by a cluster has the output of a single process, whatever dies on the way."""
+"""Check that a cluster writes the same output as a single process, even when actors, nodes or the driver die."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from tests.support.ray_cluster import actors, add_node, all_end, are_gone, kill,
 
 DRIVER = str(Path(__file__).parent / "driver.py")
 FEW = 2000
-"""Number of rows of the runs in which something dies."""
+"""Rows in the runs in which something dies."""
 
 
 def runner(**places: Any) -> RayRunner:
@@ -40,7 +40,7 @@ def read(folder: Path) -> tuple[list[int], list[str], Any]:
 
 
 def check(folder: Path, count: int, wanted: Any) -> None:
-    """Check that each row is there once, in its place, with the vector that a single process computes."""
+    """Check that every row is there once, in order, with the vector that a single process computes."""
     ids, found, vectors = read(folder)
     assert ids == list(range(count))
     assert found == texts(count)
@@ -48,7 +48,7 @@ def check(folder: Path, count: int, wanted: Any) -> None:
 
 
 class Disturbed(RayRunner):
-    """Calls functions when certain numbers of parts are done."""
+    """Calls functions after given numbers of finished parts."""
 
     def __init__(self, happens: dict[int, Callable[[], None]], **options: Any) -> None:
         super().__init__(**options)
@@ -111,7 +111,7 @@ def test_a_run_whose_driver_was_killed_is_continued(tmp_path: Path, cluster: Clu
     check(folder, FEW, engine.embed_documents(texts(FEW), dimensions=WIDTH))
 
 
-def test_an_actor_whose_node_is_lost_for_good_leaves_its_parts_to_the_others(
+def test_the_parts_of_a_permanently_lost_node_go_to_other_actors(
     tmp_path: Path, cluster: Cluster, engine: EmbeddingEngine
 ) -> None:
     # Each actor has a node of its own, and no other node has room for it.

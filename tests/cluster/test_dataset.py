@@ -1,4 +1,4 @@
-"""A Ray dataset gets the vectors of a single process, whatever dies on the way."""
+"""Check that a Ray dataset gets the same vectors as in a single process, even when actors or nodes die."""
 
 import os
 from contextlib import ExitStack
@@ -64,7 +64,7 @@ def test_an_actor_or_a_node_dies_in_the_middle(
                 assert there
                 actor, node = min(there.items())
                 kill(actor) if victim == "actor" else remove_node(three_nodes, node)
-                # Half of the rows wait at the gate, so the actor cannot have ended because its work was done.
+                # Half of the rows still wait at the gate, so the actor cannot have ended because it was done.
                 assert are_gone([actor], "TableEmbedder")
                 at_the_end.callback(os.close, os.open(gate, os.O_RDWR))
             found.append(batch)

@@ -1,4 +1,4 @@
-"""What an actor is given, on clusters that are only described by their nodes' resources."""
+"""Test the resources of actors, on clusters that exist only as lists of their nodes' resources."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ GPUS: list[dict[str, float]] = [*CPUS, {"CPU": 2.0, "GPU": 2.0}]
 
 @pytest.fixture
 def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the cluster the nodes of the parameter."""
+    """Replace the cluster's nodes by those of the parameter."""
     monkeypatch.setattr(placement, "_nodes", lambda: request.param)
 
 

@@ -1,4 +1,4 @@
-"""In a real IPython kernel: calls under its event loop, progress bars as widgets, and an engine that outlives Ctrl-C."""
+"""Test in a real IPython kernel: calls under its event loop, progress bars as widgets, and engines that survive Ctrl-C."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ SECONDS = 60
 
 @dataclass
 class Ran:
-    """What a cell gave."""
+    """The output of a cell."""
 
     error: str = ""
     printed: str = ""
@@ -23,19 +23,19 @@ class Ran:
 
 
 class Notebook:
-    """Cells that run one after the other."""
+    """Runs cells in one kernel, one after the other."""
 
     def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
         self.manager, self.client = manager, client
 
     def run(self, code: str, *, interrupt_at: str | None = None) -> Ran:
-        """Run a cell; Ctrl-C is sent when it has printed so much."""
+        """Run a cell. Send Ctrl-C once it has printed ``interrupt_at``."""
         ran = Ran()
         request = self.client.execute(code)
         while True:
             message = self.client.get_iopub_msg(timeout=SECONDS)
             kind, content = message["msg_type"], message["content"]
-            # What a thread prints while a cell awaits has no parent.
+            # The output of a thread has no parent while a cell awaits.
             if message["parent_header"].get("msg_id", request) != request and kind != "stream":
                 continue
             if kind == "stream" and content["name"] == "stdout":
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_a_usable_engine(notebook: Notebook, call: str) -> None:
     assert (ran.error, ran.printed) == ("", "True (384,) 0\n")
 
 
-def test_ctrl_c_while_a_file_is_embedded_keeps_what_was_done(notebook: Notebook) -> None:
+def test_ctrl_c_while_a_file_is_embedded_keeps_finished_parts(notebook: Notebook) -> None:
     ran = notebook.run(
         "import tempfile, pathlib\n"
         "from mlx_qwen_embeddings.bulk import embed_file\n"

@@ -1,4 +1,4 @@
-"""Pictures: every point is drawn, words never overlap, and colour-blind readers can tell the colours apart."""
+"""Test plots: every point is drawn, labels never overlap, and colour-blind readers can tell the colours apart."""
 
 import itertools
 from typing import Any
@@ -45,19 +45,19 @@ def points(figure: Figure) -> int:
     return sum(len(np.asarray(collection.get_offsets())) for collection in figure.axes[0].collections)
 
 
-def test_the_palette_is_okabe_and_ito_s_and_looks_do_not_repeat() -> None:
+def test_the_palette_is_okabe_and_itos_and_styles_do_not_repeat() -> None:
     assert {color.lower() for color in COLORS} == SAFE
     assert len(set(looks(len(COLORS) * len(MARKERS)))) == 42
 
 
-def test_words_are_one_line_short_and_no_mathematics() -> None:
+def test_labels_are_one_short_line_without_formulas() -> None:
     assert shorten("a\n b   c") == "a b c"
     assert shorten("x" * 50) == "x" * 27 + "…"
     assert shorten("$5 and $6") == r"\$5 and \$6"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 29])
-def test_a_map_of_few_points_names_them_without_overlap(count: int) -> None:
+def test_a_map_of_few_points_labels_them_without_overlap(count: int) -> None:
     texts = [f"text number {row} that goes on for rather long" for row in range(count)]
     picture = embedding_map(random_vectors(count), [row % 3 for row in range(count)], texts)
     words = words_of(picture)
@@ -69,14 +69,14 @@ def test_a_map_of_few_points_names_them_without_overlap(count: int) -> None:
         assert {word.get_text() for word in words} == {shorten(text) for text in texts}
 
 
-def test_words_of_points_that_coincide_do_not_pile_up() -> None:
+def test_labels_of_coinciding_points_do_not_overlap() -> None:
     picture = embedding_map(np.ones((30, 2)), texts=["the same long words"] * 30)
     words = words_of(picture)
     assert len(words) > 1
     assert overlapping(boxes(picture, words)) == 0
 
 
-def test_words_keep_off_points() -> None:
+def test_labels_do_not_cover_points() -> None:
     given = random_vectors(20)
     picture = embedding_map(given, texts=[f"words {row}" for row in range(20)])
     at = picture.axes[0].transData.transform(picture.axes[0].collections[0].get_offsets())
@@ -104,7 +104,7 @@ def test_a_picture_is_a_figure_that_a_notebook_shows_as_a_png() -> None:
     assert picture._repr_png_().startswith(b"\x89PNG")
 
 
-def test_all_colours_are_safe_and_many_small_groups_are_grey_together() -> None:
+def test_all_colours_are_safe_and_small_groups_share_grey() -> None:
     labels = [*range(40), *range(25), *range(20)]
     picture = embedding_map(random_vectors(85), labels)
     collections = picture.axes[0].collections
@@ -155,14 +155,14 @@ def test_t_sne_keeps_groups_apart() -> None:
         ((np.full((2, 2), np.nan),), "finite"),
     ],
 )
-def test_a_map_checks_what_it_is_given(arguments: Any, complaint: str) -> None:
+def test_a_map_checks_its_arguments(arguments: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         embedding_map(*arguments)
     with pytest.raises(ValueError, match=r"'umap'.*shape"):
         embedding_map(np.eye(3), method="umap")  # type: ignore[arg-type]
 
 
-def test_a_heat_map_has_the_cosines_of_texts() -> None:
+def test_a_heat_map_shows_the_cosines_of_texts() -> None:
     texts = ["Swallows leave in autumn.", "Birds fly south.", "The stew takes three hours."]
     picture = similarity_heatmap(texts, model="nano")
     vectors = get_engine("nano").embed_documents(texts)
@@ -210,7 +210,7 @@ def test_neighbours_with_the_same_label_share_it() -> None:
     assert few.get_xticks() == pytest.approx([0.5, 2, 3.5])
 
 
-def test_a_label_that_is_too_near_to_the_one_before_is_left_out() -> None:
+def test_a_label_too_close_to_the_previous_one_is_left_out() -> None:
     names = ["birds"] * 100 + [f"single {row}" for row in range(20)] + ["law"] * 80
     picture = similarity_heatmap(random_vectors(200), labels=names)
     labels = list(picture.axes[0].get_yticklabels())
@@ -222,14 +222,14 @@ def test_a_heat_map_of_5000_vectors_is_the_mean_of_neighbours() -> None:
     given = random_vectors(5000, 8)
     picture = similarity_heatmap(given)
     shown = np.asarray(picture.axes[0].images[0].get_array())
-    assert shown.shape == (385, 385)  # 13 vectors a cell
+    assert shown.shape == (385, 385)  # 13 vectors per cell
     unit = given / np.linalg.norm(given, axis=1, keepdims=True)
     assert shown[0, 1] == pytest.approx((unit[:13] @ unit[13:26].T).mean(), abs=1e-6)
     assert shown[-1, -1] == pytest.approx((unit[4992:] @ unit[4992:].T).mean(), abs=1e-6)
     assert "13 x 13" in picture.axes[1].get_ylabel()
 
 
-def test_a_heat_map_checks_what_it_is_given() -> None:
+def test_a_heat_map_checks_its_arguments() -> None:
     with pytest.raises(ValueError, match="rows have 3 dimensions, columns 2"):
         similarity_heatmap(np.eye(3), np.eye(2))
     with pytest.raises(ValueError, match="column_labels has 1 entries for 3 vectors"):
@@ -245,7 +245,7 @@ ROWS = [
 ]
 
 
-def test_a_curve_has_a_line_a_precision_beside_each_measure() -> None:
+def test_a_curve_has_one_line_per_precision_on_both_axes() -> None:
     picture = dimension_curve(ROWS, title="nano")
     left, right = picture.axes
     assert [line.get_label() for line in left.lines] == ["float32", "int8", "binary"]
@@ -267,7 +267,7 @@ def test_a_curve_of_many_sizes_and_of_one() -> None:
     assert [label.get_text() for label in dimension_curve(rows[:1]).axes[0].get_xticklabels()] == ["32"]
 
 
-def test_lines_of_one_colour_have_different_strokes() -> None:
+def test_lines_of_one_colour_have_different_line_styles() -> None:
     rows = [{"dimensions": 64, "precision": f"{number}", "bytes": number, "ndcg10": 0.5} for number in range(1, 22)]
     looks = [(line.get_color(), line.get_linestyle()) for line in dimension_curve(rows).axes[0].lines]
     assert len(set(looks)) == 21

@@ -1,4 +1,4 @@
-"""The demo: the right passages win in both frameworks, without a word in common, in any terminal."""
+"""Test the demo: both frameworks find the right passages, which share no word with the questions, in any terminal."""
 
 import dataclasses
 import os
@@ -45,7 +45,7 @@ def passages() -> Passages:
 
 @pytest.fixture(scope="module")
 def scores(passages: Passages) -> Iterator[NDArray[np.float32]]:
-    """Cosine of every question (rows) with every passage (columns), from a separate engine."""
+    """Yield the cosine of every question (rows) with every passage (columns), from a separate engine."""
     with EmbeddingEngine("nano") as engine:
         documents = engine.embed_documents([passage["text"] for passage in passages.values()])
         yield engine.embed_queries(list(QUESTIONS)) @ documents.T
@@ -62,7 +62,7 @@ def test_no_question_shares_a_content_word_with_its_answer(question: str, passag
     ("one", "other"),
     [("Birds flying", "a bird flies"), ("evicted", "to evict"), ("He's slow.", "slowly"), ("money's", "money")],
 )
-def test_the_comparison_sees_through_endings(one: str, other: str) -> None:
+def test_content_words_ignore_endings(one: str, other: str) -> None:
     assert content_words(one) & content_words(other)
 
 
@@ -123,7 +123,7 @@ def test_your_own_questions_replace_the_five(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("model", "device", "named"), [("nanoo", "auto", "'nano'"), ("", "auto", "model"), ("nano", "tpu", "MLX_QWEN_DEVICE")]
 )
-def test_a_wrong_model_or_setting_is_one_line(
+def test_a_wrong_model_or_setting_prints_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: str, device: str, named: str
 ) -> None:
     monkeypatch.setenv("MLX_QWEN_DEVICE", device)

@@ -1,4 +1,4 @@
-"""What the benchmark of the server under load calls a fault, and which requests it calls lost."""
+"""Test what the benchmark of the server under load counts as a fault, and which requests it counts as lost."""
 
 import copy
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def found() -> dict[str, Any]:
     }
 
 
-def test_what_holds_has_no_fault() -> None:
+def test_a_good_result_has_no_fault() -> None:
     assert faults(found()) == []
 
 
@@ -54,7 +54,7 @@ def test_what_holds_has_no_fault() -> None:
         (("overload", "after", "per_second"), 199, "after the overload it gave 0.80 of what it gave before"),
     ],
 )
-def test_each_fault_is_said(path: tuple[Any, ...], value: object, said: str) -> None:
+def test_each_fault_is_reported(path: tuple[Any, ...], value: object, said: str) -> None:
     spoilt = copy.deepcopy(found())
     place: Any = spoilt
     for step in path[:-1]:
@@ -63,7 +63,7 @@ def test_each_fault_is_said(path: tuple[Any, ...], value: object, said: str) -> 
     assert faults(spoilt) == [said]
 
 
-def test_a_request_that_is_never_answered_is_lost_although_wrk_says_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unanswered_request_is_lost_even_if_wrk_does_not_report_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrk, "run", lambda *_, **__: case(3, 1.0, requests=2, seconds=20.0))
     lines = [{"status": status, "seconds": seconds} for status, seconds in ((200, 0.1), (499, 1.0), (499, 19.0))]
     logs = iter([[], lines])
@@ -73,7 +73,7 @@ def test_a_request_that_is_never_answered_is_lost_although_wrk_says_nothing_of_i
     assert row(seen)[-1] == "2"
 
 
-def test_more_clients_gone_than_there_were_connections_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disconnects_beyond_the_number_of_connections_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrk, "run", lambda *_, **__: case(3, 1.0, requests=0, seconds=1.0))
     logs = iter([[], [{"status": 499, "seconds": 0.5}] * 5])
     server: Any = SimpleNamespace(url="", lines=lambda: next(logs), wait_until_idle=lambda: None)

@@ -1,4 +1,4 @@
-"""The report that owners of other machines send: one file, whatever failed."""
+"""Test the report that owners of other machines send: one file, whatever failed."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def test_tests_verify_and_bench_are_in_one_file(tmp_path: Path) -> None:
     assert str(Path.home()) not in page
 
 
-def test_what_fails_is_in_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     ended, page = report(tmp_path, "--model", "small", "--tests", "tests/nothing.py")
@@ -41,6 +41,6 @@ def test_what_fails_is_in_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "`bench` failed" in page
 
 
-def test_the_form_for_it_is_there() -> None:
+def test_the_issue_form_exists() -> None:
     form = SCRIPT.parents[1] / ".github" / "ISSUE_TEMPLATE" / "machine-report.yml"
     assert "name: Machine report" in form.read_text("utf-8")

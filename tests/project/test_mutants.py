@@ -1,4 +1,4 @@
-"""The list of planted bugs fits the code; `make mutants` plants them."""
+"""Check that the list of planted bugs fits the code. `make mutants` plants them."""
 
 from scripts.mutants import read_list
 

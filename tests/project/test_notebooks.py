@@ -1,4 +1,4 @@
-"""The notebooks as they are stored; `make notebooks` runs them."""
+"""Check the notebooks as they are stored. `make notebooks` runs them."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == kind]
 
 
-def test_all_are_there_and_named_in_the_readme() -> None:
+def test_all_notebooks_exist_and_are_listed_in_the_readme() -> None:
     assert [path.stem for path in NOTEBOOKS] == NAMES
     readme = (PROJECT / "README.md").read_text("utf-8")
     assert re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme) == NAMES
@@ -59,7 +59,7 @@ def test_the_first_three_hits_are_shown_with_and_without_the_instruction() -> No
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_nothing_of_the_machine_is_stored(path: Path) -> None:
+def test_no_paths_or_addresses_are_stored(path: Path) -> None:
     stored = json.loads(path.read_text("utf-8"))
     assert set(stored["metadata"]) <= {"kernelspec", "language_info", "widgets"}
     for cell in cells(path, "code"):

@@ -1,4 +1,4 @@
-"""The README and docs: their Python runs and prints what they say, tables are those of the code, what they name exists."""
+"""Check README and docs: examples print what the page shows, tables match the code, and all that they name exists."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ Example = tuple[str, str | None]
 
 
 def examples(markdown: str) -> list[Example]:
-    """Give each Python block with the text block that follows it, None where there is none."""
+    """Return each Python block with the text block that follows it, or None if there is none."""
     blocks = [(match[1], match[2]) for match in EXAMPLES.BLOCK.finditer(markdown)]
     following = [*blocks, ("", "")][1:]
     return [
@@ -57,7 +57,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("page", [name for name, markdown in MANUAL.items() if examples(markdown)])
-def test_its_python_runs_and_prints_what_it_says(page: str) -> None:
+def test_examples_print_what_the_page_shows(page: str) -> None:
     namespace: dict[str, Any] = {"__name__": "page"}
     for example in examples(MANUAL[page]):
         run(example, namespace)
@@ -72,32 +72,32 @@ def test_the_examples_are_found() -> None:
 @pytest.mark.parametrize(
     ("code", "expected"), [("print(1.25)", "1.26"), ("print(1)", None), ("", "1"), ("print(1)\nprint(2)", "1")]
 )
-def test_the_runner_notices_what_differs(code: str, expected: str | None) -> None:
+def test_the_runner_notices_differences(code: str, expected: str | None) -> None:
     with pytest.raises(AssertionError):
         run((code, expected), {})
 
 
-def test_what_examples_print_can_be_written_anew() -> None:
+def test_the_output_of_examples_can_be_updated() -> None:
     page = "```python\nx = 1\nprint(x)\n```\n\n```text\n7\n```\n\nand\n\n```python\nprint(x + 1)\n```\n\n```text\n```\n"
     page += "\n```bash\nls\n```\n\n```text\n7\n```\n"
     made = EXAMPLES.rerun(page)
     assert made == page.replace("7\n", "1\n", 1).replace("```text\n```", "```text\n2\n```")
 
 
-def test_its_tables_are_those_of_the_code() -> None:
+def test_tables_match_the_code() -> None:
     for page, tables in updater().TABLES.items():
         text = (PROJECT / page).read_text("utf-8")
         assert fill(text, tables) == text, "run: python scripts/update_readme.py"
 
 
-def test_the_updater_mends_a_table_and_wants_its_marks() -> None:
+def test_the_updater_repairs_a_table_and_requires_its_marks() -> None:
     tables = updater().TABLES["README.md"]
     assert fill(README.replace("4-bit DWQ", "5-bit"), tables) == README
     with pytest.raises(ValueError, match="<!-- settings -->"):
         fill(README.replace("<!-- /settings -->", ""), tables)
 
 
-def test_both_scores_of_nano_are_given_as_on_its_card() -> None:
+def test_the_scores_of_nano_are_those_of_its_card() -> None:
     card = (NANO_FOLDER / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| [\w -]+ \| (?:Spearman|nDCG@10) \| 0\.\d+ \| 0\.\d+ \|.*$", card, re.MULTILINE)
     assert len(rows) == 5
@@ -113,14 +113,14 @@ def test_the_first_screen() -> None:
     assert len(re.findall(r"\.(?:\s|$)", opening)) == 2
 
 
-def test_every_make_target_that_it_names_exists() -> None:
+def test_every_named_make_target_exists() -> None:
     targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
     named = re.findall(r"\bmake ([a-z-]+)(?=`|\n|  +#)", "".join(MANUAL.values()))
     assert {"demo", "test", "lint"} <= set(named) <= set(targets)
 
 
 def anchors(markdown: str) -> set[str]:
-    """Give what GitHub calls each heading in a link."""
+    """Return the anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", EXAMPLES.BLOCK.sub("", markdown), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -148,14 +148,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken_links(page) == []
 
 
-def test_the_links_of_the_pages_are_found(tmp_path: Path) -> None:
+def test_broken_links_are_found(tmp_path: Path) -> None:
     assert {"README.md", "SCALE.md", "CHANGELOG.md"} <= {page.name for page in PAGES}
     page = tmp_path / "page.md"
     page.write_text("# What, now\n[a](#what-now) [b](#what,-now) [c](page.md#what-now) [d](gone.md) [e](page.md#gone)\n")
     assert broken_links(page) == ["#what,-now", "gone.md", "page.md#gone"]
 
 
-def test_every_architecture_that_is_served_is_named() -> None:
+def test_every_supported_architecture_is_named() -> None:
     assert [family for family in FAMILIES if f"`{family}`" not in README] == []
 
 

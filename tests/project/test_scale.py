@@ -1,4 +1,4 @@
-"""The page on scale: its tables follow from its inputs, and those from the model's own figures."""
+"""Check the page on scale: its tables follow from its inputs, and the inputs from the model's shape."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from benchmarks.record import RESULTS
 PAGE = scale.SCALE.read_text("utf-8")
 
 
-def test_its_tables_are_those_of_the_script() -> None:
+def test_tables_match_the_script() -> None:
     assert fill(PAGE, scale.TABLES) == PAGE, "run: python -m benchmarks.scale"
     assert fill(PAGE.replace("4,096", "4,095"), scale.TABLES) == PAGE
 
@@ -26,14 +26,14 @@ def test_the_weights_are_those_of_a_model_of_that_shape() -> None:
     assert scale.token_flops() == pytest.approx(0.904e9, rel=1e-3)
 
 
-def test_the_measured_rate_is_what_the_formula_gives() -> None:
+def test_the_measured_rate_agrees_with_the_stored_result() -> None:
     (measured,) = (machine for machine in scale.MACHINES if machine.measured)
     found = json.loads((RESULTS / "large.json").read_text("utf-8"))["found"]
     seconds = found["(a) documents"]["ours"]["median"]
     assert measured.tokens == pytest.approx(found["limits"]["documents, tokens"] / seconds, rel=0.05)
 
 
-def test_every_figure_that_is_not_measured_says_so() -> None:
+def test_every_assumed_rate_is_marked_as_assumed() -> None:
     rows = re.findall(r"^\| (?:CPU|Mac mini|H100).*\| (measured|assumed) \|", PAGE, re.MULTILINE)
     assert rows == ["measured"] + ["assumed"] * (len(scale.MACHINES) - 1)
 
@@ -41,7 +41,7 @@ def test_every_figure_that_is_not_measured_says_so() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [(317_451.3, "317,000"), (14_177, "14,200"), (159.2, "159"), (85.03, "85.0"), (0.8801, "0.88")]
 )
-def test_three_digits_count(value: float, shown: str) -> None:
+def test_numbers_are_rounded_to_three_digits(value: float, shown: str) -> None:
     assert scale.short(value) == shown
 
 

@@ -1,4 +1,4 @@
-"""The soak in its short form, and that it notices what it is there for."""
+"""Run a short soak, and check that the soak notices every kind of failure."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ SECONDS = 5
 
 @pytest.mark.timeout(400)
 @pytest.mark.heavy
-def test_everything_at_once_for_some_seconds(tmp_path: Path) -> None:
+def test_a_short_soak_succeeds(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
     command = [sys.executable, "-m", "soak", "--seconds", str(SECONDS), "--output", str(output)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=380, check=False)
@@ -31,7 +31,7 @@ def test_everything_at_once_for_some_seconds(tmp_path: Path) -> None:
     found = json.loads(output.read_text())
     assert (found["threads"], found["loops"], found["wrong"], found["lost"]) == (64, 8, 0, 0)
     assert found["right"] >= 64
-    assert found["process_threads"]["end"] < 64  # those that ask have ended
+    assert found["process_threads"]["end"] < 64  # the clients' threads have ended
     assert "| **lost** | **0** |" in done.stdout
 
 
@@ -43,7 +43,7 @@ WRONG = [
     (REQUEST, np.eye(2, dtype=np.float32)[:1]),
     (REQUEST, np.full((2, 2), np.nan, np.float32)),
     (REQUEST, EmbeddingTimeoutError("none was set")),
-    (REQUEST, EngineBusyError("it was to wait")),
+    (REQUEST, EngineBusyError("it should have waited")),
     (REQUEST, EngineClosedError("it is open")),
     (REQUEST, EmbeddingFailedError("nothing is wrong with it", {0: ValueError()})),
     (GUILTY, np.eye(2, dtype=np.float32)),
@@ -53,7 +53,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("request_", "found"), WRONG)
-def test_what_is_wrong_is_called_so(request_: Request, found: object) -> None:
+def test_wrong_results_are_counted_as_wrong(request_: Request, found: object) -> None:
     ledger = Ledger()
     with ledger.request("a call") as call:
         judge(call, request_, found)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_what_is_wrong_is_called_so(request_: Request, found: object) -> None:
     assert ledger.complaints[0].startswith("wrong: a call: ")
 
 
-def test_what_is_right_or_has_to_fail_is_not() -> None:
+def test_right_results_and_expected_failures_are_not_wrong() -> None:
     ledger = Ledger()
     fine = [(REQUEST, np.eye(2, dtype=np.float32)), (GUILTY, EmbeddingFailedError("", {1: ValueError()}))]
     fine += [(HASTY, EmbeddingTimeoutError("")), (HASTY, EngineBusyError(""))]
@@ -71,7 +71,7 @@ def test_what_is_right_or_has_to_fail_is_not() -> None:
     assert ledger.verdicts == {"right": 1, "failed": 3}
 
 
-def test_an_error_of_the_caller_itself_and_no_verdict_are_wrong() -> None:
+def test_an_exception_or_a_missing_verdict_is_wrong() -> None:
     ledger = Ledger()
     with ledger.request("raises"):
         raise KeyError
@@ -80,7 +80,7 @@ def test_an_error_of_the_caller_itself_and_no_verdict_are_wrong() -> None:
     assert ledger.verdicts == {"wrong": 2}
 
 
-def test_what_has_not_come_back_is_lost() -> None:
+def test_a_request_that_has_not_returned_is_lost() -> None:
     ledger, begun, end = Ledger(), threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -114,7 +114,7 @@ WELL: dict[str, Any] = {
 }
 
 
-def test_a_run_in_which_all_is_well_has_no_fault() -> None:
+def test_a_good_run_has_no_fault() -> None:
     assert faults(WELL, []) == []
     assert faults(WELL, ["a thread of x did not end"]) == ["a thread of x did not end"]
 
@@ -130,7 +130,7 @@ def test_a_run_in_which_all_is_well_has_no_fault() -> None:
         ({"memory_mib": {"quarter": 600, "end": 1100}}, "memory grew from 600 to 1100 MiB"),
     ],
 )
-def test_what_must_not_be_is_said(change: dict[str, object], said: str) -> None:
+def test_each_fault_of_a_run_is_reported(change: dict[str, object], said: str) -> None:
     found = faults(WELL | change, [])
     assert len(found) == 1
     assert found[0].startswith(said)

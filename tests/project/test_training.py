@@ -1,4 +1,4 @@
-"""The steps that made the embedded model, as far as they go without torch; the packaged model is the reference."""
+"""Test the training steps that need no torch. The packaged model is the reference."""
 
 import json
 import random
@@ -81,7 +81,7 @@ FRAME = ("[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @pytest.fixture
 def master(tmp_path: Path) -> Path:
-    """A teacher's tokenizer.json: WordPiece, between its own marks, cut and padded."""
+    """Write a teacher's tokenizer.json: WordPiece with special tokens of its own, truncation and padding."""
     vocabulary = {piece: number for number, piece in enumerate([*FRAME, *WORDS])}
     made = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of a text
     made.normalizer, made.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
@@ -96,7 +96,7 @@ def master(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(master: Path, tmp_path: Path) -> tuple[dict[str, np.ndarray], Path, Path]:
-    """Random weights, the file that holds them, and a tokenizer that fits them."""
+    """Return random weights, the file that holds them, and a tokenizer that fits them."""
     weights = random_weights(SMALL)
     vocabulary = tmp_path / "tokenizer.json"
     tokenizer.from_teacher(master).save(str(vocabulary))
@@ -112,7 +112,7 @@ def test_the_student_reads_the_teachers_tokens_and_ends_in_eos(master: Path) -> 
         theirs = [own[number] for number in other.encode(text.replace("[MASK]", "mask")).ids[1:-1]]
         assert student.encode(text.replace("[MASK]", "mask")).ids == [*theirs, tokenizer.eos_id(student)]
     assert student.get_vocab_size() == 1 + len(WORDS) + 3
-    # What marks something for the teacher is a text like any other for the student.
+    # A special token of the teacher is plain text for the student.
     assert student.encode("[MASK]").tokens == ["[UNK]", "[UNK]", "[UNK]", EOS]
 
 
@@ -143,7 +143,7 @@ def test_missing_teacher_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def shard(texts: Sequence[Sequence[int]], seed: int = 0, width: int = 16) -> shards.Shard:
-    """What a teacher might say of some texts' tokens."""
+    """Return a shard as a teacher might write it for the tokens of some texts."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(text) for text in texts], np.uint16)
     states, scales = shards.in_8_bits(rng.normal(size=(int(sizes.sum()), width)))
@@ -158,7 +158,7 @@ def test_states_in_8_bits_are_within_half_a_step() -> None:
     assert (np.abs(whole * scales[:, None].astype(float) - states) <= 0.6 * scales[:, None]).all()
 
 
-def test_a_shard_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+def test_an_incomplete_shard_is_ignored(tmp_path: Path) -> None:
     made = shard([[6, 7], [8]])
     made.save(tmp_path / "shard-000")
     (tmp_path / "shard-001.partial").mkdir()
@@ -170,7 +170,7 @@ def test_a_shard_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
 
 @pytest.fixture
 def taught(master: Path, tmp_path: Path) -> lessons.Lessons:
-    """Two shards of a few texts over the small vocabulary, the first text without a token."""
+    """Return lessons from two shards of a few texts over the small vocabulary. The first text has no tokens."""
     rng = np.random.default_rng(5)
     for number in range(2):
         texts = [rng.integers(len(FRAME), len(FRAME) + len(WORDS), size) for size in rng.integers(1, 9, 40)]
@@ -194,7 +194,7 @@ def test_a_batch_holds_tokens_states_and_vectors_of_the_same_texts(taught: lesso
     np.testing.assert_array_equal(batch.vectors, np.stack([first.vectors[2], second.vectors[4]]).astype(np.float32))
 
 
-def test_instructions_are_known_ones_or_begin_as_any_text(taught: lessons.Lessons, master: Path) -> None:
+def test_instructions_are_known_ones_or_texts_of_the_corpus(taught: lessons.Lessons, master: Path) -> None:
     dice, read = random.Random(0), tokenizer.from_teacher(master)
     known = {tuple(read.encode(f"Instruct: {text}\nQuery:", add_special_tokens=False).ids) for text in INSTRUCTIONS}
     before, behind = (read.encode(text, add_special_tokens=False).ids for text in ("Instruct: ", "\nQuery:"))
@@ -212,17 +212,17 @@ def test_instructions_are_known_ones_or_begin_as_any_text(taught: lessons.Lesson
     assert long.count(9) == instructions.LONGEST
 
 
-def test_some_texts_are_never_learnt_from(taught: lessons.Lessons, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_texts_are_kept_out_of_training(taught: lessons.Lessons, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(taught.held_in.tolist()) == list(range(73, 81))  # a tenth
     del taught.held_in
     monkeypatch.setattr(lessons, "HELD_IN", 5)
-    assert taught.learnt.tolist() == list(range(1, 76))  # text 0 has no token
+    assert taught.learnt.tolist() == list(range(1, 76))  # text 0 has no tokens
     assert sorted(taught.held_in.tolist()) == list(range(76, 81))
     sizes = taught.sizes[taught.held_in]
     assert all(before <= after for before, after in pairwise(sizes))
 
 
-def test_lessons_without_a_shard_or_with_a_handful_of_texts_are_refused(master: Path, tmp_path: Path) -> None:
+def test_lessons_from_too_few_texts_are_refused(master: Path, tmp_path: Path) -> None:
     both = tokenizer.from_teacher(master), Tokenizer.from_file(str(master))
     with pytest.raises(ValueError, match="run the teacher step first"):
         lessons.Lessons(tmp_path, *both)
@@ -240,7 +240,7 @@ def test_each_entry_starts_as_the_teachers_own(taught: lessons.Lessons, master: 
     assert not table[-3:].any()
 
 
-def test_another_corpus_wants_another_folder(tmp_path: Path) -> None:
+def test_another_corpus_needs_another_folder(tmp_path: Path) -> None:
     nobody = cast("teacher.Teacher", None)
     teacher.teach(nobody, [["none", "yet"]], tmp_path, most=0)
     teacher.teach(nobody, [["one"], ["two"]], tmp_path, most=0)
@@ -285,7 +285,7 @@ def test_a_larger_budget_gives_larger_batches_of_short_texts_too() -> None:
     assert [max(map(len, batches(sizes, 0, tokens))) for tokens in (4500, 12_000, 96_000)] == [450, 512, 4000]
 
 
-def test_no_batch_is_of_a_handful_of_texts() -> None:
+def test_every_batch_has_a_minimum_number_of_texts() -> None:
     found = batches(np.random.default_rng(4).integers(1, 256, schedule.CHUNK + 3), 0)
     assert min(map(len, found)) >= schedule.SMALLEST
 
@@ -298,7 +298,7 @@ def test_learning_rate_warms_up_stays_and_falls_to_its_floor() -> None:
     assert schedule.learning_rate(5000, 1.0) == pytest.approx(schedule.FLOOR)
 
 
-def test_clocks_tell_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_return_the_finished_share(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = schedule.by_steps(50)
     assert [clock(step) for step in (0, 25, 50)] == [0, 0.5, 1]
     now = iter([100.0, 100.0, 220.0])
@@ -312,7 +312,7 @@ def test_shape_is_read_off_the_weights() -> None:
 
 
 def largest_step(weight: np.ndarray, bits: int) -> float:
-    """What affine quantisation may change, with scales of half precision: its groups have `2**bits` levels."""
+    """Return the largest change by affine quantisation, with `2**bits` levels per group and scales in half precision."""
     groups = weight.reshape(-1, GROUP_SIZE)
     return float(1.1 * np.ptp(groups, axis=1).max() / (2**bits - 1) + np.abs(groups).max() / 1000)
 
@@ -343,7 +343,7 @@ def test_packed_weights_stay_near_the_students(
     assert (config["vocab_size"], config["num_key_value_heads"], config["head_dim"]) == (320, 2, 32)
 
 
-def test_packing_nanos_own_weights_gives_the_folder_in_the_package(tmp_path: Path) -> None:
+def test_packing_nanos_own_weights_reproduces_the_packaged_folder(tmp_path: Path) -> None:
     shipped = load(NANO)
     names = [name.removesuffix(".weight") for name in shipped if name.endswith(".weight")]
     bits = {name: 5 if name == "embed_tokens" else 8 for name in names}
@@ -382,7 +382,7 @@ def test_a_log_that_was_cut_off_is_read_without_its_last_line(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_the_card_is_of_the_last_run_that_came_to_its_end(tmp_path: Path) -> None:
+def test_the_card_describes_the_last_finished_run(tmp_path: Path) -> None:
     out = shutil.copytree(NANO, tmp_path / "nano")
     lines = log.read(RESULTS / "log.jsonl")
     for more, given in (("going on", [*lines, {"step": 10**6, "tokens": 1, "seconds": 1.0}]), ("ended", lines)):
@@ -408,7 +408,7 @@ def test_the_table_has_student_teacher_and_bm25_side_by_side() -> None:
 
 
 def test_the_shipped_card_is_what_was_measured(tmp_path: Path) -> None:
-    """No figure of the card is typed by hand: written anew from the results that are kept, it is the same."""
+    """Check that the stored results reproduce the card, so no figure on it is typed by hand."""
     out = shutil.copytree(NANO, tmp_path / "nano")
     (out / "README.md").unlink()
     main(["card", str(out), str(RESULTS / "nano.json"), str(RESULTS / "log.jsonl")])

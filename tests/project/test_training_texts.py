@@ -1,4 +1,4 @@
-"""Which texts the embedded model learns from, and in which form."""
+"""Test which texts the embedded model is trained on, and in what form."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def test_corpus_reads_plain_and_gzipped_alike(tmp_path: Path) -> None:
     assert list(corpus.lines(plain)) == list(corpus.lines(packed)) == [*texts[:-1], "x" * 500]
 
 
-def test_prose_is_learnt_from_whole_and_technical_text_in_part() -> None:
+def test_all_prose_and_part_of_the_technical_text_are_chosen() -> None:
     prose = [f"The harbour froze in the winter of {year}." for year in range(1000)]
     technical = [f"frozen_{number}(harbour) returns None" for number in range(1000)]
     found = corpus.chosen([*prose, *technical], ["acrocyanosis"])
@@ -81,7 +81,7 @@ def test_articles_have_title_and_abstract_in_english(tmp_path: Path) -> None:
     assert list(abstracts.articles(found)) == [("On mice & H2O.", "Mice of Mus age. They lived longer, p < 0.05.")]
 
 
-def test_abstracts_give_titles_conclusions_and_some_whole_but_nothing_measured_on(tmp_path: Path) -> None:
+def test_abstracts_yield_no_article_of_the_evaluation_sets(tmp_path: Path) -> None:
     conclusion = "We conclude that the harbour number {} freezes in winter."
     articles = [(f"Harbour {n}", part(f"It was cold. {conclusion.format(n)}"), "eng") for n in range(6)]
     file = medline(tmp_path / "pubmed.xml.gz", [*articles, ("Short", part("It was cold. It froze."), "eng")])
@@ -99,7 +99,7 @@ def test_abstracts_give_titles_conclusions_and_some_whole_but_nothing_measured_o
     assert abstracts.texts([], []) == []
 
 
-def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+def test_a_file_in_the_wrong_format_is_named(tmp_path: Path) -> None:
     plain, packed, latin = (tmp_path / name for name in ("plain.xml.gz", "packed.xml.gz", "latin.txt"))
     plain.write_text("<PubmedArticleSet/>")
     packed.write_bytes(gzip.compress(b"<PubmedArticleSet>"))
@@ -133,7 +133,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
             list(read(plain))
 
 
-def test_what_may_hold_what_is_measured_on_wants_to_know_that(tmp_path: Path) -> None:
+def test_abstracts_need_to_know_the_evaluation_sets(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("The harbour freezes in winter.\n")
     articles = medline(tmp_path / "pubmed.xml.gz", [("Ice", part("Cold."), "eng")])
     with pytest.raises(ValueError, match=r"name the corpus\.jsonl of that behind --without, or give --without alone"):

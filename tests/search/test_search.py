@@ -1,4 +1,4 @@
-"""``mlx-qwen index`` and ``search``: what is found where, what is embedded again, and what is refused."""
+"""Test ``mlx-qwen index`` and ``search``: what is found, what is embedded again, and what is refused."""
 
 import errno
 import json
@@ -105,7 +105,7 @@ def test_a_question_finds_its_passage(folder: Path, monkeypatch: pytest.MonkeyPa
     assert passage_lines[3] == "    def read_password(path):"
 
 
-def test_a_piece_of_code_is_shown_as_it_is_indented(folder: Path) -> None:
+def test_code_is_shown_with_its_indentation(folder: Path) -> None:
     methods = "\n\n".join(f"    def stew_{number}(self):\n\tpot = self.pot\n\treturn pot" for number in range(4))
     (folder / "tool.py").write_text(f"class Kitchen:\n{methods}\n", "utf-8")
     index(folder, "--glob", "*.py", "--chunk-tokens", 28, "--overlap", 0)
@@ -120,7 +120,7 @@ def test_a_piece_of_code_is_shown_as_it_is_indented(folder: Path) -> None:
     assert module._shown(shown).splitlines() == lines
 
 
-def test_only_what_changed_is_embedded_again(folder: Path) -> None:
+def test_only_changes_are_embedded_again(folder: Path) -> None:
     database = folder.parent / "db"
     assert "5 passages embedded" in index(folder)[1]
     assert index(folder)[1] == f"5 files, 0 new or changed, 0 removed; 0 passages embedded, 5 in {database}\n"
@@ -142,7 +142,7 @@ def test_passages_of_a_long_file_keep_their_vectors(folder: Path) -> None:
     assert "1 new or changed, 0 removed; 1 passages embedded" in index(folder, "--chunk-tokens", 30, "--overlap", 0)[1]
 
 
-def test_lines_are_those_of_the_file(folder: Path) -> None:
+def test_line_numbers_are_those_of_the_file(folder: Path) -> None:
     text = "".join(f"Line {number} says something of its own.\n" if number % 9 else "\n" for number in range(1, 200))
     (folder / "long.txt").write_text(text, "utf-8")
     engine = MLXQwenEmbeddings("nano").engine
@@ -174,7 +174,7 @@ def test_a_pattern_and_a_limit(folder: Path) -> None:
     assert index(folder / "tool.py")[1].startswith("1 files, 1 new")
 
 
-def test_what_cannot_be_read_is_skipped_with_the_reason(folder: Path) -> None:
+def test_unreadable_files_are_skipped_with_the_reason(folder: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff\xfe")
     (folder / "bad.pdf").write_bytes(b"no PDF")
     status, out, err = index(folder)
@@ -198,7 +198,7 @@ def test_an_encrypted_pdf_is_skipped_with_the_reason(folder: Path) -> None:
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make files of these names fail as a broken disk does, without their name in the error."""
+    """Make reading files of these names fail as on a broken disk, with no name in the error."""
 
     def fail(path: Path) -> str:
         if path.name in names:
@@ -233,13 +233,11 @@ def test_a_file_whose_status_cannot_be_read_is_skipped_with_the_reason(
     assert (status, out.split(";")[0]) == (0, "5 files, 0 new or changed, 0 removed")
     assert err == f"mlx-qwen: left out: {place} cannot be read: Input/output error\n"
     shutil.rmtree(folder / "more")
-    assert "0 removed" in index(folder)[1]  # it had left the database before
+    assert "0 removed" in index(folder)[1]  # the database no longer had it
 
 
 @pytest.mark.parametrize("how", ["no text", "no file"])
-def test_of_a_file_that_cannot_be_read_any_more_nothing_stale_is_found(
-    folder: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_became_unreadable_is_no_longer_found(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     index(folder)
     assert "Brown the beef" in str(search("What can I cook?", folder, "-k", 9))
     if how == "no text":
@@ -263,14 +261,16 @@ def test_of_a_file_that_cannot_be_read_any_more_nothing_stale_is_found(
         (("--chunk-tokens", 64), "chunk_tokens 256, not 64"),
     ],
 )
-def test_a_database_made_otherwise_is_refused(folder: Path, arguments: tuple[object, ...], expected: str) -> None:
+def test_options_that_differ_from_the_databases_are_refused(
+    folder: Path, arguments: tuple[object, ...], expected: str
+) -> None:
     index(folder)
     status, out, err = index(folder, *arguments)
     message = f"mlx-qwen: {folder.parent / 'db'} was made with {expected}: use the same, or another --db\n"
     assert (status, out, err) == (1, "", message)
 
 
-def test_a_model_that_is_another_now_is_refused(folder: Path) -> None:
+def test_a_model_whose_content_changed_is_refused(folder: Path) -> None:
     model = shutil.copytree(NANO_FOLDER, folder.parent / "model")
     run("index", folder, "--db", folder.parent / "db", "-m", model)
     config = model / "config_sentence_transformers.json"
@@ -282,13 +282,13 @@ def test_a_model_that_is_another_now_is_refused(folder: Path) -> None:
         status, out, err = run(*command, "--db", folder.parent / "db")
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert f"was made with the model {str(model)!r}, whose files were different then" in err
-    # It is the content that counts: the package's own copy is what it was made with.
+    # Only the content matters: the package's own copy still has it.
     assert run("search", "a", "--db", folder.parent / "db", "-m", "nano")[0] == 0
 
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty folder of models, no Hub, and shared engines of the test's own."""
+    """Use an empty folder for models, no Hub, and shared engines of this test alone. Return the folder."""
     monkeypatch.setattr(shared, "_engines", {})
     monkeypatch.setenv("MLX_QWEN_OFFLINE", "1")
     monkeypatch.setenv("MLX_QWEN_CACHE_DIR", str(tmp_path / "models"))
@@ -296,14 +296,14 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pretend(database: Path, **fields: object) -> None:
-    """Make a database one of another model."""
+    """Change fields in the record of a database."""
     record = json.loads((database / RECORD).read_text("utf-8"))
     (database / RECORD).write_text(json.dumps(record | fields), "utf-8")
 
 
 @pytest.mark.parametrize("revision", [None, "a" * 40])
 @pytest.mark.parametrize("model", ["nano", "medium"])
-def test_another_model_is_named_and_not_asked_for(folder: Path, alone: Path, model: str, revision: str | None) -> None:
+def test_another_model_is_refused_without_a_download(folder: Path, alone: Path, model: str, revision: str | None) -> None:
     index(folder)
     database = folder.parent / "db"
     pretend(database, model="small", revision=revision, dimensions=1024, fingerprint="0" * 32)
@@ -313,7 +313,7 @@ def test_another_model_is_named_and_not_asked_for(folder: Path, alone: Path, mod
     assert not alone.exists()
 
 
-def test_a_model_of_the_hub_is_not_downloaded_for_a_folder_s_database(folder: Path, alone: Path) -> None:
+def test_no_hub_model_is_downloaded_for_the_database_of_a_local_model(folder: Path, alone: Path) -> None:
     index(folder)
     database = folder.parent / "db"
     expected = f"mlx-qwen: {database} was made with the model 'nano', not 'small': use the same, or another --db\n"
@@ -326,7 +326,7 @@ def test_a_model_of_the_hub_is_not_downloaded_for_a_folder_s_database(folder: Pa
     assert not alone.exists()
 
 
-def test_a_database_keeps_to_the_commit_that_it_was_made_with(folder: Path, alone: Path) -> None:
+def test_a_database_keeps_the_commit_it_was_made_with(folder: Path, alone: Path) -> None:
     old, new, database = "b" * 40, "a" * 40, folder.parent / "db"
     repository = alone / "models--mlx-community--Qwen3-Embedding-0.6B-4bit-DWQ"
     for commit in (old, new):
@@ -345,7 +345,7 @@ def test_a_database_keeps_to_the_commit_that_it_was_made_with(folder: Path, alon
     assert (status, out, err) == (1, "", f"{expected}use the same, or another --db\n")
 
 
-def test_what_is_not_named_is_as_the_database_has_it(folder: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_default_to_those_of_the_database(folder: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = folder.parent / "db"
     index(folder, "--dimensions", 64, "--instruction", "Find it")
     (folder / "copy.md").write_text(BIRDS, "utf-8")
@@ -360,7 +360,7 @@ def test_what_is_not_named_is_as_the_database_has_it(folder: Path, alone: Path, 
 
 
 @pytest.mark.parametrize("command", ["index", "search"])
-def test_the_folder_of_models(folder: Path, alone: Path, command: str) -> None:
+def test_the_model_dir_option_is_used(folder: Path, alone: Path, command: str) -> None:
     index(folder)
     pretend(folder.parent / "db", model="small", revision="a" * 40)
     place = folder.parent / "other"
@@ -371,7 +371,7 @@ def test_the_folder_of_models(folder: Path, alone: Path, command: str) -> None:
     assert not alone.exists()
 
 
-def test_the_record_says_how_it_was_made(folder: Path) -> None:
+def test_the_record_holds_the_model_and_the_options(folder: Path) -> None:
     index(folder, "--dimensions", 64, "--instruction", "Find it")
     record = json.loads((folder.parent / "db" / RECORD).read_text("utf-8"))
     assert record.pop("fingerprint")
@@ -412,13 +412,13 @@ def test_a_question_is_embedded_as_a_query(folder: Path, prompted: str) -> None:
     assert hit["score"] == pytest.approx(as_query, abs=1e-5)
 
 
-def test_the_record_outlives_a_power_cut(folder: Path) -> None:
+def test_the_record_survives_a_power_cut(folder: Path) -> None:
     with watched_renames() as renames:
         index(folder)
     assert [(rename.target.name, rename.durable) for rename in renames] == [(RECORD, True)]
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_database_or_folder_is_named(tmp_path: Path) -> None:
     database = tmp_path / "db"
     missing = f"mlx-qwen: there is no index in {database}: make it with mlx-qwen index FOLDER --db {database}\n"
     assert run("search", "a", "--db", database) == (1, "", missing)

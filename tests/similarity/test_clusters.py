@@ -1,4 +1,4 @@
-"""Groups with their central texts, and near duplicates."""
+"""Test clusters with their central rows, and near duplicates."""
 
 import sys
 
@@ -30,7 +30,7 @@ def test_groups_are_found_and_numbered_by_size(three: NDArray[np.float64]) -> No
     assert found.labels.dtype == np.int64
 
 
-def test_central_rows_are_the_nearest_to_the_middle_of_their_group(three: NDArray[np.float64]) -> None:
+def test_central_rows_are_the_nearest_to_the_centre_of_their_group(three: NDArray[np.float64]) -> None:
     found = cluster(three, 3, central=4)
     unit = three / np.linalg.norm(three, axis=1, keepdims=True)
     for group, rows in enumerate(found.central):
@@ -41,12 +41,12 @@ def test_central_rows_are_the_nearest_to_the_middle_of_their_group(three: NDArra
         assert found.centers[group] == pytest.approx(center / np.linalg.norm(center), abs=1e-6)
 
 
-def test_length_says_nothing(three: NDArray[np.float64]) -> None:
+def test_the_length_of_vectors_does_not_matter(three: NDArray[np.float64]) -> None:
     scaled = three * np.linspace(0.01, 100, len(three))[:, None]
     assert cluster(scaled, 3).labels.tolist() == cluster(three, 3).labels.tolist()
 
 
-def test_a_small_group_names_all_of_its_rows() -> None:
+def test_a_small_group_lists_all_its_rows() -> None:
     found = cluster([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], 2, central=5)
     assert sorted(found.central[0].tolist()) == [0, 1]
     assert found.central[1].tolist() == [2]
@@ -63,7 +63,7 @@ def test_more_groups_than_different_vectors_are_refused() -> None:
         cluster([[1, 0], [1, 0], [0, 1]], 3)
 
 
-def test_one_vector_is_no_set() -> None:
+def test_a_single_vector_or_a_zero_vector_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(n, d\)"):
         cluster([1.0, 0.0], 1)
     with pytest.raises(ValueError, match=r"row 1 .* is a zero vector"):
@@ -89,7 +89,7 @@ def test_near_duplicates_are_all_pairs_above_the_threshold_closest_first() -> No
     assert found[0].score == pytest.approx(scores[found[0].first, found[0].second], abs=1e-6)
 
 
-def test_equal_rows_are_pairs_and_a_row_is_no_pair_of_itself() -> None:
+def test_equal_rows_are_pairs_but_no_row_is_paired_with_itself() -> None:
     assert [(pair.first, pair.second) for pair in near_duplicates([[1, 0], [0, 1], [2, 0], [1, 0]], 0.999)] == [
         (0, 2),
         (0, 3),
@@ -97,16 +97,16 @@ def test_equal_rows_are_pairs_and_a_row_is_no_pair_of_itself() -> None:
     ]
 
 
-def test_a_threshold_is_a_cosine() -> None:
+def test_a_threshold_that_is_not_a_cosine_is_refused() -> None:
     with pytest.raises(ValueError, match=r"threshold=95 is not a cosine"):
         near_duplicates(np.eye(2), 95)
 
 
-def test_they_are_public() -> None:
+def test_clustering_is_public() -> None:
     assert {"cluster", "near_duplicates", "Clusters", "Pair"} <= set(similarity.__all__)
 
 
-def test_one_thread_of_open_mp_computes(monkeypatch: pytest.MonkeyPatch, three: NDArray[np.float64]) -> None:
+def test_k_means_uses_one_openmp_thread(monkeypatch: pytest.MonkeyPatch, three: NDArray[np.float64]) -> None:
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_info
 

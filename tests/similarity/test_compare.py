@@ -1,4 +1,4 @@
-"""The references here are scalar loops over Python floats, summed exactly by ``math.fsum``."""
+"""Compare with references: scalar loops over Python floats, summed exactly by ``math.fsum``."""
 
 import math
 import subprocess
@@ -87,7 +87,7 @@ def test_all_shapes_give_the_same_scores(metric: Metric) -> None:
 
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("convert", [np.int64, np.uint8, np.float16, np.float64, np.ndarray.tolist, np.asfortranarray])
-def test_kind_of_numbers_and_layout_do_not_matter(metric: Metric, convert: Callable[..., Any]) -> None:
+def test_number_type_and_memory_layout_do_not_matter(metric: Metric, convert: Callable[..., Any]) -> None:
     a, b = np.arange(1, 13).reshape(3, 4), np.arange(24, 4, -1).reshape(5, 4)
     expected = METRICS[metric](a.astype(np.float32), b.astype(np.float32))
     np.testing.assert_array_equal(METRICS[metric](convert(a), convert(b)), expected)
@@ -98,7 +98,7 @@ def test_list_of_arrays_is_a_matrix() -> None:
     np.testing.assert_array_equal(dot(list(a), a[::-1]), dot(a, a)[:, ::-1])
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_changed() -> None:
     a, b = np.array([[3.0, 4.0], [1e200, 0.0]]), np.array([[0.0, 2.0], [1.0, 1.0]])
     kept = a.copy(), b.copy()
     for array in (a, b):
@@ -130,7 +130,7 @@ def test_cosine_of_equal_direction_never_exceeds_one() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e307])
-def test_cosine_holds_where_squares_leave_the_range(scale: float) -> None:
+def test_cosine_is_right_where_squares_overflow_or_underflow(scale: float) -> None:
     a = np.array([3.0, 4.0]) * scale
     assert cosine(a, [4.0, 3.0]) == pytest.approx(0.96, rel=1e-3 if scale < 1e-300 else 1e-14)
     np.testing.assert_allclose(normalize(a), [0.6, 0.8], rtol=1e-3 if scale < 1e-300 else 1e-7)
@@ -145,7 +145,7 @@ def test_euclidean_is_accurate_for_nearly_equal_vectors(offset: float, step: flo
     assert euclidean(a[0], b[0]) == pytest.approx(math.dist(a[0].tolist(), b[0].tolist()), rel=1e-10)
 
 
-def test_euclidean_of_one_last_bit_is_that_bit() -> None:
+def test_euclidean_measures_a_difference_of_one_ulp() -> None:
     a = normalize(vectors(64))
     b = a.copy()
     b[3] = np.nextafter(b[3], np.float32(2))
@@ -166,7 +166,7 @@ def test_distances_equal_the_exact_sum_for_any_values(a: Floats, b: Floats) -> N
 # Normalising and shortening
 
 
-def test_normalize_keeps_the_direction_and_gives_length_one() -> None:
+def test_normalize_keeps_the_direction_and_scales_to_length_one() -> None:
     a = vectors(300, 50) * np.float32(9)
     unit = normalize(a)
     assert unit.dtype == np.float32
@@ -233,7 +233,7 @@ def test_ties_go_to_the_lower_row(
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_copies_of_a_document_come_in_their_order(metric: Metric) -> None:
+def test_copies_of_a_document_are_found_in_order(metric: Metric) -> None:
     documents = np.tile(vectors(50, 96), (20, 1))
     _, indices = top_k(documents[7], documents, 20, metric, block_size=256)
     assert indices.tolist() == list(range(7, 1000, 50))
@@ -247,7 +247,7 @@ def test_zero_and_minus_zero_tie() -> None:
 @pytest.mark.parametrize("k", [3, 700])
 @pytest.mark.parametrize("n", [1, 300])
 def test_block_size_never_changes_a_bit(metric: Metric, k: int, n: int) -> None:
-    # Every dot product is 0 but for what rounding leaves, which is where another order of summing shows.
+    # Every dot product is 0 except for rounding errors, so another order of summation would show.
     query_half, document_half = vectors(n, 99), vectors(1100, 99, seed=1)
     queries, documents = np.hstack([query_half, -query_half]), np.hstack([document_half, document_half])
     whole = top_k(queries, documents, k, metric, block_size=10**9)
@@ -257,7 +257,7 @@ def test_block_size_never_changes_a_bit(metric: Metric, k: int, n: int) -> None:
         np.testing.assert_array_equal(part[1], whole[1])
 
 
-def test_one_query_gives_one_row() -> None:
+def test_one_query_returns_one_row() -> None:
     documents = vectors(20, 4)
     scores, indices = top_k(documents[13].tolist(), documents.tolist(), k=3)
     assert scores.shape == indices.shape == (3,)
@@ -380,7 +380,7 @@ def test_values_that_are_not_finite_are_named(value: float) -> None:
         ([1.0, None], "real numbers, not object"),
     ],
 )
-def test_what_is_no_vector_is_refused(wrong: Any, message: str) -> None:
+def test_anything_but_vectors_is_refused(wrong: Any, message: str) -> None:
     for metric in ALL:
         with pytest.raises(ValueError, match=message):
             METRICS[metric](wrong, [1.0, 2.0])
@@ -419,7 +419,7 @@ def test_importing_needs_numpy_only() -> None:
 
 @pytest.mark.parametrize("metric", ["dot", "euclidean", "manhattan"])
 @pytest.mark.parametrize("size", [3e38, 1e300])
-def test_numbers_too_large_to_compare_are_told(metric: str, size: float) -> None:
+def test_numbers_too_large_to_compare_are_an_error(metric: str, size: float) -> None:
     huge = [[size, size], [-size, size]]
     with pytest.raises(ValueError, match=f"a and b hold numbers too large for the metric '{metric}'"):
         getattr(similarity, metric)(huge, [[size, -size]])

@@ -1,4 +1,4 @@
-"""Search in bits and rank anew: against counting by hand, and against the search of whole vectors."""
+"""Compare searching bits with counting them one by one, and rescoring with a search of full vectors."""
 
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ def test_fewest_differing_bits(
     np.testing.assert_array_equal(np.stack(one, axis=-1), expected[2])
 
 
-def test_all_documents_where_they_are_fewer() -> None:
+def test_k_beyond_the_number_of_documents_returns_all() -> None:
     bits = quantize(DOCUMENTS[:3], "ubinary")
     assert top_k_bits(bits, bits, 9)[1].shape == (3, 3)
     assert top_k_bits(bits, bits[:0], 9)[1].shape == (3, 0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "uint8"])
-def test_all_candidates_ranked_anew_are_the_search_of_whole_vectors(precision: Precision) -> None:
+def test_rescoring_all_candidates_equals_a_full_search(precision: Precision) -> None:
     ranges = unit_ranges(72) if "int" in precision else None
     stored = quantize(DOCUMENTS, precision, ranges)
     candidates = np.array([RNG.permutation(len(DOCUMENTS)) for _ in QUERIES])
@@ -61,7 +61,7 @@ def test_all_candidates_ranked_anew_are_the_search_of_whole_vectors(precision: P
         np.testing.assert_array_equal(rows, expected[1])
 
 
-def test_ranges_of_ones_own() -> None:
+def test_custom_ranges() -> None:
     ranges = value_ranges(DOCUMENTS)
     stored = quantize(DOCUMENTS, "uint8", ranges)
     candidates = np.tile(np.arange(len(DOCUMENTS)), (len(QUERIES), 1))
@@ -71,7 +71,7 @@ def test_ranges_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize("precision", ["binary", "ubinary"])
-def test_the_bits_that_were_searched_are_ranked_by_the_query_s_real_numbers(precision: Precision) -> None:
+def test_searched_bits_are_rescored_with_the_querys_real_numbers(precision: Precision) -> None:
     bits = quantize(DOCUMENTS, precision)
     candidates = top_k_bits(quantize(QUERIES, precision), bits, 40)[1]
     scores, rows = rescore(QUERIES, candidates, bits, 3, precision=precision)
@@ -83,12 +83,12 @@ def test_the_bits_that_were_searched_are_ranked_by_the_query_s_real_numbers(prec
         np.testing.assert_allclose(score, cosines[found], atol=1e-6)
 
 
-def test_a_memory_map_is_read_at_the_candidates_alone(tmp_path: Path) -> None:
+def test_only_the_candidates_of_a_memory_map_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "documents.npy", DOCUMENTS)
     stored = np.load(tmp_path / "documents.npy", mmap_mode="r")
 
     class Watched(np.memmap[Any, Any]):
-        rows: list[int] = []  # noqa: RUF012 - one test's
+        rows: list[int] = []  # noqa: RUF012 - only this test uses it
 
         def __getitem__(self, rows: Any) -> Any:
             self.rows.extend(rows)
@@ -108,7 +108,7 @@ def test_a_memory_map_is_read_at_the_candidates_alone(tmp_path: Path) -> None:
         (lambda: top_k_bits(quantize(QUERIES[:, :8], "ubinary"), quantize(DOCUMENTS, "ubinary")), "same dimensions"),
         (lambda: top_k_bits(quantize(QUERIES, "ubinary"), quantize(DOCUMENTS[0], "ubinary")), "two axes"),
         (lambda: top_k_bits(quantize(QUERIES, "ubinary"), quantize(DOCUMENTS, "ubinary"), 0), "k must be an integer"),
-        (lambda: rescore(QUERIES, np.zeros((3, 5), int), DOCUMENTS), "one list a query"),
+        (lambda: rescore(QUERIES, np.zeros((3, 5), int), DOCUMENTS), "one list per query"),
         (lambda: rescore(QUERIES, QUERIES, DOCUMENTS), "must be rows of documents"),
         (
             lambda: rescore(QUERIES[0], [3, -1], DOCUMENTS),
@@ -118,6 +118,6 @@ def test_a_memory_map_is_read_at_the_candidates_alone(tmp_path: Path) -> None:
         (lambda: rescore(QUERIES[:, :9], np.zeros((9, 5), int), DOCUMENTS), "9 dimensions"),
     ],
 )
-def test_what_does_not_go_together_is_refused(call: Any, message: str) -> None:
+def test_mismatched_arguments_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""The passages, their vectors, a PostgreSQL server, and stores that are built when they are first asked for."""
+"""Fixtures: the passages, their scores, a PostgreSQL server, and stores that are built when first used."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,7 +19,7 @@ def corpus() -> list[Passage]:
 
 @pytest.fixture(scope="session")
 def scores(corpus: list[Passage]) -> dict[str, np.ndarray]:
-    """Give the cosine of every question with every passage: what stores have to find, by brute force."""
+    """Return the cosine of every question with every passage, computed by brute force: what a store should find."""
     engine = get_engine("nano")
     documents = engine.embed_documents([passage.text for passage in corpus]).astype(np.float64)
     queries = engine.embed_queries(QUESTIONS).astype(np.float64)
@@ -36,7 +36,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def built(
     tmp_path_factory: pytest.TempPathFactory, corpus: list[Passage], request: pytest.FixtureRequest
 ) -> Callable[[str], Place]:
-    """Give the place of a store that holds the passages and is closed."""
+    """Return a function that builds a store with the passages, closes it and returns its place."""
     places: dict[str, Place] = {}
 
     def build(name: str) -> Place:

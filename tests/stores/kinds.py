@@ -1,4 +1,4 @@
-"""Every store of both frameworks, behind the same few methods."""
+"""All stores of both frameworks, behind one interface."""
 
 from importlib.util import find_spec
 
@@ -13,7 +13,7 @@ KINDS = {
 }
 
 HERE = [name for name in KINDS if "pgvector" not in name or find_spec("pgserver")]
-"""Those that can run on this machine."""
+"""The stores that can run on this machine."""
 
 _REASON = "pgserver, which brings PostgreSQL with pgvector, is not installed: no wheel for Python 3.13 or Linux on arm64"
 

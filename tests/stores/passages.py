@@ -1,6 +1,6 @@
-"""2,000 passages of real prose that nobody has to ship: Python's reference manual and its library's docstrings.
+"""2,000 passages of real prose from the interpreter itself: Python's reference manual and its library's docstrings.
 
-Every interpreter carries them. Their words differ a little from version to version, so no result is written down here.
+So the project ships no passages. The text differs a little between Python versions, so no result is written down here.
 """
 
 import importlib
@@ -25,7 +25,7 @@ MODULES = (
 
 
 class Passage(NamedTuple):
-    """A paragraph, the page it is from ("assert", "csv"), and whether that is of the "manual" or the "library"."""
+    """A paragraph, its page ("assert", "csv"), and its part: "manual" or "library"."""
 
     text: str
     page: str
@@ -49,13 +49,13 @@ QUESTIONS = (
 
 
 def passages(number: int = NUMBER) -> list[Passage]:
-    """Give so many different paragraphs, always the same ones on the same Python."""
+    """Return ``number`` distinct paragraphs, always the same for one version of Python."""
     found: dict[str, Passage] = {}
     for passage in _all():
         found.setdefault(passage.text, passage)
         if len(found) == number:
             return list(found.values())
-    message = f"this Python carries {len(found)} passages, fewer than {number}"
+    message = f"this Python has {len(found)} passages, fewer than {number}"
     raise ValueError(message)
 
 

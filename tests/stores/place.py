@@ -1,4 +1,4 @@
-"""What the stores of both frameworks have in common."""
+"""Helpers for the stores of both frameworks."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 def identifier(row: int) -> str:
-    """Give a passage's id in a store; Qdrant wants UUIDs."""
+    """Return a passage's id in a store. Qdrant requires UUIDs."""
     return str(uuid5(NAMESPACE_OID, str(row)))
 
 
@@ -31,7 +31,7 @@ def metadata(row: int, passage: Passage) -> dict[str, Any]:
 
 
 def chroma(place: Place, model: Any) -> tuple[ClientAPI, chromadb.Collection]:
-    """Open Chroma's collection, or make it with the model's stamp."""
+    """Open Chroma's collection, or create it with the model's stamp."""
     client = chromadb.PersistentClient(str(place.folder), Settings(anonymized_telemetry=False))
     settings: Any = {"hnsw": {"space": "cosine", "ef_search": 200}}
     collection = client.get_or_create_collection(COLLECTION, metadata=stamp(model), configuration=settings)

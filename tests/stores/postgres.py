@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector, out of a wheel, in a folder of its own and on a socket in it."""
+"""PostgreSQL with pgvector from a wheel, with its data and its socket in one folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Run a server and give its address."""
+    """Run a server and yield its address."""
     import pgserver
 
     server: Any = pgserver.get_server(folder, cleanup_mode="delete")

@@ -1,4 +1,4 @@
-"""Embeddings that do not go with a store are refused when it is opened, with what to do."""
+"""Check that opening a store with other embeddings is refused, with a message that says what to do."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Built = Callable[[str], Place]
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give a model like nano that pools otherwise: same name of the type, same width, other vectors."""
+    """Return a copy of nano with another pooling: the same width, but other vectors."""
     folder = shutil.copytree(NANO_FOLDER, tmp_path_factory.mktemp("model") / "nano")
     place = Path(folder) / "1_Pooling" / "config.json"
     modes = json.loads(place.read_text())
@@ -42,6 +42,6 @@ def test_another_model_of_the_same_width_is_refused(name: str, built: Built, cha
 
 
 @every
-def test_another_instruction_for_queries_goes_with_the_same_documents(name: str, built: Built) -> None:
+def test_another_query_instruction_is_accepted(name: str, built: Built) -> None:
     with KINDS[name](built(name), {"query_instruction": "Find the page of the manual"}) as store:
         assert len(store.search(QUESTIONS[0])) == 5

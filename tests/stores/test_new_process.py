@@ -1,4 +1,4 @@
-"""Every store once more, from a process that did not build it."""
+"""Open every store in a process that did not build it."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.timeout(300)
-def test_a_new_process_finds_the_same(built: Built) -> None:
+def test_a_new_process_finds_the_same_passages(built: Built) -> None:
     questions = QUESTIONS[:3]
     places = {name: built(name) for name in HERE}
     expected = {}

@@ -1,4 +1,4 @@
-"""2,000 real passages in every store: built, closed, opened again, searched, filtered, deleted from."""
+"""Reopen every store with 2,000 passages, search it, filter, and delete."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,15 +16,13 @@ ROUNDING = 1e-5
 
 
 def are_the_best(found: Sequence[int], scores: np.ndarray, allowed: Sequence[int]) -> bool:
-    """Say whether these are the five best of the rows that are allowed, in order, but for how scores were rounded."""
+    """Return whether these are the five best of the allowed rows, in order, apart from rounding."""
     best = np.sort(scores[list(allowed)])[::-1][: len(found)]
     return len(set(found)) == 5 and set(found) <= set(allowed) and bool(np.abs(scores[list(found)] - best).max() < ROUNDING)
 
 
 @every
-def test_a_store_that_is_opened_again_gives_the_five_best(
-    name: str, built: Built, corpus: list[Passage], scores: Scores
-) -> None:
+def test_a_reopened_store_finds_the_five_best(name: str, built: Built, corpus: list[Passage], scores: Scores) -> None:
     with KINDS[name](built(name), {}) as store:
         found = {question: store.search(question) for question in QUESTIONS}
     everywhere = range(len(corpus))
@@ -32,7 +30,7 @@ def test_a_store_that_is_opened_again_gives_the_five_best(
 
 
 @every
-def test_one_page_alone(name: str, built: Built, corpus: list[Passage], scores: Scores) -> None:
+def test_search_within_one_page(name: str, built: Built, corpus: list[Passage], scores: Scores) -> None:
     pages = ("compound", "decimal", "types")
     with KINDS[name](built(name), {}) as store:
         if name == "LlamaIndex FAISS":
@@ -46,7 +44,7 @@ def test_one_page_alone(name: str, built: Built, corpus: list[Passage], scores: 
 
 
 @every
-def test_what_is_deleted_stays_away(name: str, built: Built, corpus: list[Passage], scores: Scores) -> None:
+def test_deleted_passages_are_not_found_again(name: str, built: Built, corpus: list[Passage], scores: Scores) -> None:
     place = built(name)
     question = QUESTIONS[0]
     with KINDS[name](place, {}) as store:

@@ -1,4 +1,4 @@
-"""LangChain's stores, each opened or made anew by the same call."""
+"""LangChain's stores. One function per store opens it, or creates it when it does not exist."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ NAME = "LangChain"
 
 
 class Store:
-    """A store, and how it is asked for one page alone."""
+    """A store, and the search arguments that restrict it to one page."""
 
     def __init__(self, store: VectorStore, only: Callable[[str], Mapping[str, Any]]) -> None:
         self.store, self._only = store, only

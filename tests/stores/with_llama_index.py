@@ -1,4 +1,4 @@
-"""LlamaIndex's stores, each opened or made anew by the same call."""
+"""LlamaIndex's stores. One function per store opens it, or creates it when it does not exist."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from tests.stores.place import COLLECTION, Place, chroma, identifier, metadata
 
 NAME = "LlamaIndex"
 TABLE = f"data_{COLLECTION}"
-"""How LlamaIndex names it in PostgreSQL."""
+"""Name that LlamaIndex gives the table in PostgreSQL."""
 
 
 class Store:
@@ -84,7 +84,7 @@ def on_faiss(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
 
 
 class LanceDBStore(Store):
-    """Deletes in the table itself: LlamaIndex's own call quotes ids as LanceDB has quoted columns since 0.38."""
+    """Deletes from the table directly: LlamaIndex quotes ids in the way that LanceDB, since 0.38, quotes columns."""
 
     def delete(self, rows: Sequence[int]) -> None:
         store = self.index.vector_store
@@ -126,7 +126,7 @@ def on_pgvector(place: Place, fields: Mapping[str, Any]) -> Iterator[Store]:
         embed_dim=made.engine.dimensions,
     )
     yield Store(VectorStoreIndex.from_vector_store(store, made))
-    with engine.begin() as session:  # LlamaIndex keeps no metadata of a table, PostgreSQL does
+    with engine.begin() as session:  # LlamaIndex stores no metadata of a table, but PostgreSQL can
         session.execute(sqlalchemy.text(f"COMMENT ON TABLE {TABLE} IS '{json.dumps(stamp(made))}'".replace(":", "\\:")))
     engine.dispose()
 

@@ -35,11 +35,9 @@ def dimension_curve(
     for number, row in enumerate(rows):
         missing = {"dimensions", "bytes", group, figure} - row.keys()
         if missing:
-            message = f"rows[{number}] has no {', '.join(sorted(missing))}: it has {', '.join(map(str, row))}"
-            raise ValueError(message)
+            raise ValueError(f"rows[{number}] has no {', '.join(sorted(missing))}: it has {', '.join(map(str, row))}")
     if not rows:
-        message = "there are no rows to draw: measure at least one number of dimensions"
-        raise ValueError(message)
+        raise ValueError("there are no rows to draw: measure at least one number of dimensions")
     lines = {row[group]: sorted((r for r in rows if r[group] == row[group]), key=_dimensions) for row in rows}
     picture = Picture(10, 4.2)
     left, right = picture.subplots(1, 2, sharey=True)

@@ -64,8 +64,7 @@ def similarity_heatmap(
     if columns is not None:
         right, right_names = _read(columns, column_labels, "column_labels", model, "document")
     if left.shape[1] != right.shape[1]:
-        message = f"rows have {left.shape[1]} dimensions, columns {right.shape[1]}: embed both with the same model"
-        raise ValueError(message)
+        raise ValueError(f"rows have {left.shape[1]} dimensions, columns {right.shape[1]}: embed both with the same model")
     steps = _step(len(left)), _step(len(right))
     # The mean of cosines is the product of the means of unit vectors.
     cells: Cells = np.clip(_fold(left, steps[0]) @ _fold(right, steps[1]).T, -1, 1)
@@ -82,8 +81,7 @@ def _read(
         values = engine.embed_queries(texts) if role == "query" else engine.embed_documents(texts)
     vectors = normalize(values)
     if vectors.ndim != 2 or not len(vectors):  # noqa: PLR2004 - a matrix
-        message = f"rows and columns are texts, or vectors of shape (n, d) with n at least 1, not {vectors.shape}"
-        raise ValueError(message)
+        raise ValueError(f"rows and columns are texts, or vectors of shape (n, d) with n at least 1, not {vectors.shape}")
     if labels is not None:
         check_count(labels, len(vectors), what)
     return vectors, [str(name) for name in labels or texts or range(len(vectors))]

@@ -47,8 +47,7 @@ def project(vectors: NDArray[np.float32], method: Method, seed: int) -> tuple[Po
         with one_thread():
             found: Points = tsne(perplexity=perplexity, init="pca", random_state=seed).fit_transform(start)
         return found, ("t-SNE: close points are similar; large distances mean little", "")
-    message = f'unknown method {method!r}: choose "pca" or "tsne", or pass points of your own, shape (n, 2)'
-    raise ValueError(message)
+    raise ValueError(f'unknown method {method!r}: choose "pca" or "tsne", or pass points of your own, shape (n, 2)')
 
 
 def principal(vectors: NDArray[np.float32], count: int) -> tuple[Points, NDArray[np.float64]]:
@@ -100,8 +99,9 @@ def embedding_map(
     """
     given = np.asarray(vectors, dtype=np.float32)
     if given.ndim != 2 or not len(given) or given.shape[1] < 2 or not np.isfinite(given).all():  # noqa: PLR2004 - a map has two axes
-        message = f"vectors must be finite and have the shape (n, d), n at least 1 and d at least 2, not {given.shape}"
-        raise ValueError(message)
+        raise ValueError(
+            f"vectors must be finite and have the shape (n, d), n at least 1 and d at least 2, not {given.shape}"
+        )
     for names, what in ((labels, "labels"), (texts, "texts")):
         if names is not None:
             check_count(names, len(given), what)

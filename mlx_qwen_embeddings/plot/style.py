@@ -53,5 +53,4 @@ def shorten(text: object, longest: int = LONGEST_LABEL) -> str:
 def check_count(names: Sequence[object], count: int, what: str) -> None:
     """Raise ``ValueError`` unless there is one name for each vector."""
     if len(names) != count:
-        message = f"{what} has {len(names)} entries for {count} vectors: pass one for each"
-        raise ValueError(message)
+        raise ValueError(f"{what} has {len(names)} entries for {count} vectors: pass one for each")

@@ -54,8 +54,7 @@ def read_record(folder: Path) -> IndexRecord | None:
         return None
     record = json.loads(path.read_text("utf-8"))
     if record.pop("version", None) != VERSION:
-        message = f"{folder} was made by another version of this package: delete it and index again"
-        raise IndexMismatchError(message)
+        raise IndexMismatchError(f"{folder} was made by another version of this package: delete it and index again")
     return IndexRecord(**record)
 
 

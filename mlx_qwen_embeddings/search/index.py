@@ -1,10 +1,9 @@
 """Update a database from a folder, embedding only what changed, and search it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mlx_qwen_embeddings._files import file_digest
 from mlx_qwen_embeddings._html import NotebookTable, Table
@@ -73,8 +72,7 @@ def search_folder(
     """
     record = read_record(database)
     if record is None:
-        message = f"there is no index in {database}: make it with mlx-qwen index FOLDER --db {database}"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"there is no index in {database}: make it with mlx-qwen index FOLDER --db {database}")
     if instruction is not None:
         refuse_other_options(database, record, {"instruction": instruction})
     embeddings = embeddings_for(database, model=model, cache_dir=cache_dir)
@@ -112,13 +110,9 @@ class IndexReport(NotebookTable):
     skipped: tuple[str, ...]
 
     def _table(self) -> Table:
-        facts: dict[str, Any] = {
-            "files": f"{self.files:,}, {self.changed:,} of them new or changed",
-            "removed": self.removed,
-        }
-        facts |= {"passages": self.passages, "embedded now": self.embedded}
+        files = {"files": f"{self.files:,}, {self.changed:,} of them new or changed", "removed": self.removed}
         skipped = {"skipped": f"{len(self.skipped):,}, the first: {self.skipped[0]}"} if self.skipped else {}
-        return "Index", facts | skipped
+        return "Index", files | {"passages": self.passages, "embedded now": self.embedded} | skipped
 
 
 def index_folder(
@@ -148,8 +142,7 @@ def index_folder(
         MissingExtraError: If the extra ``search`` is not installed.
     """
     if not 0 <= overlap < chunk_tokens:
-        message = f"overlap={overlap} must be at least 0 and less than chunk_tokens={chunk_tokens}"
-        raise ValueError(message)
+        raise ValueError(f"overlap={overlap} must be at least 0 and less than chunk_tokens={chunk_tokens}")
     files = [file for file in find_files(path, pattern, limit) if not file.is_relative_to(database.resolve())]
     recorded = read_record(database)
     if recorded is not None:
@@ -256,17 +249,8 @@ def _store(block: Block, digests: dict[str, str], store: Store, embeddings: MLXQ
     known = store.vectors(files)
     new = list(dict.fromkeys(passage.text for _, passages in block for passage in passages if passage.text not in known))
     known |= dict(zip(new, embeddings.embed_documents(new), strict=True))
-    rows: list[dict[str, Any]] = [
-        {
-            "file": file,
-            "digest": digests[file],
-            "text": passage.text,
-            "start_line": passage.start_line,
-            "end_line": passage.end_line,
-            "page": passage.page,
-            "indent": passage.indent,
-            "vector": known[passage.text],
-        }
+    rows = [
+        asdict(passage) | {"file": file, "digest": digests[file], "vector": known[passage.text]}
         for file, passages in block
         for passage in passages
     ]

@@ -27,8 +27,7 @@ def find_files(path: Path, pattern: str | None, limit: int | None) -> list[Path]
         FileNotFoundError: If ``path`` does not exist.
     """
     if not path.exists():
-        message = f"there is no folder or file {path}"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"there is no folder or file {path}")
     if path.is_file():
         return [path.resolve()]
     return list(islice(_walk(path.resolve(), pattern), limit))
@@ -152,13 +151,11 @@ class Splitter:
 def _text(path: Path) -> str:
     content = path.read_bytes()
     if b"\0" in content:
-        message = f"{path} is not text: it holds a zero byte"
-        raise ValueError(message)
+        raise ValueError(f"{path} is not text: it holds a zero byte")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8 ({error.reason} at byte {error.start})"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _pdf_pages(path: Path) -> Iterator[str]:
@@ -168,5 +165,4 @@ def _pdf_pages(path: Path) -> Iterator[str]:
             # pypdf returns lone surrogates for characters that have no code.
             yield page.extract_text().encode("utf-8", "replace").decode()
     except Exception as error:  # pypdf documents that a broken file may raise anything; an encrypted one does too
-        message = f"{path} cannot be read as PDF: {str(error) or type(error).__name__}"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} cannot be read as PDF: {str(error) or type(error).__name__}") from error

@@ -69,12 +69,10 @@ def cluster(vectors: ArrayLike, k: int, *, central: int = 3, seed: int = 0) -> C
     """
     unit = _unit(vectors)
     if not 1 <= k <= len(unit):
-        message = f"k={k} groups of {len(unit)} vectors: choose 1 to {len(unit)}"
-        raise ValueError(message)
+        raise ValueError(f"k={k} groups of {len(unit)} vectors: choose 1 to {len(unit)}")
     different = len(np.unique(unit, axis=0))
     if k > different:
-        message = f"k={k} groups, but only {different} of the vectors differ: choose 1 to {different}"
-        raise ValueError(message)
+        raise ValueError(f"k={k} groups, but only {different} of the vectors differ: choose 1 to {different}")
     kmeans: Any = require("sklearn.cluster", "notebooks", "cluster").KMeans
     with one_thread():
         found = kmeans(n_clusters=k, n_init=4, random_state=seed).fit_predict(unit)
@@ -101,8 +99,7 @@ def near_duplicates(vectors: ArrayLike, threshold: float = 0.95) -> list[Pair]:
         ValueError: If the threshold is not within -1 to 1, or a vector is zero.
     """
     if not -1 <= threshold <= 1:
-        message = f"threshold={threshold} is not a cosine: choose a value from -1 to 1, such as 0.95"
-        raise ValueError(message)
+        raise ValueError(f"threshold={threshold} is not a cosine: choose a value from -1 to 1, such as 0.95")
     return sorted(_pairs(_unit(vectors), threshold), key=lambda pair: (-pair.score, pair.first, pair.second))
 
 
@@ -125,6 +122,5 @@ def _pairs(unit: NDArray[np.float32], threshold: float) -> Iterator[Pair]:
 def _unit(vectors: ArrayLike) -> NDArray[np.float32]:
     unit = normalize(vectors)
     if unit.ndim == 1:
-        message = "vectors must have the shape (n, d), not (d,): one vector cannot be grouped"
-        raise ValueError(message)
+        raise ValueError("vectors must have the shape (n, d), not (d,): one vector cannot be grouped")
     return unit

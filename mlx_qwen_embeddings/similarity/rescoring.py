@@ -15,8 +15,6 @@ from mlx_qwen_embeddings.similarity.compare import METRICS, Found, Metric, check
 _TILE = 2**22
 """Pairs of query and document to compare at once. This many take about 80 MB of memory."""
 
-_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
-
 
 def top_k_bits(queries: ArrayLike, documents: ArrayLike, k: int = 10) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the ``k`` documents that differ from each query in the fewest bits.
@@ -125,12 +123,5 @@ def _differing(queries: NDArray[np.uint64], documents: NDArray[np.uint64]) -> ND
     """Count differing bits. Queries are (n, words), documents (words, m), the result (n, m)."""
     counts = np.zeros((len(queries), documents.shape[1]), dtype=np.uint16)
     for word, column in enumerate(documents):
-        counts += _ones(queries[:, word, None] ^ column)
+        counts += np.bitwise_count(queries[:, word, None] ^ column)
     return counts
-
-
-def _ones(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    if hasattr(np, "bitwise_count"):  # since numpy 2.0
-        return np.bitwise_count(words)
-    ones: NDArray[np.uint8] = _ONES[words[..., None].view(np.uint8)].sum(axis=-1, dtype=np.uint8)
-    return ones

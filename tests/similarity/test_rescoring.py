@@ -27,13 +27,8 @@ def by_hand(queries: NDArray[Any], documents: NDArray[Any], k: int) -> list[list
 @pytest.mark.parametrize("precision", ["binary", "ubinary"])
 @pytest.mark.parametrize("columns", [72, 64, 20])
 @pytest.mark.parametrize("tile", [2**22, 700, 1])
-@pytest.mark.parametrize("counter", ["numpy's", "table"])
-def test_fewest_differing_bits(
-    precision: Precision, columns: int, tile: int, counter: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fewest_differing_bits(precision: Precision, columns: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rescoring, "_TILE", tile)
-    if counter == "table":
-        monkeypatch.delattr(np, "bitwise_count", raising=False)
     queries, documents = quantize(QUERIES[:, :columns], precision), quantize(DOCUMENTS[:, :columns], precision)
     expected = np.array(by_hand(queries, documents, 7))
     distances, rows = top_k_bits(queries, documents, 7)

@@ -1,4 +1,4 @@
-"""The keys of cached vectors, what every cache can do, and the cache in memory."""
+"""The keys of cached vectors, and the cache in memory."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class CacheKeys:
     """The keys of texts, for one model and one set of options."""
 
     def __init__(self, *, model: str, dtype: str, **options: Any) -> None:
-        """Fix everything that a vector depends on except its text.
+        """Set everything that a vector depends on except its text.
 
         Args:
             model: Fingerprint of the model's content and revision.
@@ -51,30 +51,6 @@ class CacheKeys:
         return state.digest()
 
 
-class VectorCache(Protocol):
-    """What an engine needs of a cache; safe to share between threads."""
-
-    @property
-    def blocks(self) -> bool:
-        """Whether a look-up may wait for a disk or another process, so that an event loop must not call it."""
-
-    def get_many(self, keys: Sequence[bytes]) -> list[CachedVector | None]:
-        """Look keys up; None stands for a miss."""
-
-    def put_many(self, entries: Iterable[tuple[bytes, NDArray[np.float32], int]]) -> None:
-        """Store (key, vector, length) triples."""
-
-    def close(self) -> None:
-        """Release memory and files."""
-
-    def __len__(self) -> int:
-        """Return the number of vectors in memory."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory in use, in bytes."""
-
-
 class MemoryCache:
     """Vectors in memory, bounded in bytes, with an optional time to live; safe to share between threads.
 
@@ -82,6 +58,7 @@ class MemoryCache:
     """
 
     blocks = False
+    """Whether a look-up may wait for a disk or another process, so that an event loop must not call it."""
 
     def __init__(self, max_bytes: int, *, ttl: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Make an empty cache.
@@ -148,7 +125,7 @@ class MemoryCache:
             self._bytes = 0
 
     def close(self) -> None:
-        """Free the memory."""
+        """Drop every vector; nothing else has to be released."""
         self.clear()
 
     def __len__(self) -> int:
@@ -162,5 +139,5 @@ class MemoryCache:
 
 
 def _entry_bytes(key: bytes, entry: CachedVector) -> int:
-    # The last is an array's head, a place in an OrderedDict and its tuples: measured with tracemalloc on CPython 3.11.
+    # 312 bytes take an array's head, a place in an OrderedDict and its tuples: measured with tracemalloc on CPython 3.11.
     return entry.vector.nbytes + sys.getsizeof(key) + 312

@@ -4,7 +4,6 @@ No error of the file fails a call: what cannot be read is a miss, and what canno
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
+from mlx_qwen_embeddings._fork import ForkSafeLock
 from mlx_qwen_embeddings.cache.codec import Precision, decode, encode
 from mlx_qwen_embeddings.cache.memory import CachedVector
 from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, CacheFile, explain
@@ -36,15 +35,14 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class _Connection(Forkable):
-    """A connection that is opened when it is needed, and used by one thread at a time."""
+class _Connection(ForkSafeLock):
+    """A connection that is opened when it is needed; only the thread that holds the lock may use it."""
 
     def __init__(self, path: Path, seconds: float) -> None:
-        self.lock = threading.RLock()
         self._path = path
         self._seconds = seconds
         self._file: CacheFile | None = None
-        protect(self, Stage.LOCKING)
+        super().__init__()
 
     def open(self) -> CacheFile:
         """Return the open file, a new one if it was deleted."""
@@ -61,16 +59,8 @@ class _Connection(Forkable):
 
     def before_fork(self) -> None:
         """Close the file: SQLite's connections must not cross a fork."""
-        self.lock.acquire()
+        super().before_fork()
         self.close()
-
-    def after_fork_in_parent(self) -> None:
-        """Release the lock."""
-        let_go(self.lock)
-
-    def after_fork_in_child(self) -> None:
-        """Replace the lock."""
-        self.lock = threading.RLock()
 
 
 class SqliteCache:
@@ -103,7 +93,7 @@ class SqliteCache:
         self._ttl = None if ttl is None or ttl > FOR_EVER else ttl
         self._precision: Precision = precision
         self._clock = clock
-        # Two, so that no look-up waits while a write waits for another process.
+        # Two, so that a look-up does not wait while a write waits for another process.
         self._reader, self._writer = _Connection(path, READ_SECONDS), _Connection(path, WRITE_SECONDS)
         self._touched: dict[bytes, None] = {}
         self._touched_at = time.monotonic()
@@ -151,26 +141,23 @@ class SqliteCache:
     def _attempt(self, connection: _Connection, work: Callable[[CacheFile], Result], default: Result) -> Result:
         if self._closed or time.monotonic() < self._paused_until:
             return default
-        with connection.lock:
+        with connection:
             if self._closed:
                 return default
             try:
                 return work(connection.open())
             except (*ERRORS, OSError, CacheFileError) as error:
                 connection.close()
-                self._pause(error)
+                self._paused_until = time.monotonic() + RETRY_SECONDS
+                if not self._warned:
+                    self._warned = True
+                    logger.warning(
+                        "the persistent cache is left out: %s. Vectors are computed without it; it is tried again every "
+                        "%.0f s. This is logged once.",
+                        explain(self._path, error),
+                        RETRY_SECONDS,
+                    )
                 return default
-
-    def _pause(self, error: Exception) -> None:
-        self._paused_until = time.monotonic() + RETRY_SECONDS
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "the persistent cache is left out: %s. Vectors are computed without it; it is tried again every %.0f s. "
-                "This is logged once.",
-                explain(self._path, error),
-                RETRY_SECONDS,
-            )
 
     def close(self) -> None:
         """Close the file; every look-up after that is a miss."""
@@ -178,5 +165,5 @@ class SqliteCache:
             self.write_uses()
         self._closed = True
         for connection in (self._reader, self._writer):
-            with connection.lock:
+            with connection:
                 connection.close()

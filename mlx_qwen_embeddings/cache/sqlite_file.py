@@ -23,33 +23,6 @@ _REMEDIES = {
 }
 _NO_ACCESS = "make its folder one that this user may write to, or name another file in cache_path"
 
-
-def explain(path: Path, error: Exception) -> str:
-    """Return what failed, and what the user can do about it."""
-    if isinstance(error, CacheFileError):
-        return str(error)
-    return f"{path}: {error}; {_REMEDIES.get(_code(error), _NO_ACCESS).format(path=path)}"
-
-
-def is_broken(error: Exception) -> bool:
-    """Return whether the content of the file is broken."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def is_ours(path: Path) -> bool:
-    """Return whether a file starts like one of this package, even if the rest is broken."""
-    with path.open("rb") as file:
-        head = file.read(72)
-    return head.startswith(b"SQLite format 3\0") and head[68:] == APPLICATION.to_bytes(4, "big")
-
-
-def _code(error: Exception) -> int:
-    if isinstance(error, OSError):
-        return sqlite3.SQLITE_CANTOPEN
-    # The low byte of SQLite's extended codes is the primary code. Only text that is not UTF-8 fails without a code.
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-
-
 SCHEMA = 1
 """Increased when the tables change. An older file is emptied, a newer one is not touched."""
 
@@ -69,6 +42,28 @@ _TABLES = (
     # In a table of their own, so that noting a use or finding the oldest entry reads no vector.
     "CREATE TABLE vectors (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
 )
+
+
+def explain(path: Path, error: Exception) -> str:
+    """Return what failed, and what the user can do about it."""
+    if isinstance(error, CacheFileError):
+        return str(error)
+    return f"{path}: {error}; {_REMEDIES.get(_code(error), _NO_ACCESS).format(path=path)}"
+
+
+def is_broken_cache(path: Path, error: Exception) -> bool:
+    """Return whether the content of a file is broken, but starts like that of a cache of this package."""
+    with path.open("rb") as file:
+        head = file.read(72)
+    ours = head.startswith(b"SQLite format 3\0") and head[68:] == APPLICATION.to_bytes(4, "big")
+    return ours and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, OSError):
+        return sqlite3.SQLITE_CANTOPEN
+    # The low byte of SQLite's extended codes is the primary code. Only text that is not UTF-8 fails without a code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,10 +108,10 @@ def _open(path: Path) -> Iterator["CacheFile"]:
 
 def _delete_broken(path: Path, error: Exception) -> None:
     """Delete a cache that SQLite cannot read, unless it was never a cache of this package."""
-    from mlx_qwen_embeddings.cache.sqlite_file import explain, is_broken, is_ours
+    from mlx_qwen_embeddings.cache.sqlite_file import explain, is_broken_cache
     from mlx_qwen_embeddings.errors import CacheFileError
 
-    if not (is_broken(error) and is_ours(path)):
+    if not is_broken_cache(path, error):
         raise CacheFileError(explain(path, error)) from error
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         path.with_name(name).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.cache.memory import CacheKeys, VectorCache
+from mlx_qwen_embeddings.cache.memory import CacheKeys, MemoryCache
 from mlx_qwen_embeddings.engine.model import Opened, OpenModel
 from mlx_qwen_embeddings.engine.queue import Request
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, InputTooLongError, ModelLoadError, NonFiniteEmbeddingError
@@ -56,7 +56,7 @@ class CallPlan:
 
     model: OpenModel
     options: EmbedOptions
-    cache: VectorCache
+    cache: MemoryCache
     tokenizer: TextTokenizer
     render: Callable[[str], str]
     token_ids: TokenIds | None

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings, get_engine
 from mlx_qwen_embeddings.cache import sqlite as sqlite_cache
-from mlx_qwen_embeddings.cache.memory import MemoryCache
 from mlx_qwen_embeddings.cache.sqlite import SqliteCache
 from mlx_qwen_embeddings.cache.sqlite_file import CacheFile
 from mlx_qwen_embeddings.cache.tiered import TieredCache
@@ -222,7 +221,7 @@ def test_uses_are_written_after_a_while_and_on_close(path: Path, monkeypatch: py
 def test_what_memory_serves_counts_as_used_in_the_file(path: Path) -> None:
     now = 1.0
     file = make(path, clock=lambda: now)
-    with closing(TieredCache(MemoryCache(10**6), file, StatsCounter(), promote=True)) as both:
+    with closing(TieredCache(10**6, file, StatsCounter())) as both:
         both.put_many([row(1)])
         now = 2.0
         both.get_many([key(1), key(2)])

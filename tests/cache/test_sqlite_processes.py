@@ -172,7 +172,7 @@ async def test_no_event_loop_waits_for_the_file(tmp_path: Path) -> None:
         held, turned = threading.Event(), threading.Event()
 
         def hold() -> bool:
-            with reader.lock:
+            with reader:
                 held.set()
                 return turned.wait(PATIENCE)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install a wheel or an sdist into an empty environment and embed with it from a folder that is not the source tree.
+# Install a wheel or an sdist into an empty environment, and embed with it from a folder outside the source tree.
 # Usage: scripts/check_dist.sh dist/mlx_qwen_embeddings-0.1.0-py3-none-any.whl [python3.12]
 set -euo pipefail
 
@@ -13,7 +13,7 @@ if [ "$(uname -s)" = Linux ]; then backend="[cpu]"; fi
 "$python" -m venv "$place/venv"
 cd "$place"
 venv/bin/python -m pip install --quiet --disable-pip-version-check "$archive$backend"
-# -I: neither the current folder nor PYTHONPATH is on the import path. An empty home: no model cache to fall back on.
+# -I keeps the current folder and PYTHONPATH off the import path. The empty home has no model cache to fall back on.
 HOME="$place/home" HF_HUB_OFFLINE=1 venv/bin/python -I - <<'PYTHON'
 from importlib import metadata, resources
 from pathlib import Path

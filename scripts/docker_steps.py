@@ -1,7 +1,7 @@
 """Follow the Dockerfile without Docker: install in an empty environment, start the server, check its health, stop it.
 
-Steps that would change this machine are left out and printed: Debian packages, which only arm64 needs, and the creation of
-the user. When root runs this program, the server runs with that user's number.
+Steps that would change this machine are printed and skipped: Debian packages, which only arm64 needs, and creating the
+user. When root runs this program, the server runs under that user's id.
 
 Usage: ``python scripts/docker_steps.py``
 """
@@ -24,17 +24,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
-"""Seconds that the server has to become healthy, and to stop."""
+"""Seconds for the server to become healthy, and to stop."""
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Return the instructions of a Dockerfile, each with its arguments; continued lines are joined."""
+    """Return the instructions of a Dockerfile, each with its arguments on one line."""
     lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines) if word]
 
 
 def install(steps: list[tuple[str, str]], place: Path) -> Path:
-    """Follow the COPY and RUN instructions in a new environment; return the folder of its programs."""
+    """Follow the COPY and RUN instructions in a new environment, and return the folder of its programs."""
     source, programs = place / "src", place / "venv" / "bin"
     venv.create(place / "venv", with_pip=True)
     arguments = dict(rest.split("=") for word, rest in steps if word == "ARG")
@@ -62,7 +62,7 @@ def run_without_packages(command: str, place: Path, environment: dict[str, str])
     """Run a step that should install no Debian packages on this machine.
 
     Raises:
-        subprocess.CalledProcessError: When it tries to; nothing is installed.
+        subprocess.CalledProcessError: When the step tries to install some; nothing is installed.
     """
     refusing = place / "refusing"
     refusing.mkdir()
@@ -73,7 +73,7 @@ def run_without_packages(command: str, place: Path, environment: dict[str, str])
 
 
 def container_user(number: int, place: Path, python: Path) -> dict[str, Any]:
-    """Make the container user's home and models folders in ``place``; return ``Popen``'s arguments to run as that user."""
+    """Create the user's home and models folders in ``place``, and return ``Popen``'s arguments to run as that user."""
     folders = place / "home", place / "models"
     for folder in folders:
         folder.mkdir()
@@ -93,7 +93,7 @@ def container_user(number: int, place: Path, python: Path) -> dict[str, Any]:
 
 
 def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
-    """Start the server as the container would, with nano on a free port, until it is healthy; return its exit status."""
+    """Start the server as the container would, with nano on a free port. Stop it once healthy; return its exit status."""
     last = dict(steps)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def serve(steps: list[tuple[str, str]], place: Path, programs: Path) -> int:
         end = time.monotonic() + PATIENCE
         while subprocess.run(check, check=False, capture_output=True, env=environment).returncode:
             if server.poll() is not None or time.monotonic() > end:
-                print("it never became healthy", flush=True)
+                print("the server never became healthy", flush=True)
                 return 1
         print("healthy:", shlex.join(health), f"(user {Path(f'/proc/{server.pid}').stat().st_uid})", flush=True)
         server.send_signal(signal.Signals[last["STOPSIGNAL"]])

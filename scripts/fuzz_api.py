@@ -1,4 +1,4 @@
-"""Give the public API anything for a while: the property tests of tests/test_any_input.py, with new seeds.
+"""Fuzz the public API for a while: run the property tests of tests/test_any_input.py with new seeds.
 
 Usage: ``python scripts/fuzz_api.py [--seconds 60] [--seed 1] [--examples 400]``
 """
@@ -14,11 +14,11 @@ TESTS = Path(__file__).resolve().parent.parent / "tests" / "test_any_input.py"
 
 
 def main() -> int:
-    """Run one round after the other until the time is up, or one fails; the same seed and examples repeat it."""
-    parser = argparse.ArgumentParser(description="Give the public API anything for a while.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9, help="of the first round")
-    parser.add_argument("--examples", type=int, default=400, help="of each property, a round")
+    """Run rounds until the time is up or one fails. The same seed and number of examples repeat a round."""
+    parser = argparse.ArgumentParser(description="Fuzz the public API for a while.")
+    parser.add_argument("--seconds", type=float, default=60, help="how long to go on")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9, help="seed of the first round")
+    parser.add_argument("--examples", type=int, default=400, help="examples of each property in a round")
     given = parser.parse_args()
     end = time.monotonic() + given.seconds
     seed = given.seed
@@ -33,10 +33,10 @@ def main() -> int:
             text=True,
             check=False,
         )
-        print(f"seed {seed}, {given.examples} examples of each: status {done.returncode}", flush=True)
+        print(f"seed {seed}, {given.examples} examples of each property: status {done.returncode}", flush=True)
         if done.returncode:
             print(done.stdout)
-            print(f"again: python scripts/fuzz_api.py --seconds 0 --seed {seed} --examples {given.examples}")
+            print(f"to repeat it: python scripts/fuzz_api.py --seconds 0 --seed {seed} --examples {given.examples}")
             return 1
         seed += 1
         if time.monotonic() + (time.monotonic() - begun) / 2 > end:

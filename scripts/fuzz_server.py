@@ -1,6 +1,6 @@
-"""Run schemathesis against a new server: no 5xx, no undeclared status, and responses that fit their schema.
+"""Run schemathesis against a new server: no 5xx, no undeclared status, and responses that match their schema.
 
-Usage: ``python scripts/fuzz_server.py [MAX_EXAMPLES]``, for each endpoint
+Usage: ``python scripts/fuzz_server.py [EXAMPLES]``, where EXAMPLES is the most requests for each endpoint.
 """
 
 import json
@@ -16,7 +16,7 @@ def main(examples: str = "100") -> int:
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "serve", "--port", "0", "--model", "nano", "--models", "nano"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"MLX_QWEN_LOG_LEVEL": "info"})
     try:
-        assert server.stderr is not None  # noqa: S101 - tells the type checker
+        assert server.stderr is not None  # noqa: S101 - for the type checker
         lines = (json.loads(line) for line in server.stderr if line.startswith("{"))
         port = next(line["port"] for line in lines if line["event"] == "listening")
         next(line for line in lines if line["event"] == "loaded")

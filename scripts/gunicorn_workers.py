@@ -1,4 +1,4 @@
-"""Run gunicorn with uvicorn workers forked after the model was loaded: vectors are right, also after a worker was killed.
+"""Run gunicorn with workers that are forked after the model was loaded. Check its vectors, also after a worker was killed.
 
 Usage: ``python scripts/gunicorn_workers.py``
 """
@@ -72,7 +72,7 @@ def workers(parent: int) -> list[int]:
 
 
 def main() -> int:
-    """Start gunicorn, ask, kill a worker, ask again, and stop; return gunicorn's exit status."""
+    """Start gunicorn, send requests, kill a worker, send more, and stop. Return gunicorn's exit status."""
     with EmbeddingEngine("nano") as engine:
         wanted = engine.embed_documents(TEXTS)
     with socket.socket() as free:

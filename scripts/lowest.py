@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def lower_bounds(pyproject: str) -> dict[str, str]:
-    """Return distribution name to lowest version, over the core dependencies and the extras."""
+    """Return the lowest version of each distribution among the core dependencies and the extras."""
     project = tomllib.loads(pyproject)["project"]
     extras = project["optional-dependencies"].values()
     requirements = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]

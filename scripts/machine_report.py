@@ -38,7 +38,7 @@ def run(command: Sequence[str]) -> Step:
 
 
 def machine() -> dict[str, str]:
-    """Return what is known about this machine, without what is not."""
+    """Return facts about this machine by name, leaving out unknown ones."""
     facts = {
         "system": f"macOS {platform.mac_ver()[0]}" if sys.platform == "darwin" else platform.platform(),
         "processor": _sysctl("machdep.cpu.brand_string") or platform.machine(),

@@ -1,9 +1,9 @@
-"""Plant bugs one at a time in a copy of the project, and check that the tests named for each of them fail.
+"""Plant bugs one at a time in a copy of the project, and check that the tests named for each bug fail.
 
-Usage: ``python scripts/mutants.py [WORDS]``: only the bugs whose name contains WORDS
+Usage: ``python scripts/mutants.py [WORDS]``, where WORDS selects the bugs whose names contain them.
 
-``tests/mutants.toml`` lists the bugs: a name, a file, the text to replace, its replacement, and the tests that have to
-notice. The status is 1 when a bug goes unnoticed, and when an entry no longer fits the code.
+``tests/mutants.toml`` lists the bugs: a name, a file, the text to replace, its replacement, and the tests that must fail.
+The exit status is 1 when a bug goes unnoticed, or an entry no longer fits the code.
 """
 
 import os
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 LIST = PROJECT / "tests" / "mutants.toml"
 COPIED = ("mlx_qwen_embeddings", "tests", "pyproject.toml", "README.md")
 SOME_FAILED = 1
-"""pytest's exit status; a collection error or a wrong name has another."""
+"""pytest's exit status when tests fail. A collection error or a wrong test name has another."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Mutant:
     """A bug to plant.
 
     Attributes:
-        name: What is wrong.
-        file: Where, relative to the project.
-        old: Text that stands there exactly once.
-        new: What replaces it.
-        tests: Node ids of the tests that have to fail.
+        name: What the bug does.
+        file: File to change, relative to the project.
+        old: Text that occurs in the file exactly once.
+        new: Replacement of the text.
+        tests: Node ids of the tests that must fail.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Mutant:
     tests: tuple[str, ...]
 
     def misfit(self) -> str | None:
-        """Say why the entry no longer fits the code; None when it does."""
+        """Return why the entry no longer fits the code; None when it fits."""
         path = PROJECT / self.file
         count = path.read_text("utf-8").count(self.old) if path.is_file() else 0
         if count != 1:

@@ -2,8 +2,8 @@
 
 python scripts/notebooks.py [--store] [--limit SECONDS] [NAME...]
 
-An error in a cell, or a notebook that takes longer than the limit, ends it with status 1. ``--store`` writes outputs into
-the files.
+The exit status is 1 if a cell raises an error or a notebook takes longer than the limit. ``--store`` writes the outputs
+into the files.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 LIMIT = 60.0
-"""Seconds of a notebook, on a machine that does nothing else."""
+"""Most seconds for a notebook, on a machine that is otherwise idle."""
 
 
 def run(path: Path, *, store: bool, limit: float) -> str:
-    """Run a notebook; give what is wrong with it, "" when nothing is."""
+    """Run a notebook, and return what is wrong with it; "" if nothing is."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(FOLDER)}})
     start = time.perf_counter()
@@ -35,11 +35,11 @@ def run(path: Path, *, store: bool, limit: float) -> str:
     if store:
         clean(notebook)
         nbformat.write(notebook, path)
-    return f"it took {seconds:.0f} s, and has {limit:.0f}" if seconds > limit else ""
+    return f"it took {seconds:.0f} s; the limit is {limit:.0f} s" if seconds > limit else ""
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
-    """Drop what differs from run to run and says nothing."""
+    """Remove everything that differs from run to run without telling the reader anything."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -47,16 +47,16 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            # Logs, with addresses and numbers of processes.
+            # Logs hold addresses and process ids.
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def main() -> int:
-    """Run those that are named, else all."""
+    """Run the named notebooks, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="Notebooks, such as 01_langchain.")
-    parser.add_argument("--store", action="store_true", help="Write outputs into the files.")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="Seconds of a notebook; %(default)s.")
+    parser.add_argument("names", nargs="*", help="Notebooks to run, such as 01_langchain; default: all.")
+    parser.add_argument("--store", action="store_true", help="Write the outputs into the files.")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="Most seconds for a notebook; default: %(default)s.")
     arguments = parser.parse_args()
     paths = [FOLDER / f"{name}.ipynb" for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
     results = {path.name: run(path, store=arguments.store, limit=arguments.limit) for path in paths}

@@ -40,7 +40,7 @@ def unpacked(source: Path, target: Path) -> Path:
     for name in [name for name in weights if name.endswith(".scales")]:
         layer = name.removesuffix(".scales")
         scales, biases = plain.pop(name), plain.pop(f"{layer}.biases")
-        own = packing.get(f"model.{layer}", packing)  # a layer may be packed in its own way
+        own = packing.get(f"model.{layer}", packing)  # a layer may have settings of its own
         packed = weights[f"{layer}.weight"]
         plain[f"{layer}.weight"] = mx.dequantize(packed, scales, biases, own["group_size"], own["bits"])
     mx.save_safetensors(str(target / "model.safetensors"), plain, metadata={"format": "pt"})
@@ -49,7 +49,7 @@ def unpacked(source: Path, target: Path) -> Path:
 
 
 def values(folder: Path) -> dict[str, Any]:
-    """Return the scores of all queries and documents, and the first coordinates of a text."""
+    """Return the scores of all queries and documents, and the first coordinates of one text as query and document."""
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"})
     queries = model.encode_query(QUERIES, normalize_embeddings=True)
     documents = model.encode_document(DOCUMENTS, normalize_embeddings=True)

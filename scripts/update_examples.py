@@ -1,7 +1,7 @@
-"""Run the Python blocks of the pages, and write what they print into the text blocks that follow them.
+"""Run the Python blocks of the pages, and write their output into the text blocks that follow them.
 
-Usage: ``python scripts/update_examples.py [PAGE...]``, after a change of what examples print: another embedded model, say.
-Read the difference before it is kept: a page's words may speak of its figures.
+Usage: ``python scripts/update_examples.py [PAGE...]``, after a change that affects outputs, such as another embedded model.
+Read the diff before you commit it, because the text of a page may mention its figures.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def printed(code: str, namespace: dict[str, Any]) -> str:
-    """Run a block in a page's namespace and give its lines without trailing spaces; tests/test_readme.py uses it, too."""
+    """Run a block in a page's namespace, and return its output without trailing spaces. The tests of pages use it too."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(code, "page", "exec"), namespace)  # noqa: S102 - the pages are ours
@@ -26,7 +26,7 @@ def printed(code: str, namespace: dict[str, Any]) -> str:
 
 
 def rerun(markdown: str) -> str:
-    """Return a page with every example's output as it is now."""
+    """Return a page with the current output of every example."""
     namespace: dict[str, Any] = {"__name__": "page"}
     blocks = list(BLOCK.finditer(markdown))
     found = [(block, printed(block[2], namespace)) for block in blocks if block[1] == "python"]
@@ -38,8 +38,8 @@ def rerun(markdown: str) -> str:
 
 
 def main() -> None:
-    """Update the pages that are named, or all of them."""
-    # As in the tests: settings of one's own would end up on the pages.
+    """Update the named pages, or all of them."""
+    # As in the tests: the user's own settings must not affect the pages.
     os.environ |= {"HF_HUB_OFFLINE": "1"}
     for name in [name for name in os.environ if name.startswith("MLX_QWEN_")]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""Write the pages' tables from their sources: the registry, the settings, the options of a call, nano's card, results.
+"""Write the tables of the pages from their sources: registry, settings, options, nano's card, measured results.
 
 Usage: ``python scripts/update_readme.py``
 """
@@ -57,7 +57,7 @@ def options() -> str:
 
 
 def all_settings() -> str:
-    """Return the table of settings, an engine's and then the server's, from the strings under their fields."""
+    """Return the table of the engine's and the server's settings, from the docstrings of the fields."""
     rows: list[tuple[str, ...]] = []
     for made in (EngineSettings, ServerSettings):
         for name, field in made.model_fields.items():
@@ -68,7 +68,7 @@ def all_settings() -> str:
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of ``mlx-qwen serve`` for a setting, "" where there is none."""
+    """Return the flag of ``mlx-qwen serve`` for a setting; "" if there is none."""
     return f"`--{RENAMED.get(name, name).replace('_', '-')}`" if name in flags_of_serve() else ""
 
 
@@ -79,14 +79,14 @@ def scores() -> str:
 
 
 WANTED = {"STS-B dev": 0.95, "XQuAD en": 0.97, "SciFact": 0.93}
-"""What nano was to reach of its teacher's figure."""
+"""Targets for nano, as shares of its teacher's figures."""
 
 WANTED_SHORT, WANTED_POINTS, WANTED_BYTES = 0.95, 0.3, 16.2e6
-"""Its own figure at 128 dimensions, what packing may cost in points, and the size of the first nano."""
+"""Targets for its share at 128 dimensions, for the points that packing may cost, and for the size (the first nano's)."""
 
 
 def wanted() -> str:
-    """Return the table of what was wanted of nano and what came of it."""
+    """Return the table of nano's targets and what it reached."""
     sets = {row["set"]: row for row in json.loads((PROJECT / "training/results/nano.json").read_text("utf-8"))["sets"]}
     lost = [100 * (row["student"] - row["full"]) for row in sets.values()]
     rows = [
@@ -105,12 +105,12 @@ def wanted() -> str:
 
 
 def share(found: float, bar: float) -> str:
-    """Return a share, in bold where it misses its bar."""
+    """Return a share, in bold if it misses its target."""
     return f"{found:.1%}" if found >= bar else f"**{found:.1%}**"
 
 
 def precisions() -> str:
-    """Return the table of what shorter and coarser vectors keep, over the sets that all models were measured on."""
+    """Return the table of how much quality shorter and coarser vectors keep, over the sets that all models share."""
     measured: dict[str, dict[str, dict[tuple[str, int], dict[str, Any]]]] = {}
     for one in json.loads(PRECISION.read_text("utf-8")):
         rows = {(row["precision"], row["dimensions"]): row for row in one["rows"]}
@@ -133,12 +133,12 @@ def precisions() -> str:
 
 
 def mean_quality(sets: Iterable[dict[tuple[str, int], dict[str, Any]]], key: tuple[str, int]) -> float:
-    """Return the mean nDCG@10 over sets."""
+    """Return the mean nDCG@10 over the sets."""
     return statistics.fmean(rows[key]["ndcg10"] for rows in sets)
 
 
 def soak_ledger() -> str:
-    """Return the table of the last soak that was kept."""
+    """Return the ledger of the last stored soak as a table."""
     return as_table(json.loads((PROJECT / "soak" / "result.json").read_text("utf-8")))
 
 
@@ -148,12 +148,12 @@ def one_line(text: str) -> str:
 
 
 def commands() -> str:
-    """Return the table of commands, from the docstrings that their help shows."""
+    """Return the table of commands, from the docstrings that ``--help`` shows."""
     return table(("command", "does"), [(f"`mlx-qwen {name}`", meaning) for name, meaning in every_command(app)])
 
 
 def every_command(group: Typer, before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and meaning of each command, those of groups after the group's name."""
+    """Yield the name and meaning of each command; names in a group begin with the group's name."""
     for command in group.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "")
         yield f"{before}{name}", one_line((inspect.getdoc(command.callback) or "").split("\n\n")[0])
@@ -163,13 +163,13 @@ def every_command(group: Typer, before: str = "") -> Iterator[tuple[str, str]]:
 
 
 def embed_options() -> str:
-    """Return the table of what ``mlx-qwen embed`` takes, from what its help says."""
+    """Return the table of options of ``mlx-qwen embed``, from its help texts."""
     rows = []
     for name, parameter in inspect.signature(embed).parameters.items():
         kind, said = get_args(parameter.annotation)
         if isinstance(said, OptionInfo):
             flag = name.replace("_", "-")
-            # In an annotation the first name stands where the default would.
+            # In an annotation, typer keeps the first name in ``default``.
             given = [said.default, *(said.param_decls or ())] if isinstance(said.default, str) else []
             names = given or ([f"--{flag}", f"--no-{flag}"] if kind is bool else [f"--{flag}"])
             choices = sorted(
@@ -180,13 +180,13 @@ def embed_options() -> str:
 
 
 def literals(kind: Any) -> tuple[Any, ...]:
-    """Return the choices of a Literal, which may be optional."""
+    """Return the choices of a Literal, or of an optional one."""
     found = [kind, *get_args(kind)]
     return next((get_args(part) for part in found if get_origin(part) is Literal), ())
 
 
 def speed() -> str:
-    """Return the table of this package beside its peers."""
+    """Return the table that compares this package with its peers."""
     return summary(load())
 
 

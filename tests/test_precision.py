@@ -1,4 +1,4 @@
-"""Fewer bits: the published arithmetic, what can be read back, and what is refused."""
+"""Quantised vectors: the arithmetic of sentence-transformers, restoring, and refusals."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ VECTORS = np.random.default_rng(7).normal(size=(50, 24)).astype(np.float32)
 
 
 def reference(vectors: NDArray[np.float32], precision: str, ranges: NDArray[np.float32] | None) -> NDArray[np.generic]:
-    """Do as sentence-transformers' quantize_embeddings, number by number."""
+    """Compute what sentence-transformers' quantize_embeddings returns, number by number."""
     if ranges is None:
         ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
     rows = []
@@ -42,7 +42,7 @@ def reference(vectors: NDArray[np.float32], precision: str, ranges: NDArray[np.f
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 @pytest.mark.parametrize("columns", [24, 21])
 @pytest.mark.parametrize("given", [True, False])
-def test_the_numbers_are_those_of_sentence_transformers(precision: str, columns: int, *, given: bool) -> None:
+def test_the_numbers_equal_those_of_sentence_transformers(precision: str, columns: int, *, given: bool) -> None:
     vectors = VECTORS[:, :columns]
     ranges = np.stack([np.full(columns, -1), np.full(columns, 1.5)]).astype(np.float32) if given else None
     found = quantize(vectors, precision, ranges)  # type: ignore[arg-type]
@@ -51,25 +51,25 @@ def test_the_numbers_are_those_of_sentence_transformers(precision: str, columns:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_one_vector_gives_what_it_gives_among_others(precision: str) -> None:
+def test_a_single_vector_is_quantised_as_among_others(precision: str) -> None:
     ranges = value_ranges(VECTORS)
     together = quantize(VECTORS, precision, ranges)  # type: ignore[arg-type]
     np.testing.assert_array_equal(quantize(VECTORS[3], precision, ranges), together[3])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("precision", "columns"), [("float16", 24), ("int8", 24), ("uint8", 24), ("ubinary", 3)])
-def test_no_vectors_give_an_empty_array_of_the_right_width(precision: str, columns: int) -> None:
+def test_no_vectors_return_an_empty_array_of_the_right_width(precision: str, columns: int) -> None:
     assert quantize(VECTORS[:0], precision).shape == (0, columns)  # type: ignore[arg-type]
 
 
-def test_float16_rounds_and_float32_stays() -> None:
+def test_float16_rounds_and_float32_is_unchanged() -> None:
     assert quantize(VECTORS, "float32") is VECTORS
     half = quantize(VECTORS, "float16")
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, VECTORS, rtol=2**-11)
 
 
-def test_a_dimension_without_any_spread_is_no_division_by_zero() -> None:
+def test_a_constant_dimension_is_not_divided_by_zero() -> None:
     flat = VECTORS.copy()
     flat[:, 0] = 0.5
     assert quantize(flat, "uint8")[:, 0].tolist() == [0] * 50
@@ -89,12 +89,12 @@ def test_fixed_ranges_keep_the_angles_of_unit_vectors() -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
-def test_steps_are_restored_to_within_half_of_one(precision: str) -> None:
+def test_restored_values_are_within_half_a_step(precision: str) -> None:
     ranges = value_ranges(VECTORS)
     step = (ranges[1] - ranges[0]) / 255
     found = restore(quantize(VECTORS, precision, ranges), precision, ranges=ranges)  # type: ignore[arg-type]
     assert found.dtype == np.float32
-    inside = ranges[1] > VECTORS  # the highest value is a step of its own
+    inside = ranges[1] > VECTORS  # the highest value has a step to itself
     assert (np.abs(found - VECTORS) / step)[inside].max() < 0.5 + 1e-3
     unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     fixed = unit_ranges(24)
@@ -111,11 +111,11 @@ def test_bits_are_restored_to_signs(precision: str) -> None:
     assert restore(bits, precision).shape == (50, 24)  # type: ignore[arg-type]
 
 
-def test_half_precision_is_restored_as_it_is() -> None:
+def test_half_precision_is_restored_unchanged() -> None:
     np.testing.assert_array_equal(restore(VECTORS.astype(np.float16), "float16"), VECTORS.astype(np.float16))
 
 
-def test_ranges_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_saved_ranges_are_loaded_unchanged(tmp_path: Path) -> None:
     ranges = value_ranges(VECTORS)
     save_ranges(tmp_path / "ranges.json", ranges)
     np.testing.assert_array_equal(load_ranges(tmp_path / "ranges.json"), ranges)
@@ -142,7 +142,7 @@ def test_a_file_without_ranges_is_named(tmp_path: Path, content: str) -> None:
         (VECTORS[None], "binary", None, r"shape \(d,\) or \(n, d\)"),
     ],
 )
-def test_what_has_no_answer_is_refused(
+def test_invalid_input_is_refused(
     vectors: NDArray[np.float32], precision: str, ranges: NDArray[np.float32] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

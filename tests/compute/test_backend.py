@@ -1,4 +1,4 @@
-"""Choice of device, type and BLAS, and what is said where there is none."""
+"""The choice of device, dtype and BLAS, and the messages when one is missing."""
 
 import ctypes.util
 import importlib
@@ -47,13 +47,13 @@ def test_device_and_type(
     assert (chosen.device, chosen.dtype) == expected
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, there=False)
     with pytest.raises(ModelLoadError, match="MLX sees no GPU here: use device='cpu' or 'auto'"):
         choose_backend("gpu")
 
 
-def test_without_a_back_end_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_back_end_the_message_gives_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         message = "libmlx.so: cannot open shared object file"
         raise ImportError(message)
@@ -67,20 +67,20 @@ def test_without_a_back_end_the_command_is_named(monkeypatch: pytest.MonkeyPatch
     assert isinstance(caught.value.__cause__, ImportError)
 
 
-def test_an_intel_python_on_a_mac_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_intel_python_on_a_mac_is_named_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with pytest.raises(MissingExtraError, match=r"built for x86_64 \(an Intel Mac, or Rosetta\): install an arm64"):
         choose_backend()
 
 
-def test_a_product_is_timed() -> None:
+def test_products_and_reads_are_timed() -> None:
     assert measure_gflops(mx, size=32, repeats=1) > 0
     assert measure_bandwidth(mx, megabytes=1, repeats=1) > 0
 
 
 @pytest.mark.parametrize(("rate", "said"), [(4.0, True), (11.9, True), (50.0, False)])
-def test_a_slow_product_is_a_warning_said_once(
+def test_slow_products_are_warned_about_once(
     rate: float,
     said: bool,  # noqa: FBT001 - a parameter of the test
     monkeypatch: pytest.MonkeyPatch,
@@ -95,7 +95,7 @@ def test_a_slow_product_is_a_warning_said_once(
     assert all('pip install "mlx-qwen-embeddings[cpu]"' in message for message in messages)
 
 
-def test_a_product_that_was_slow_once_is_measured_again(
+def test_a_slow_measurement_is_repeated_before_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(blas, "_measured", {})
@@ -105,11 +105,11 @@ def test_a_product_that_was_slow_once_is_measured_again(
     assert not caplog.records
 
 
-# The BLAS, in interpreters that have not imported MLX yet
+# The BLAS, in interpreters that have not imported MLX
 
 
 def bound(setup: str, **variables: str) -> tuple[str, str]:
-    """Choose a back end in a fresh interpreter; give the BLAS and what was logged."""
+    """Choose a back end in a fresh interpreter, and return the BLAS and what was logged."""
     module = "mlx_qwen_embeddings.compute.mlx.backend"
     program = f"{setup}\nfrom {module} import choose_backend\nprint(choose_backend('cpu').blas)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=variables)
@@ -117,31 +117,31 @@ def bound(setup: str, **variables: str) -> tuple[str, str]:
 
 
 @LINUX
-def test_a_blas_of_ones_own_wins(tmp_path: Path) -> None:
+def test_the_variable_chooses_the_blas(tmp_path: Path) -> None:
     own = ctypes.util.find_library("m")
     assert own is not None
     assert bound("", MLX_QWEN_BLAS=own) == (own, "")
 
 
 @LINUX
-def test_none_switches_it_off() -> None:
+def test_the_value_none_loads_no_blas() -> None:
     assert bound("", MLX_QWEN_BLAS="none") == ("None", "")
 
 
 @LINUX
-def test_one_that_cannot_be_loaded_is_a_warning() -> None:
+def test_a_blas_that_cannot_be_loaded_is_warned_about() -> None:
     blas, said = bound("", MLX_QWEN_BLAS="/no/such/libblas.so")
     assert blas == "None"
     assert "BLAS /no/such/libblas.so cannot be loaded" in said
 
 
 @LINUX
-def test_after_mlx_it_is_too_late() -> None:
+def test_no_blas_is_loaded_after_mlx() -> None:
     assert bound("import mlx.core", MLX_QWEN_BLAS="libm.so.6") == ("None", "")
 
 
 @LINUX
-def test_what_that_costs_is_said_once_with_what_to_do() -> None:
+def test_importing_mlx_first_is_warned_about_once_with_the_remedy() -> None:
     embed = "with EmbeddingEngine('nano', device='cpu') as engine: engine.embed_query('a text')"
     program = f"import mlx.core\nfrom mlx_qwen_embeddings import EmbeddingEngine\n{embed}\n{embed}"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={}).stderr
@@ -166,7 +166,7 @@ def test_the_blas_of_the_cpu_extra_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 # Forks
 
 
-def test_freed_buffers_are_given_back_but_not_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freed_buffers_are_released_but_not_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fake = SimpleNamespace(clear_cache=lambda: calls.append("cleared"), get_peak_memory=lambda: 1)
     monkeypatch.setattr(backend, "_import_mlx", lambda: fake)
@@ -180,7 +180,7 @@ def test_freed_buffers_are_given_back_but_not_in_a_forked_child(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("given", "expected"), [("1", 1), ("1,2", 1), ("999", None), ("", None), ("all", None), ("0", None)]
 )
-def test_the_threads_that_a_blas_is_told_to_use_bound_ours(
+def test_omp_num_threads_limits_the_cores(
     given: str,
     expected: int | None,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Order, cut and padding of batches."""
+"""How texts are ordered, cut into batches and padded."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def test_a_cut_by_hand() -> None:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 4), st.integers(1, 600))
-def test_pieces_cover_everything_once_within_their_bound(lengths: list[int], lanes: int, largest: int) -> None:
+def test_pieces_cover_everything_once_within_their_limit(lengths: list[int], lanes: int, largest: int) -> None:
     lengths.sort()
     parts = pieces(lengths, lanes, min(50, largest), largest)
     assert [position for part in parts for position in part] == list(range(len(lengths)))
@@ -53,14 +53,14 @@ def test_pieces_cover_everything_once_within_their_bound(lengths: list[int], lan
 
 def test_pieces_by_hand() -> None:
     assert pieces([10] * 8, 1, 10, 1000) == [range(8)], "one lane needs no second piece"
-    assert pieces([10] * 80, 2, 10, 1000) == [range(40), range(40, 80)], "half each"
-    assert pieces([10] * 8, 2, 100, 1000) == [range(8)], "too few tokens to part"
-    assert pieces([10] * 40 + [100] * 4, 2, 10, 1000) == [range(40), range(40, 44)], "no padding where it can be had"
+    assert pieces([10] * 80, 2, 10, 1000) == [range(40), range(40, 80)], "each lane gets half"
+    assert pieces([10] * 8, 2, 100, 1000) == [range(8)], "too few tokens to divide"
+    assert pieces([10] * 40 + [100] * 4, 2, 10, 1000) == [range(40), range(40, 44)], "a cut that needs no padding"
     assert pieces([500], 2, 10, 100) == [range(1)]
 
 
 @given(st.lists(st.integers(1, 64), min_size=40, max_size=80))
-def test_two_lanes_end_at_nearly_the_same_time(lengths: list[int]) -> None:
+def test_two_lanes_get_nearly_equal_work(lengths: list[int]) -> None:
     lengths.sort()
     padded = [len(part) * lengths[part[-1]] for part in pieces(lengths, 2, 50, 512)]
     ends = [0, 0]

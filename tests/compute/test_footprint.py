@@ -1,4 +1,4 @@
-"""The estimate of a batch's memory: near what MLX holds at its peak, and a batch that does not fit is never begun."""
+"""The estimate of a batch's memory is close to MLX's peak, and a batch that does not fit is never started."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ WIDE = Shape(
 LONG = Shape(
     hidden_size=32, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1, head_dim=16, vocab_size=NANO_ENTRIES
 )
-"""Narrow, so that attention alone costs time: half of the scores in the first layer, one row of them in the last."""
+"""Narrow, so that only attention takes time: half of the scores in the first layer, one row of them in the last."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_estimate_is_near_the_peak(name: str, rows: int, length: int, wide: 
     files = ModelFiles(NANO_FOLDER if name == "nano" else wide)
     encoder = Encoder(files, choose_backend("cpu"), lanes=1)
     texts = [np.ones(length, np.int32)] * rows
-    encoder.encode(texts, "last")  # what is allocated once only
+    encoder.encode(texts, "last")  # so that one-time allocations do not count
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -62,8 +62,8 @@ def test_the_longest_text_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, 
     picked = np.random.default_rng(0).choice(np.array([" a", " of", " the", " in"]), length - 1)
     text = "".join(picked)
     with EmbeddingEngine(str(tmp_path), device="cpu", cache_bytes=0) as engine:
-        assert engine.count_tokens([text]) == [length], "its end token counted"
-        engine.embed_documents(["what is allocated once only"])
+        assert engine.count_tokens([text]) == [length], "including its end token"
+        engine.embed_documents(["so that one-time allocations do not count"])
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         vector = engine.embed_documents([text], max_length=length, truncate="error")
@@ -71,12 +71,12 @@ def test_the_longest_text_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(attention, "CAUSAL_ROWS", 96)
         other = engine.embed_documents([text], max_length=length)
     assert 1 < footprint.piece_bytes(config, 1, length) / peak < 2.2
-    assert peak < 4 * LONG.num_attention_heads * length**2 / 40, "the scores were never all there at once"
+    assert peak < 4 * LONG.num_attention_heads * length**2 / 40, "all scores were never in memory at once"
     assert np.isfinite(vector).all()
     assert np.abs(vector - other).max() < 1e-5
 
 
-def test_a_text_that_does_not_fit_fails_alone_and_before_it_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_text_that_does_not_fit_fails_alone_and_before_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, random_weights(WITH_TOKENIZER), WITH_TOKENIZER.config())
     monkeypatch.setattr(footprint, "WORTH_ASKING", 0)
     with EmbeddingEngine(str(tmp_path), device="cpu", lanes=1) as engine:
@@ -92,7 +92,7 @@ def test_a_text_that_does_not_fit_fails_alone_and_before_it_is_run(monkeypatch: 
     assert np.abs(short - right[[0, 2]]).max() < 1e-5
 
 
-def test_a_batch_that_does_not_fit_is_run_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_runs_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, random_weights(WITH_TOKENIZER), WITH_TOKENIZER.config())
     texts = [f"line {number} of a file that has many lines" for number in range(60)]
     with EmbeddingEngine(str(tmp_path), device="cpu") as engine:

@@ -1,4 +1,4 @@
-"""The forward pass beside a float64 reference, and its cheaper routes beside the plain ones."""
+"""The forward pass against a float64 reference, and its fast routes against the plain ones."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from tests.support.forward import ROWS, hidden_states, pooled_vectors
 from tests.support.references import pooled, qwen3
 
 SHAPES = {
-    "one key head a query head": Shape(num_key_value_heads=4),
-    "two query heads a key head": Shape(),
-    "four query heads a key head": Shape(num_key_value_heads=1),
+    "one key head per query head": Shape(num_key_value_heads=4),
+    "two query heads per key head": Shape(),
+    "four query heads per key head": Shape(num_key_value_heads=1),
     "biases": Shape(attention_bias=True),
     "one layer, wide head": Shape(num_hidden_layers=1, head_dim=64, num_attention_heads=2, num_key_value_heads=1),
     "large eps": Shape(rms_norm_eps=0.1),
@@ -25,7 +25,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_hidden_states_are_those_of_the_reference(shape: Shape, tmp_path: Path) -> None:
+def test_hidden_states_equal_the_reference(shape: Shape, tmp_path: Path) -> None:
     weights = random_weights(shape)
     states = hidden_states(write_checkpoint(tmp_path, weights, shape.config()))
     for row, state in zip(ROWS, states, strict=True):
@@ -33,7 +33,7 @@ def test_hidden_states_are_those_of_the_reference(shape: Shape, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("pooling", ["last", "first", "mean", "max"])
-def test_pooling_takes_the_real_tokens_alone(pooling: Pooling, tmp_path: Path) -> None:
+def test_pooling_takes_only_real_tokens(pooling: Pooling, tmp_path: Path) -> None:
     shape = Shape()
     weights = random_weights(shape)
     vectors = pooled_vectors(write_checkpoint(tmp_path, weights, shape.config()), pooling)
@@ -46,7 +46,7 @@ def test_pooling_takes_the_real_tokens_alone(pooling: Pooling, tmp_path: Path) -
     [("first", [[1, 2], [5, 6]]), ("last", [[3, 5], [-1, 0]]), ("mean", [[2, 3.5], [3, 4]]), ("max", [[3, 5], [5, 6]])],
 )
 def test_pooling_by_hand(pooling: Pooling, wanted: list[list[float]]) -> None:
-    # At its own scale: unit vectors would not show by how much a mean was divided.
+    # Not normalised: unit vectors would not show what a mean was divided by.
     hidden = mx.array([[[1, 2], [3, 5], [9, 9]], [[5, 6], [5, 6], [-1, 0]]], dtype=mx.float32)
     np.testing.assert_allclose(np.array(pool(hidden, mx.array([2, 3]), pooling)), wanted, atol=1e-6)
 
@@ -67,7 +67,7 @@ def test_silu_by_hand_equals_the_sigmoid_form() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_exponentials_are_right_and_take_no_memory_of_their_own() -> None:
+def test_exponentials_are_correct_and_computed_in_place() -> None:
     exponents = np.array([-1e30, -200.0, *np.linspace(-87, 88, 5002), 200.0, np.inf, -np.inf], dtype=np.float32)
     x = mx.array(exponents).reshape(3, -1)
     found = exp_in_place(x)

@@ -1,4 +1,4 @@
-"""Vectors that the reference implementations gave (tests/golden/make.py says which and how), without installing them."""
+"""Stored vectors of the reference implementations, so that no test needs them installed; see tests/golden/make.py."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "vectors.json").read
 
 
 @pytest.mark.parametrize("role", ["document", "query"])
-def test_nano_gives_the_vectors_of_sentence_transformers(role: str) -> None:
+def test_nano_equals_sentence_transformers(role: str) -> None:
     with EmbeddingEngine("nano") as engine:
         if role == "query":
             found = engine.embed_queries(NANO_TEXTS, instruction=QWEN3_INSTRUCTION)
@@ -29,7 +29,7 @@ def test_nano_gives_the_vectors_of_sentence_transformers(role: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("name", SHAPES)
-def test_random_checkpoints_give_the_vectors_of_transformers(tmp_path: Path, name: str, prefix: str) -> None:
+def test_random_checkpoints_equal_transformers(tmp_path: Path, name: str, prefix: str) -> None:
     shape = SHAPES[name]
     folder = write_checkpoint(tmp_path, random_weights(shape, SEED), shape.config(), prefix=prefix)
     encoder = Encoder(ModelFiles(folder), choose_backend("cpu"))
@@ -38,7 +38,7 @@ def test_random_checkpoints_give_the_vectors_of_transformers(tmp_path: Path, nam
     np.testing.assert_allclose(found, GOLDEN["random"][name], rtol=0, atol=1e-5)
 
 
-def test_the_golden_vectors_tell_texts_shapes_and_prompts_apart() -> None:
+def test_the_golden_vectors_differ_between_texts_shapes_and_prompts() -> None:
     nano = GOLDEN["nano"]
     different = [*nano["document"], *nano["query"]]
     apart = np.abs(np.array(different)[:, None] - np.array(different)[None]).max(axis=-1)

@@ -1,4 +1,4 @@
-"""Every form in which a Qwen3 checkpoint is published loads, and gives the vectors of the plain form."""
+"""Every form in which Qwen3 checkpoints are published loads, with the same vectors as the plain form."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def null_scaling(folder: Path, weights: Weights) -> Path:
 
 
 def other_shard_names(folder: Path, weights: Weights) -> Path:
-    # A file that the index does not name is no part of the model.
+    # A file that the index does not name is not part of the model.
     write_checkpoint(folder, weights, SHAPE.config(), shards=2)
     save(folder / "optimizer.safetensors", {"step": np.zeros(1, dtype=np.float32)})
     return folder
@@ -90,7 +90,7 @@ FORMS: dict[str, Writer] = {
 
 
 @pytest.mark.parametrize("write", FORMS.values(), ids=FORMS.keys())
-def test_every_form_gives_the_vectors_of_the_plain_one(
+def test_every_form_equals_the_plain_one(
     write: Writer, weights: Weights, plain: NDArray[np.float32], tmp_path: Path
 ) -> None:
     np.testing.assert_array_equal(pooled_vectors(write(tmp_path, weights)), plain)
@@ -117,7 +117,7 @@ def test_a_folder_opens_through_the_engine_with_the_familys_defaults(tmp_path: P
     assert np.abs(query - asked[1]).max() > 0.01
 
 
-def test_a_copied_folder_has_the_same_fingerprint_and_a_changed_one_another(tmp_path: Path) -> None:
+def test_a_copied_folder_has_the_same_fingerprint_and_a_changed_one_does_not(tmp_path: Path) -> None:
     shutil.copytree(NANO_FOLDER, tmp_path / "copy")
     shutil.copytree(NANO_FOLDER, tmp_path / "other")
     prompts = {"prompts": {"query": "query: ", "document": ""}}

@@ -1,4 +1,4 @@
-"""A folder that is not a whole, well-formed Qwen3 model is refused, and the message says what is wrong with it."""
+"""A folder that is not a complete, well-formed Qwen3 model is refused, and the message says what is wrong."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 
 def write(folder: Path, *, shards: int = 1, changes: dict[str, Any] | None = None, **config: Any) -> Path:
-    """Write a checkpoint; in ``changes`` an array replaces or adds a weight and None removes it."""
+    """Write a checkpoint. In ``changes``, an array replaces or adds a weight, and None removes it."""
     weights = {name: value for name, value in (random_weights(SHAPE) | (changes or {})).items() if value is not None}
     return write_checkpoint(folder, weights, SHAPE.config(**config), shards=shards)
 
@@ -74,7 +74,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("config", "message"), CONFIGS.values(), ids=CONFIGS.keys())
-def test_a_configuration_that_is_not_served_is_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_an_unsupported_configuration_is_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=rf"^{tmp_path}.*{message}"):
         pooled_vectors(write(tmp_path, **config))
 
@@ -148,7 +148,7 @@ FILES: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), FILES, ids=[spoil.__name__ for spoil, _ in FILES])
-def test_a_folder_that_is_not_whole_is_refused(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     spoil(tmp_path)
     with pytest.raises(ModelLoadError, match=message) as caught:
         pooled_vectors(tmp_path)
@@ -157,7 +157,7 @@ def test_a_folder_that_is_not_whole_is_refused(spoil: Callable[[Path], None], me
 
 def test_an_index_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
     inner = write(tmp_path / "inner", shards=2)
-    (inner / SECOND).rename(tmp_path / SECOND)  # it is there and would load
+    (inner / SECOND).rename(tmp_path / SECOND)  # so that it would load
     rename_in_index(inner, f"../{SECOND}")
     with pytest.raises(ModelLoadError, match="outside the model's folder: refused"):
         pooled_vectors(inner)
@@ -195,7 +195,7 @@ ENGINE: list[tuple[Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), ENGINE, ids=[spoil.__name__ for spoil, _ in ENGINE])
-def test_the_engine_hands_the_reason_to_every_caller(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+def test_the_engine_gives_every_caller_the_reason(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     spoil(write_checkpoint(tmp_path, random_weights(WITH_TOKENIZER), WITH_TOKENIZER.config()))
     with EmbeddingEngine(str(tmp_path)) as engine:
         for _ in range(2):
@@ -204,9 +204,7 @@ def test_the_engine_hands_the_reason_to_every_caller(spoil: Callable[[Path], Any
 
 
 @pytest.mark.parametrize("step", ["fill", "eval"])
-def test_an_allocation_that_fails_is_an_error_of_loading(
-    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_allocation_is_a_loading_error(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         message = "[malloc] Unable to allocate 123 bytes."
         raise RuntimeError(message)

@@ -1,4 +1,4 @@
-"""Checkpoints that MLX quantised, beside weights unpacked in numpy after the formats' definitions."""
+"""MLX-quantised checkpoints against weights unpacked in numpy according to each format's definition."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def weights() -> Weights:
 
 
 def unpacked(packed: dict[str, mx.array], how: dict[str, Any], single: dict[str, dict[str, Any]] | None = None) -> Weights:
-    """Give plain weights; ``single`` says how some layers are packed that differ from ``how``."""
+    """Unpack weights. ``single`` says how some layers are packed that differ from ``how``."""
     arrays = {
         name: np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value) for name, value in packed.items()
     }
@@ -51,14 +51,14 @@ def reference_vectors(plain: Weights, shape: Shape = PACKABLE) -> list[Any]:
 
 @pytest.mark.parametrize("form", ["unpacked", "packed"])
 @pytest.mark.parametrize("how", PACKINGS.values(), ids=PACKINGS.keys())
-def test_quantised_weights_mean_what_their_format_says(
+def test_quantised_weights_equal_those_of_the_definition(
     how: dict[str, Any], form: str, weights: Weights, tmp_path: Path
 ) -> None:
     packed = pack(weights, **how)
     write_checkpoint(tmp_path, packed, PACKABLE.config(quantization=how), prefix="model.")
     vectors = pooled_vectors(tmp_path, backend=PACKED if form == "packed" else CPU)
     np.testing.assert_allclose(vectors, reference_vectors(unpacked(packed, how)), atol=5e-6)
-    assert np.abs(vectors - reference_vectors(weights)).max() > 1e-3  # quantised, it is another model
+    assert np.abs(vectors - reference_vectors(weights)).max() > 1e-3  # quantising changes the vectors
 
 
 @pytest.mark.parametrize("group_size", [32, 64, 128])
@@ -73,8 +73,8 @@ def test_every_width_and_group_of_the_affine_mode(bits: int, group_size: int, tm
     np.testing.assert_allclose(pooled_vectors(tmp_path, backend=PACKED), expected, atol=5e-6)
 
 
-def test_scales_in_bfloat16_are_multiplied_out_in_float32(weights: Weights, tmp_path: Path) -> None:
-    # mlx-community's 4-bit conversions have them: a product rounded to bfloat16 would be off by up to 0.4 %.
+def test_bfloat16_scales_are_multiplied_in_float32(weights: Weights, tmp_path: Path) -> None:
+    # mlx-community's 4-bit conversions have such scales. Products in bfloat16 would be off by up to 0.4 %.
     packed = pack(weights, **AFFINE_4, scales=mx.bfloat16)
     write_checkpoint(tmp_path, packed, PACKABLE.config(quantization=AFFINE_4))
     np.testing.assert_allclose(pooled_vectors(tmp_path), reference_vectors(unpacked(packed, AFFINE_4)), atol=5e-6)
@@ -90,8 +90,8 @@ def test_layers_may_differ(backend: dict[str, Any], weights: Weights, tmp_path: 
     np.testing.assert_allclose(pooled_vectors(tmp_path, **backend), reference_vectors(plain), atol=5e-6)
 
 
-def test_a_layers_own_entry_stands_alone(weights: Weights, tmp_path: Path) -> None:
-    # mlx-lm hands a layer's entry to the layer as it is: a mode that it leaves out is affine, whatever the others have.
+def test_a_layers_own_entry_inherits_nothing(weights: Weights, tmp_path: Path) -> None:
+    # As in mlx-lm: without a mode, a layer's own entry means affine, whatever the other layers have.
     mxfp4 = PACKINGS["mxfp4"]
     packed = pack(pack(weights, **AFFINE_8, only="embed_tokens"), **mxfp4)
     said = mxfp4 | {"embed_tokens": {"bits": 8, "group_size": 32}}
@@ -100,7 +100,7 @@ def test_a_layers_own_entry_stands_alone(weights: Weights, tmp_path: Path) -> No
     np.testing.assert_allclose(pooled_vectors(tmp_path), reference_vectors(plain), atol=5e-6)
 
 
-def test_a_packed_head_is_left_out(weights: Weights, tmp_path: Path) -> None:
+def test_a_packed_head_is_ignored(weights: Weights, tmp_path: Path) -> None:
     packed = pack(weights | {"lm_head.weight": weights["embed_tokens.weight"]}, **AFFINE_4)
     write_checkpoint(
         tmp_path, packed, PACKABLE.config(quantization=AFFINE_4, quantization_config=AFFINE_4), prefix="model."

@@ -1,4 +1,4 @@
-"""Quantised weights are unpacked on the CPU only where they fit into memory; both forms give the same vectors."""
+"""Quantised weights are unpacked on the CPU only if they fit into memory. Both forms give the same vectors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from mlx_qwen_embeddings.compute.quantization import packings, unpacked_bytes
 from tests.support.checkpoints import NANO_ENTRIES, PACKABLE, pack, random_weights, write_checkpoint
 
 SHAPE = replace(PACKABLE, vocab_size=NANO_ENTRIES)
-"""Large enough for the tokenizer, which an engine holds against it."""
+"""With a row for every id of the tokenizer, which the engine checks."""
 
 AFFINE = {"mode": "affine", "bits": 4, "group_size": 64}
 PLAIN_BYTES = 4 * sum(value.size for value in random_weights(SHAPE).values())
@@ -35,7 +35,7 @@ def vectors(folder: Path) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("how", [AFFINE, {"mode": "mxfp8", "bits": 8, "group_size": 32}], ids=["affine", "mxfp8"])
-def test_what_does_not_fit_stays_packed_with_one_warning_and_gives_the_same_vectors(
+def test_weights_that_do_not_fit_stay_packed_with_one_warning_and_equal_vectors(
     how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write(tmp_path, how)
@@ -59,7 +59,7 @@ def test_the_limit_is_a_share_of_the_free_memory(
     assert (model.embed_tokens.weight.dtype == mx.uint32) is kept
 
 
-def test_weights_that_are_not_quantised_are_not_asked_about(
+def test_plain_weights_load_whatever_memory_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_checkpoint(tmp_path, random_weights(SHAPE), SHAPE.config())
@@ -68,7 +68,7 @@ def test_weights_that_are_not_quantised_are_not_asked_about(
     assert caplog.messages == []
 
 
-def test_a_system_that_tells_nothing_counts_as_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_unpacked_if_the_free_memory_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path, AFFINE)
     monkeypatch.setattr(loading, "available_memory", lambda: None)
     model: Any = load_model(ModelFiles(folder), Backend("cpu", "float32"))
@@ -85,7 +85,7 @@ def test_the_estimate_is_the_size_of_the_plain_weights(bits: int, dtype: mx.Dtyp
 
 
 @pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
-def test_the_estimate_knows_the_bits_of_a_mode_that_the_configuration_does_not_repeat(mode: str) -> None:
+def test_the_estimate_knows_the_default_bits_of_a_mode(mode: str) -> None:
     packed = pack(
         random_weights(SHAPE), mode=mode, bits=8 if mode == "mxfp8" else 4, group_size=16 if mode == "nvfp4" else 32
     )
@@ -105,8 +105,8 @@ def test_free_memory_is_what_linux_can_free_at_once(tmp_path: Path, monkeypatch:
     assert memory.available_memory() == 6144
 
 
-def test_what_a_container_caches_of_files_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The weights of a model that was just read are in the page cache, which the kernel counts as the container's.
+def test_a_containers_file_cache_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Weights that were just read are in the page cache, which the kernel counts as used by the container.
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "absent")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("10000\n")
@@ -119,7 +119,7 @@ def test_what_a_container_caches_of_files_counts_as_free(tmp_path: Path, monkeyp
     assert memory.available_memory() == 1000
 
 
-def test_without_meminfo_it_is_all_the_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_meminfo_the_total_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "absent")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     total = memory.available_memory()

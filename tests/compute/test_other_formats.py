@@ -1,4 +1,4 @@
-"""Checkpoints that AWQ, GPTQ or compressed-tensors packed are refused by name, with what to take instead."""
+"""AWQ, GPTQ, compressed-tensors and other foreign formats are refused by name, with what to take instead."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_convert_refuses_it_and_writes_nothing(source: Path, tmp_path: Path) -> 
     assert not (tmp_path / "plain").exists()
 
 
-def test_an_entry_without_a_value_is_no_format(tmp_path: Path) -> None:
+def test_a_null_entry_is_ignored(tmp_path: Path) -> None:
     weights = random_weights(PACKABLE)
     plain = write_checkpoint(tmp_path / "plain", weights, PACKABLE.config())
     null = write_checkpoint(tmp_path / "null", weights, PACKABLE.config() | {"quantization_config": None})

@@ -1,4 +1,4 @@
-"""Keys and values of prompts that are kept between batches: bounded, and never of one that failed."""
+"""Keys and values of prompts are kept between batches: only so many bytes, and never those of a failed prompt."""
 
 import itertools
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def embed(made: Encoder, before: Ids) -> Any:
     return made.encode([np.append(before, number).astype(np.int32) for number in (7, 8)], "last", before)
 
 
-def test_they_take_so_many_bytes_and_the_least_recently_used_goes(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_prompt_is_dropped(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [prompt(1000 * number, 40) for number in range(4)]
     embed(made, prompts[0])
     size = _bytes(next(iter(made._prompts.values())))
@@ -46,7 +46,7 @@ def test_they_take_so_many_bytes_and_the_least_recently_used_goes(made: Encoder,
     assert list(made._prompts) == [prompts[number].tobytes() for number in (2, 0, 3)]
 
 
-def test_one_that_is_too_long_to_keep_drives_no_other_out(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_too_long_to_keep_drops_no_other(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     short, long = prompt(0, 40), prompt(1000, 400)
     embed(made, short)
     monkeypatch.setattr(encoder, "KEPT_PROMPT_BYTES", 5 * _bytes(next(iter(made._prompts.values()))))
@@ -56,7 +56,7 @@ def test_one_that_is_too_long_to_keep_drives_no_other_out(made: Encoder, monkeyp
     np.testing.assert_allclose(vectors, plain, atol=1e-4)
 
 
-def test_one_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_prompt_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         message = "[malloc] Unable to allocate 1 bytes."
         raise RuntimeError(message)
@@ -75,7 +75,7 @@ def test_one_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(found, fresh.embed_queries(texts[:1], instruction=instruction), atol=1e-6)
 
 
-def test_its_memory_is_looked_at_first(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompts_memory_is_checked_first(made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_qwen_embeddings.compute.memory.WORTH_ASKING", 0)
     monkeypatch.setattr("mlx_qwen_embeddings.compute.memory.available_memory", lambda: 1)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: 0)
@@ -83,10 +83,10 @@ def test_its_memory_is_looked_at_first(made: Encoder, monkeypatch: pytest.Monkey
         embed(made, prompt(0, 400))
 
 
-def test_prompts_of_one_length_are_told_apart_by_their_tokens(made: Encoder) -> None:
+def test_kept_prompts_of_equal_length_are_distinguished_by_their_tokens(made: Encoder) -> None:
     prompts = [prompt(1000 * number, 40) for number in range(3)]
     plain = [made.encode([np.append(before, number).astype(np.int32) for number in (7, 8)], "last") for before in prompts]
-    for _ in range(2):  # computed first, then taken from what is kept
+    for _ in range(2):  # computed first, then kept
         for before, wanted in zip(prompts, plain, strict=True):
             np.testing.assert_allclose(embed(made, before), wanted, atol=1e-4)
     assert len(made._prompts) == 3

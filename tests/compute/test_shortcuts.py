@@ -1,4 +1,4 @@
-"""Every shortcut of the encoder beside the plain path: all tokens through all layers."""
+"""Every shortcut of the encoder against the plain path, which runs all tokens through all layers."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,7 @@ def test_a_kept_prompt_and_a_short_last_layer_change_nothing(encoders: tuple[Enc
     assert np.abs(unit(alone) - expected).max() < 1e-6
 
 
-def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> None:
+def test_the_kept_prompt_is_used(encoders: tuple[Encoder, Encoder]) -> None:
     fast, _ = encoders
     rows, start = ids_of([QWEN3_PROMPT + text for text in TEXTS]), ids_of([QWEN3_PROMPT])[0][:-1]
     fast.encode(rows, "last", start)
@@ -70,7 +70,7 @@ def test_the_kept_prompt_is_really_used(encoders: tuple[Encoder, Encoder]) -> No
     assert shape[0][1] < len(rows[0])
 
 
-def test_a_prompt_of_another_text_is_left_alone() -> None:
+def test_only_the_start_that_all_rows_share_is_counted() -> None:
     rows = [np.array(row, dtype=np.int32) for row in ([1, 2, 3, 9], [1, 2, 4, 9], [1, 2, 3, 4, 9])]
     assert shared_prefix(rows, np.array([1, 2, 3, 4], dtype=np.int32)) == 2
     assert shared_prefix(rows, np.array([5], dtype=np.int32)) == 0
@@ -84,7 +84,7 @@ def test_blocks_of_queries_give_the_same_attention(monkeypatch: pytest.MonkeyPat
     assert np.abs(np.array(attention.causal_attention(q, k, v, scale=0.25)) - whole).max() < 1e-6
 
 
-def test_the_cheap_silu_is_the_plain_one() -> None:
+def test_the_fast_silu_equals_the_plain_one() -> None:
     x = np.linspace(-100, 100, 20_001, dtype=np.float32)
     wide = x.astype(np.float64)
     assert np.abs(np.array(silu(mx.array(x))) - wide / (1 + np.exp(-wide))).max() < 2e-6
@@ -127,7 +127,7 @@ def test_pieces_and_lanes_change_nothing(encoders: tuple[Encoder, Encoder], monk
         assert np.abs(unit(fast.encode(rows, "mean")) - mean).max() < 1e-6
 
 
-def test_a_text_by_itself_is_padded_and_the_padding_is_counted(encoders: tuple[Encoder, Encoder]) -> None:
+def test_a_lone_text_is_padded_and_the_padding_counted(encoders: tuple[Encoder, Encoder]) -> None:
     fast, plain = encoders
     for length in (1, 15, 16, 17):
         row = np.arange(5, 5 + length, dtype=np.int32)

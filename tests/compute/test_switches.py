@@ -1,4 +1,4 @@
-"""Each switch of the benchmark leaves out the shortcut that it names and no other, and changes no vector."""
+"""Each switch of the benchmark leaves out exactly the shortcut that it names, and changes no vector."""
 
 import sys
 from collections.abc import Callable
@@ -22,13 +22,13 @@ TEXTS = [f"{'the tide follows the moon over water ' * (number % 7)}{number}" for
 
 
 class Route(NamedTuple):
-    """A function that a shortcut goes through.
+    """A function that a shortcut calls.
 
     Attributes:
         switch: Name of the switch that leaves it out.
-        owner: Module, class or mapping that holds it.
-        name: Its name there.
-        taken: Tells from the arguments of a call whether the shortcut is taken.
+        owner: Module, class or mapping that holds the function.
+        name: The function's name there.
+        taken: Tells from a call's arguments whether it is the shortcut.
     """
 
     switch: str
@@ -45,7 +45,7 @@ ROUTES = (
     Route("exp", activations, "exp_in_place"),
     Route("silu", qwen3, "silu"),
     Route("gelu", bert.ACTIVATIONS, "gelu"),
-    Route("order", linear, "by_hand"),  # asked only where tokens are few
+    Route("order", linear, "by_hand"),  # called only for few tokens
     Route("step", encoder, "pad", lambda _, *, multiple: multiple > 1),
     Route("prompt", qwen3.Model, "prefill"),
     Route("settled", qwen3, "settled"),
@@ -54,7 +54,7 @@ ROUTES = (
 )
 
 ALSO = {"pieces": {"lanes"}, "silu": {"exp"}}
-"""What a switch leaves out beside its own shortcut: a batch in one piece has one lane, MLX's sigmoid its own exp."""
+"""Shortcuts that a switch leaves out besides its own: a single piece has one lane, MLX's sigmoid does not call ``exp``."""
 
 Vectors = list[NDArray[np.float32]]
 
@@ -66,7 +66,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
-    """Give the routes that are taken from now on, by switch and name."""
+    """Return a set that collects the routes taken from now on, by switch and name."""
     seen: set[tuple[str, str]] = set()
 
     def watched(route: Route, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,12 +86,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 
 
 def embed(bert_folder: Path, *, without: str | None = None) -> tuple[Vectors, set[str]]:
-    """Embed with one shortcut off, or none; give the vectors, and the switches none of whose routes was taken."""
+    """Embed with one shortcut off, or none. Return the vectors, and the switches of which no route was taken."""
     with pytest.MonkeyPatch.context() as patch:
         for owner in (activations, attention, bert, encoder, lanes, linear, qwen3, qwen3.Layer):
             for name, value in list(vars(owner).items()):
                 if not name.startswith("__"):
-                    patch.setattr(owner, name, value)  # so that it is put back after a switch has changed it
+                    patch.setattr(owner, name, value)  # restored afterwards, whatever a switch changes
         patch.setattr(lanes, "cores", lambda: 2)
         patch.setattr(linear, "LARGE_WEIGHT", 1)  # nano has no weight that large
         seen = watch(patch)
@@ -103,19 +103,19 @@ def embed(bert_folder: Path, *, without: str | None = None) -> tuple[Vectors, se
                 vectors += [engine.embed_queries(TEXTS, instruction="Find what follows the moon")]
     missed = {(route.switch, route.name) for route in ROUTES} - seen
     off = {switch for switch, _ in missed}
-    assert not off & {switch for switch, _ in seen}, "one of its routes was taken all the same"
+    assert not off & {switch for switch, _ in seen}, "some of its routes were taken, others not"
     return vectors, off
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_bert: Path) -> Vectors:
     vectors, off = embed(tiny_bert)
-    assert not off, "every shortcut is taken until its switch leaves it out"
+    assert not off, "without a switch every shortcut is taken"
     return vectors
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_the_shortcut_is_left_out_alone_and_the_vectors_stay(name: str, tiny_bert: Path, expected: Vectors) -> None:
+def test_a_switch_leaves_out_only_its_shortcut_and_changes_no_vector(name: str, tiny_bert: Path, expected: Vectors) -> None:
     vectors, off = embed(tiny_bert, without=name)
     assert off == {name} | ALSO.get(name, set())
     for found, right in zip(vectors, expected, strict=True):

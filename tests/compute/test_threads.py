@@ -1,4 +1,4 @@
-"""Threads that are kept for the next use, and lanes made of them."""
+"""Threads that are reused, and the lanes that run on them."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def run(task: Callable[[], None]) -> None:
     assert running.ended.is_set()
 
 
-def test_a_thread_whose_task_ended_takes_the_next_one() -> None:
+def test_a_thread_that_finished_its_task_is_reused() -> None:
     seen: list[threading.Thread] = []
     for _ in range(5):
         run(lambda: seen.append(threading.current_thread()))
@@ -29,7 +29,7 @@ def test_a_thread_whose_task_ended_takes_the_next_one() -> None:
     assert seen[0].is_alive()
 
 
-def test_tasks_at_once_have_a_thread_each() -> None:
+def test_concurrent_tasks_have_a_thread_each() -> None:
     together = threading.Barrier(3)
 
     def meet() -> None:
@@ -56,14 +56,14 @@ def test_a_task_does_not_wait_for_itself() -> None:
     assert running[0].ended.is_set()
 
 
-def test_nothing_that_a_task_held_is_kept() -> None:
+def test_a_finished_task_is_freed() -> None:
     import weakref
 
     class Model:
         pass
 
     model = Model()
-    gone = weakref.ref(model)
+    reference = weakref.ref(model)
 
     def task(held: Model) -> None:
         assert isinstance(held, Model)
@@ -71,11 +71,11 @@ def test_nothing_that_a_task_held_is_kept() -> None:
     tasks = [partial(task, model)]
     run(tasks.pop())
     del model
-    run(lambda: None)  # by now the thread has let go of the first task
-    assert gone() is None
+    run(lambda: None)  # by now the thread has dropped the first task
+    assert reference() is None
 
 
-def test_a_thousand_workers_leave_no_threads_behind() -> None:
+def test_a_thousand_tasks_leave_no_threads_behind() -> None:
     run(lambda: None)
     before = threading.active_count()
     for _ in range(1000):
@@ -83,7 +83,7 @@ def test_a_thousand_workers_leave_no_threads_behind() -> None:
     assert threading.active_count() == before
 
 
-def test_the_interpreter_ends_with_threads_that_computed() -> None:
+def test_the_interpreter_exits_cleanly_after_threads_computed() -> None:
     code = """
 from mlx_qwen_embeddings.compute.mlx import threads
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
@@ -122,7 +122,7 @@ def test_one_lane_is_the_calling_thread() -> None:
 
 
 @pytest.mark.parametrize("guilty", [0, 1, 2])
-def test_a_job_that_fails_ends_the_shift_and_leaves_the_lanes_free(guilty: int) -> None:
+def test_a_failing_job_stops_the_others_and_the_lanes_can_be_used_again(guilty: int) -> None:
     together = threading.Barrier(3)
 
     def job(number: int) -> int:
@@ -138,7 +138,7 @@ def test_a_job_that_fails_ends_the_shift_and_leaves_the_lanes_free(guilty: int) 
     assert lanes.run([lambda: 5]) == [5]
 
 
-def test_a_task_that_raises_is_told_and_its_thread_takes_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_that_raises_is_logged_and_its_thread_is_reused(caplog: pytest.LogCaptureFixture) -> None:
     def task() -> None:
         message = "not caught"
         raise RuntimeError(message)
@@ -148,7 +148,7 @@ def test_a_task_that_raises_is_told_and_its_thread_takes_the_next_one(caplog: py
     run(lambda: None)
 
 
-def test_where_no_thread_can_be_had_one_lane_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_another_thread_one_lane_does_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(task: Callable[[], None], name: str) -> threads.Running:
         message = "can't start new thread"
         raise RuntimeError(message)

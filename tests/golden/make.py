@@ -1,8 +1,8 @@
-"""Make ``vectors.json``: unit vectors by sentence-transformers and transformers, for tests that run without them.
+"""Make ``vectors.json``: unit vectors by sentence-transformers and transformers, for tests that run without either.
 
     python -m tests.golden.make      (in the environment of `make parity`)
 
-nano is unpacked from its 8 bits to float32 first, since the references do not read MLX's packed form. The random
+nano is first unpacked to float32, because the references do not read MLX's packed format. The random
 checkpoints are those of ``tests.support.checkpoints``, whose seeds name the same weights on every machine.
 """
 

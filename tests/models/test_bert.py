@@ -1,4 +1,4 @@
-"""BERT beside a float64 reference: hidden states, poolings, names of weights, padding, lengths, prompts, refusals."""
+"""BERT against a float64 reference: hidden states, pooling, names of weights, padding, lengths, prompts, refusals."""
 
 import json
 import logging
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bert(tmp_path_factory.mktemp("bert"), WEIGHTS, SHAPE.config())
 
 
-def say(folder: Path, **files: Any) -> Path:
-    """Write JSON files of sentence-transformers, named with ``__`` for a slash."""
+def write_json(folder: Path, **files: Any) -> Path:
+    """Write the JSON files of sentence-transformers, named with ``__`` for a slash."""
     for name, content in files.items():
         path = folder / f"{name.replace('__', '/')}.json"
         path.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def reference(texts: list[str], pooling: str = "mean", max_length: int = 512) ->
     ],
     ids=lambda shape: f"{shape.hidden_act}-{shape.num_attention_heads}-{shape.layer_norm_eps}-{shape.type_vocab_size}",
 )
-def test_hidden_states_are_those_of_the_reference(shape: BertShape, tmp_path: Path) -> None:
+def test_hidden_states_equal_the_reference(shape: BertShape, tmp_path: Path) -> None:
     weights = bert_weights(shape, seed=1)
     states = hidden_states(write_bert(tmp_path, weights, shape.config()), ROWS)
     for row, state in zip(ROWS, states, strict=True):
@@ -81,7 +81,7 @@ def test_the_two_activations_differ(folder: Path) -> None:
     [(gelu, lambda x: x * (1 + mx.erf(x / 2**0.5)) / 2), (gelu_tanh, lambda x: x * mx.sigmoid(2 * ours_tanh(x)))],
     ids=["gelu", "gelu_new"],
 )
-def test_activations_by_the_cheap_route(fast: Callable[[Any], Any], exact: Callable[[Any], Any]) -> None:
+def test_fast_activations_equal_the_exact_ones(fast: Callable[[Any], Any], exact: Callable[[Any], Any]) -> None:
     x = mx.concatenate([mx.linspace(-12, 12, 24_001), mx.array([-1e4, -40.0, -1e-30, 0.0, 40.0, 1e4])])
     assert np.abs(np.array(fast(x) - exact(x))).max() < 2e-6
 
@@ -91,7 +91,7 @@ def ours_tanh(x: mx.array) -> mx.array:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "max", "last"])
-def test_pooling_takes_the_real_tokens_alone(pooling: Pooling, folder: Path) -> None:
+def test_pooling_takes_only_real_tokens(pooling: Pooling, folder: Path) -> None:
     wanted = [pooled(bert(WEIGHTS, SHAPE.config(), row), pooling) for row in ROWS]
     np.testing.assert_allclose(pooled_vectors(folder, pooling, ROWS), wanted, atol=1e-6)
 
@@ -104,12 +104,12 @@ def bare(weights: Weights) -> dict[str, Any]:
 
 
 def pretraining(weights: Weights) -> dict[str, Any]:
-    """As bert-base-uncased: a prefix, TensorFlow's names of the norms, pooler, heads and a buffer."""
+    """Name weights as bert-base-uncased does: a prefix, TensorFlow's names of norms, a pooler, heads and a buffer."""
     old = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
     named = {}
     for name, value in weights.items():
         for new, past in old.items():
-            name = name.replace(new, past)  # noqa: PLW2901 - two in a row
+            name = name.replace(new, past)  # noqa: PLW2901 - two replacements in a row
         named[f"bert.{name}"] = value
     small = np.zeros((2, 48), np.float32)
     heads = dict.fromkeys(("cls.seq_relationship.weight", "cls.predictions.transform.LayerNorm.gamma"), small)
@@ -117,11 +117,11 @@ def pretraining(weights: Weights) -> dict[str, Any]:
     return named | heads | buffer | {"bert.pooler.dense.weight": small, "bert.pooler.dense.bias": small[0]}
 
 
-def pooler_alone(weights: Weights) -> dict[str, Any]:
+def pooler_only(weights: Weights) -> dict[str, Any]:
     return {**weights, "pooler.dense.weight": np.zeros((48, 48), np.float32), "pooler.dense.bias": np.zeros(48, np.float32)}
 
 
-@pytest.mark.parametrize("layout", [bare, pretraining, pooler_alone])
+@pytest.mark.parametrize("layout", [bare, pretraining, pooler_only])
 def test_every_layout_gives_the_same(layout: Callable[[Weights], dict[str, Any]], folder: Path, tmp_path: Path) -> None:
     found = hidden_states(write_bert(tmp_path, layout(WEIGHTS), SHAPE.config()), ROWS)
     for state, wanted in zip(found, hidden_states(folder, ROWS), strict=True):
@@ -180,7 +180,7 @@ def test_attention_by_hand_equals_softmax(score_bytes: int, monkeypatch: pytest.
     assert np.isfinite(np.array(attention.padded_attention(q, k, v, mx.array([0, 1]), scale=0.25))).all()
 
 
-def test_attention_in_bfloat16_stays_there() -> None:
+def test_attention_in_bfloat16_returns_bfloat16() -> None:
     mx.random.seed(0)
     q, k, v = (mx.random.normal((1, 2, 7, 16)).astype(mx.bfloat16) for _ in range(3))
     found = attention.padded_attention(q, k, v, mx.array([5]), scale=0.25)
@@ -196,14 +196,14 @@ def test_attention_in_bfloat16_stays_there() -> None:
 @pytest.mark.parametrize(("mode", "pooling"), [("mean", "mean"), ("cls", "first"), ("max", "max")])
 def test_from_text_to_unit_vector(mode: str, pooling: str, tmp_path: Path) -> None:
     write_bert(tmp_path, WEIGHTS, SHAPE.config())
-    say(tmp_path, **{"1_Pooling__config": {"pooling_mode": mode}})
+    write_json(tmp_path, **{"1_Pooling__config": {"pooling_mode": mode}})
     with EmbeddingEngine(str(tmp_path)) as engine:
         np.testing.assert_allclose(engine.embed_documents(TEXTS), reference(TEXTS, pooling), atol=1e-6)
         np.testing.assert_array_equal(engine.embed_queries(TEXTS), engine.embed_documents(TEXTS))
         assert (engine.dimensions, engine.max_length, engine.limit) == (48, 512, 512)
 
 
-def test_a_folder_that_names_no_pooling_is_averaged_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_stated_pooling_the_mean_is_taken_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mlx_qwen_embeddings"), EmbeddingEngine(str(folder)) as engine:
         np.testing.assert_allclose(engine.embed_documents(TEXTS), reference(TEXTS, "mean"), atol=1e-6)
     assert len([record for record in caplog.records if "does not say how its vectors are pooled" in record.message]) == 1
@@ -223,7 +223,7 @@ def test_a_long_text_is_cut_at_the_last_position(folder: Path) -> None:
 
 def test_sentence_transformers_length_is_a_default_that_a_call_can_raise(tmp_path: Path) -> None:
     write_bert(tmp_path, WEIGHTS, SHAPE.config())
-    say(tmp_path, sentence_bert_config={"max_seq_length": 20, "do_lower_case": False})
+    write_json(tmp_path, sentence_bert_config={"max_seq_length": 20, "do_lower_case": False})
     text = "tide over water " * 20
     with EmbeddingEngine(str(tmp_path)) as engine:
         assert (engine.max_length, engine.limit) == (20, 512)
@@ -247,19 +247,19 @@ PROMPTS = {"query": "query: ", "document": "passage: "}
     [
         (None, "query: ", "passage: "),
         ({}, "query: ", "passage: "),
-        # sentence-transformers saves these where nobody set a prompt.
+        # sentence-transformers saves these if no prompt was set.
         ({"query": "", "document": ""}, "query: ", "passage: "),
         ({"query": "moon: "}, "moon: ", ""),
     ],
     ids=str,
 )
 @pytest.mark.usefixtures("table")
-def test_the_registrys_prompts_count_where_the_files_name_none(
+def test_the_registrys_prompts_apply_if_the_files_name_none(
     own: dict[str, str] | None, query: str, document: str, tmp_path: Path
 ) -> None:
     write_bert(tmp_path, WEIGHTS, SHAPE.config())
     if own is not None:
-        say(tmp_path, config_sentence_transformers={"prompts": own, "default_prompt_name": None})
+        write_json(tmp_path, config_sentence_transformers={"prompts": own, "default_prompt_name": None})
     register(ModelSpec("tiny-e5", str(tmp_path), local=True, prompts=PROMPTS))
     with EmbeddingEngine("tiny-e5") as engine:
         np.testing.assert_allclose(engine.embed_queries(TEXTS), reference([query + text for text in TEXTS]), atol=1e-6)
@@ -270,10 +270,10 @@ def test_the_registrys_prompts_count_where_the_files_name_none(
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max"])
-def test_a_prompt_that_is_not_to_be_pooled_is_refused(mode: str, tmp_path: Path) -> None:
+def test_excluding_the_prompt_from_pooling_is_refused(mode: str, tmp_path: Path) -> None:
     write_bert(tmp_path, WEIGHTS, SHAPE.config())
-    say(tmp_path, config_sentence_transformers={"prompts": {"query": "query: "}})
-    say(tmp_path, **{"1_Pooling__config": {"pooling_mode": mode, "include_prompt": False}})
+    write_json(tmp_path, config_sentence_transformers={"prompts": {"query": "query: "}})
+    write_json(tmp_path, **{"1_Pooling__config": {"pooling_mode": mode, "include_prompt": False}})
     with EmbeddingEngine(str(tmp_path)) as engine:
         with pytest.raises(ModelLoadError, match=r"include_prompt: false.*instruction=\"\""):
             engine.embed_queries(TEXTS)
@@ -297,7 +297,7 @@ def test_a_prompt_that_is_not_to_be_pooled_is_refused(mode: str, tmp_path: Path)
     ],
     ids=str,
 )
-def test_what_it_does_not_compute_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_unsupported_variants_are_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     write_bert(tmp_path, WEIGHTS, SHAPE.config(**change))
     with pytest.raises(ModelLoadError, match=words):
         load_model(ModelFiles(tmp_path), CPU)

@@ -1,4 +1,4 @@
-"""The linear layer beside numpy in float64, in both orders of its product."""
+"""The linear layer against float64 numpy, in both orders of its product."""
 
 import mlx.core as mx
 import numpy as np
@@ -41,7 +41,7 @@ def test_few_tokens_take_the_other_order(width: int, plain: list[int], monkeypat
         return parent(self, x)
 
     monkeypatch.setattr(nn.Linear, "__call__", watched)
-    layer = Linear(1024, width)  # 4 MiB, and a little less
+    layer = Linear(1024, width)  # 4 MiB, or a little less
     for tokens in (1, STEP - 1, STEP, STEP + 1, FEW_TOKENS, FEW_TOKENS + 1):
         mx.eval(layer(mx.ones((1, tokens, 1024))))
     assert taken == plain

@@ -2,13 +2,13 @@
 
     python tests/parity/make_large.py [--folder FOLDER] [--memory GB] [0.6B] [4B] [8B]
 
-Needs the dependency group ``reference`` for 0.6B. Every step runs in a process of its own, so that its peak is its own.
+Needs the dependency group ``reference`` for 0.6B. Every step runs in its own process, so that its peak memory can be seen.
 
-What it takes, on two cores of a Linux CPU: 0.6B, unpacked to float32, peaked at 3.41 GiB with 1.1 GiB stored; kept packed
-by ``--memory``, 4B peaked at 2.67 GiB with 2.11 GiB stored, and 8B (``--memory 4``) at 4.94 GiB with 3.96 GiB stored, in
-119 seconds. Without ``--memory`` 4B and 8B are unpacked where there is room for that, to 15 and 28 GiB. A peak more than
-1 GiB above the weights, and above what is stored where that is unpacked, is a failure. The least cosine of 0.6B to
-transformers was 1.000000000.
+Measured on two cores of a Linux CPU: 0.6B, unpacked to float32, peaked at 3.41 GiB with 1.1 GiB stored. Kept packed by
+``--memory``, 4B peaked at 2.67 GiB with 2.11 GiB stored, and 8B (``--memory 4``) at 4.94 GiB with 3.96 GiB stored, in 119
+seconds. Without ``--memory``, 4B and 8B are unpacked if there is room, to 15 and 28 GiB. The check fails if the peak is
+more than 1 GiB above the weights, plus the stored size if they are unpacked. The lowest cosine of 0.6B to transformers was
+1.000000000.
 """
 
 import argparse
@@ -40,14 +40,14 @@ SIZES = {
 GROUP, BITS = 64, 4
 LEAST_COSINE = 0.999999
 SPARE = 2**30
-"""Bytes that loading and running may take beside the weights: Python, MLX, the largest matrix, the batch."""
+"""Bytes that loading and running may take besides the weights: Python, MLX, the largest matrix, the batch."""
 
 LENGTHS = {"0.6B": (1, 7, 33, 64, 128), "4B": (1, 9), "8B": (1, 9)}
-"""Tokens of the rows: few for the large ones, whose packed products are slow on a CPU."""
+"""Tokens of each row: few for the large models, whose packed products are slow on a CPU."""
 
 
 def config(size: str) -> dict[str, Any]:
-    """Give ``config.json``, after those of the real models."""
+    """Return ``config.json``, like those of the real models."""
     said = SIZES[size] | {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -66,7 +66,7 @@ def config(size: str) -> dict[str, Any]:
 
 
 def parts(size: str) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Give the shapes, in pieces that become a file each: embeddings and last norm, then layer after layer."""
+    """Yield the shapes of each file: first the embeddings and the last norm, then one layer after another."""
     said = config(size)
     hidden, inner = said["hidden_size"], said["intermediate_size"]
     query, key_value = said["num_attention_heads"] * 128, 8 * 128
@@ -89,14 +89,14 @@ def parts(size: str) -> Iterator[dict[str, tuple[int, ...]]]:
 
 
 def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], *, packed: bool) -> dict[str, mx.array]:
-    """Draw an array: norms near 1, matrices of deviation 1 / sqrt(width), so that activations keep their size."""
+    """Draw an array: norms near 1, matrices with a deviation of 1 / sqrt(width), so that activations keep their size."""
     if len(shape) == 1:
         return {name: mx.array(1 + 0.1 * rng.standard_normal(shape, dtype=np.float32)).astype(mx.bfloat16)}
     rows, width = shape
     if not packed:
         values = rng.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(width))
         return {name: mx.array(values).astype(mx.bfloat16)}
-    # scale * (q - 7.5) with q of 0 to 15, whose deviation is sqrt((16**2 - 1) / 12) = 4.61.
+    # scale * (q - 7.5) with q from 0 to 15, which has a deviation of sqrt((16**2 - 1) / 12) = 4.61.
     step = 1 / (4.61 * np.sqrt(width))
     words = rng.integers(0, 2**32, (rows, width * BITS // 32), dtype=np.uint32)
     stem = name.removesuffix("weight")
@@ -109,7 +109,7 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], *, packed:
 
 
 def write(folder: Path, size: str) -> None:
-    """Write a checkpoint piece by piece, so that no more than a piece is in memory."""
+    """Write a checkpoint file by file, so that only one file is in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(size)))
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def rows(size: str) -> list[NDArray[np.int32]]:
 
 
 def encode(folder: Path, size: str, memory: float | None) -> tuple[NDArray[np.float32], int]:
-    """Give the pooled vectors of this package, and how many bytes the weights take in memory."""
+    """Return this package's pooled vectors, and how many bytes the weights take in memory."""
     from mlx_qwen_embeddings.checkpoint.files import ModelFiles
     from mlx_qwen_embeddings.compute.encoder import Encoder
 
@@ -146,7 +146,7 @@ def encode(folder: Path, size: str, memory: float | None) -> tuple[NDArray[np.fl
 
 
 def reference(folder: Path, size: str) -> NDArray[np.float32]:
-    """Give the last hidden states of transformers in float32, a row at a time."""
+    """Return the last hidden states of transformers in float32, one row at a time."""
     import torch
     from transformers import AutoModel
 
@@ -172,12 +172,12 @@ def step(folder: Path, size: str, what: str, memory: float | None) -> None:
 
 
 def check(folder: Path, size: str) -> bool:
-    """Hold what was computed against what it has to be, and say so."""
+    """Check the results of the steps, and print what was found."""
     ours = np.load(folder / "ours.npy").astype(np.float64)
     finite = bool(np.isfinite(ours).all() and (np.linalg.norm(ours, axis=1) > 0).all())
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     memory = json.loads((folder / "ours.memory").read_text())
-    # Where they are unpacked, what is stored is in memory too for a while.
+    # While weights are unpacked, the stored ones are in memory too.
     bound = memory["weights"] + SPARE + (stored if memory["weights"] > 1.5 * stored else 0)
     fits = memory["peak"] <= bound
     sys.stdout.write(

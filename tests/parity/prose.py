@@ -1,4 +1,4 @@
-"""Real English of every length: the standard library's documentation, cut from sentence to token."""
+"""Real English texts of every length, cut from the standard library's documentation."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo"}
 
 
 def sentences() -> Iterator[str]:
-    """Give the sentences of the standard library's docstrings, in the order of its files."""
+    """Return the sentences of the standard library's docstrings, in the order of its files."""
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py")):
         if SKIPPED.isdisjoint(path.relative_to(library).parts):
@@ -22,7 +22,7 @@ def sentences() -> Iterator[str]:
 def _documented(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_text("utf-8"))
-    except (SyntaxError, ValueError):  # a few files are there to be broken
+    except (SyntaxError, ValueError):  # a few files are broken on purpose
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -30,7 +30,7 @@ def _documented(path: Path) -> Iterator[str]:
 
 
 def texts(tokenizer: Tokenizer, lengths: Sequence[int]) -> list[str]:
-    """Give distinct texts that begin with a sentence and have so many tokens, special ones not counted."""
+    """Return distinct texts that begin with a sentence and have the given lengths in tokens, without special ones."""
     stream = (sentence for sentence in sentences() if len(sentence.split()) > 3)
     found: dict[str, None] = {}
     for length in lengths:

@@ -1,4 +1,4 @@
-"""sentence-transformers loads what ``convert`` writes plain, and gives the vectors of the engine on the source."""
+"""sentence-transformers loads plain folders that ``convert`` wrote, with the same vectors as the engine on the source."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def bare_bert(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [nano, bare_qwen3, bare_bert], ids=["nano", "bare qwen3", "bare bert"])
-def test_a_converted_folder_is_one_of_sentence_transformers(make: Callable[[Path], str], tmp_path: Path) -> None:
+def test_sentence_transformers_reads_a_converted_folder(make: Callable[[Path], str], tmp_path: Path) -> None:
     source = make(tmp_path / "source")
     convert(source, tmp_path / "out", dtype="float32", report=False)
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")

@@ -1,4 +1,4 @@
-"""BERT beside sentence-transformers on the real weights of all-MiniLM-L6-v2, and transformers on bert-base's layout."""
+"""BERT against sentence-transformers on the real all-MiniLM-L6-v2, and against transformers on bert-base's layout."""
 
 import shutil
 from collections.abc import Iterator
@@ -60,11 +60,11 @@ def test_two_thousand_texts_of_every_length(folder: Path, engine: EmbeddingEngin
     raw = ModelFiles(folder).raw_tokenizer()
     raw.no_truncation()
     raw.no_padding()
-    # Every length, the short ones more often, as in real text.
+    # Every length, short ones more often, as in real text.
     wanted = [1 + round((LONGEST - SPECIAL - 1) * (place / (NUMBER - 1)) ** 3) for place in range(NUMBER)]
     given = texts(raw, wanted)
     counts = np.array(engine.count_tokens(given))
-    # A word that is cut can have other pieces, so a few lengths differ from what was asked for.
+    # A cut word can have other pieces, so a few lengths differ from those that were asked for.
     assert np.abs(counts - SPECIAL - wanted).max() < 8
     assert len(given) == NUMBER
     assert len(set(counts.tolist())) > 0.95 * LONGEST
@@ -72,7 +72,7 @@ def test_two_thousand_texts_of_every_length(folder: Path, engine: EmbeddingEngin
     expected = theirs.encode(given, normalize_embeddings=True, convert_to_numpy=True)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-5
-    # The texts are not all alike, or the comparison would say little.
+    # If all texts were alike, the comparison would prove little.
     assert np.median(expected @ expected.T) < 0.5
 
 
@@ -91,7 +91,7 @@ def test_verify_passes(folder: Path) -> None:
     assert {"pooling", "prompts", "published scores", "published document", "published query"} <= names
 
 
-def test_verify_finds_a_wrong_pooling(folder: Path, tmp_path: Path) -> None:
+def test_verify_notices_a_wrong_pooling(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', "utf-8")
     failures = {row.name for row in verify(str(copy)).failures}

@@ -1,4 +1,4 @@
-"""torch, numpy and the engine in one process, each with a BLAS and threads of its own: all of them stay right."""
+"""torch, numpy and the engine give correct results in one process, each with its own BLAS and threads."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ ORDERS = {
 
 
 def run(steps: tuple[str, ...], path: Path) -> tuple[dict[str, str | int | None], NDArray[np.float32]]:
-    """Take the steps in a fresh process; give its facts, and the vectors of each time that the engine embedded."""
+    """Run the steps in a fresh process. Return what it reports, and the vectors of each time the engine embedded."""
     program = STEPS + "".join(f"{step}()\n" for step in steps) + END
     command = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -73,7 +73,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str | int
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_they_do_one_another_no_harm(
+def test_they_do_not_disturb_each_other(
     order: str, alone: tuple[dict[str, str | int | None], NDArray[np.float32]], tmp_path: Path
 ) -> None:
     facts, vectors = run(ORDERS[order], tmp_path / "vectors.npy")

@@ -1,4 +1,4 @@
-"""Quantised vectors beside sentence-transformers' own, on real ones."""
+"""Quantising real vectors, against sentence-transformers."""
 
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_ranges_of_other_texts_kept_in_a_file(vectors: NDArray[np.float32], prec
 
 
 @every
-def test_what_the_engine_gives(precision: Precision) -> None:
+def test_vectors_quantised_by_the_engine(precision: Precision) -> None:
     texts = list(islice(dict.fromkeys(sentences()), NUMBER))
     with EmbeddingEngine("nano") as engine:
         whole, found = engine.embed_documents(texts), engine.embed_documents(texts, precision=precision)

@@ -1,4 +1,4 @@
-"""From text to unit vector beside sentence-transformers, on nano unpacked to float32."""
+"""From text to unit vector against sentence-transformers, on nano unpacked to float32."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ TEXTS = [
 ]
 
 SHORT = TEXTS[:-1]
-"""Where a text of the greatest length would only cost time."""
+"""For tests in which a text of the maximum length would only take time."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_nano_equals_sentence_transformers(unpacked: Path, prompt: str, dimensio
     ids=str,
 )
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean", "cls", "max"])
-def test_a_folder_says_its_prompts_and_pooling(tmp_path: Path, prompts: dict[str, str], pooling: str) -> None:
+def test_prompts_and_pooling_come_from_the_folder(tmp_path: Path, prompts: dict[str, str], pooling: str) -> None:
     folder = write_unpacked(tmp_path)
     said = json.loads((folder / "config_sentence_transformers.json").read_text())
     (folder / "config_sentence_transformers.json").write_text(json.dumps(said | {"prompts": prompts}))

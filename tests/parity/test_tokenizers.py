@@ -1,4 +1,4 @@
-"""The real tokenizer of Qwen3-Embedding beside transformers, over prose, code, many scripts, and with cuts."""
+"""The real tokenizer of Qwen3-Embedding against transformers: prose, code, many scripts, and truncation."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ CODE = [textwrap.dedent(inspect.getsource(thing)) for thing in (textwrap, json.d
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3")
     write_tokenizer(folder)
-    # The published values, but for the table of added tokens, which tokenizer.json has too.
+    # The published values, without the table of added tokens, which tokenizer.json has too.
     said = {
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",

@@ -1,4 +1,4 @@
-"""What of the embedded model's training computes in torch, beside transformers, sentence-transformers and numpy."""
+"""The torch parts of the embedded model's training, against transformers, sentence-transformers and numpy."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ MANY = [f"{text} Number {number}." for number in range(60) for text in TEXTS]
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
-    """A work folder with the student's tokenizer and what the real teacher says of 240 texts."""
+    """A work folder with the student's tokenizer and the real teacher's answers for 240 texts."""
     made = WorkFolder(tmp_path_factory.mktemp("work"))
     folder = teacher.find_packaged()
     tokenizer.from_teacher(folder / "tokenizer.json").save(str(made.tokenizer))
@@ -65,7 +65,7 @@ def a_student(shape: ModelShape = SMALL) -> Student:
     return made
 
 
-def test_the_student_computes_what_transformers_does() -> None:
+def test_the_student_equals_transformers() -> None:
     student = a_student()
     shape = student.shape
     config = Qwen3Config(
@@ -93,7 +93,7 @@ def test_the_student_computes_what_transformers_does() -> None:
             torch.testing.assert_close(state[: len(row)], said.hidden_states[-2][0], atol=2e-5, rtol=1e-4)
 
 
-def test_the_engine_reads_the_packed_student_as_torch_computes_it(work: WorkFolder, tmp_path: Path) -> None:
+def test_the_engine_on_the_packed_student_equals_torch(work: WorkFolder, tmp_path: Path) -> None:
     student = a_student()
     save_file(student.state_dict(), tmp_path / "student.safetensors")
     pack(tmp_path / "student.safetensors", work.tokenizer, tmp_path / "out", bits=32)
@@ -106,7 +106,7 @@ def test_the_engine_reads_the_packed_student_as_torch_computes_it(work: WorkFold
             np.testing.assert_allclose(vector, torch.nn.functional.normalize(wanted, dim=0).numpy(), atol=1e-5)
 
 
-def test_the_teacher_says_what_sentence_transformers_and_transformers_do(work: WorkFolder) -> None:
+def test_the_teacher_equals_sentence_transformers_and_transformers(work: WorkFolder) -> None:
     folder = teacher.find_packaged()
     said = teacher.taught(teacher.load(folder), TEXTS)
     reference = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
@@ -122,12 +122,12 @@ def test_the_teacher_says_what_sentence_transformers_and_transformers_do(work: W
         assert np.einsum("nd,nd->n", lessons.unit(said.states[start:end].astype(np.float32)), states).min() > 0.99
 
 
-def test_shards_that_are_there_are_not_made_again(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_shards_are_not_made_again(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "taught", lambda *_: pytest.fail("a shard was made again"))
     teacher.teach(teacher.load(teacher.find_packaged()), [MANY], work.shards)
 
 
-def test_the_loss_is_what_numpy_says() -> None:
+def test_the_loss_equals_numpy() -> None:
     rng = np.random.default_rng(1)
     known, wanted = rng.normal(size=(12, 384)), unit(rng.normal(size=(12, 384)))
     vectors, targets = known[:7], wanted[:7]
@@ -148,7 +148,7 @@ def test_the_loss_is_what_numpy_says() -> None:
 
 
 def neighbours_lost(place: int, vectors: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    """Kullback-Leibler divergence of who is near one text among the others."""
+    """Return the Kullback-Leibler divergence of one text's similarities to the others."""
     others = np.arange(len(targets)) != place
     sides = unit(vectors)[others] @ unit(vectors)[place], targets[others] @ targets[place]
     ours, theirs = (np.exp(20 * side) for side in sides)
@@ -159,7 +159,7 @@ def all_neighbours_lost(vectors: NDArray[np.float64], targets: NDArray[np.float6
     return float(np.mean([neighbours_lost(place, vectors, targets) for place in range(len(targets))]))
 
 
-def test_the_memory_holds_the_latest_texts_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_holds_the_latest_texts_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "KEPT", 3)
     kept = memory.nothing(1, "cpu")
     for first in (0.0, 2.0):
@@ -176,7 +176,7 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def of_a_kind(texts: int, first: int) -> shards.Shard:
-    """Vectors that differ along a hundred axes, from the first on."""
+    """Return a shard of vectors that differ only along a hundred axes, starting at ``first``."""
     rng = np.random.default_rng(first)
     vectors = np.zeros((texts, 384))
     vectors[:, first : first + 100] = rng.normal(size=(texts, 100))
@@ -184,7 +184,7 @@ def of_a_kind(texts: int, first: int) -> shards.Shard:
     return shards.Shard(np.ones(texts, np.uint16), *none, unit(vectors).astype(np.float16))
 
 
-def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None:
+def test_learnt_axes_keep_cosines_and_serve_rare_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     many, few, one = of_a_kind(900, 0), of_a_kind(90, 200), of_a_kind(1, 250)
     principal, learnt = axes.principal([many, few, one]), axes.learnt([many, few, one], steps=20)
     np.testing.assert_allclose(learnt.T @ learnt, np.eye(384), atol=1e-5)
@@ -192,13 +192,15 @@ def test_learnt_axes_keep_cosines_and_tell_few_texts_apart_beside_many() -> None
     assert all_neighbours_lost((numerous @ learnt)[:, :128], numerous) < 0.01
     assert all_neighbours_lost((rare @ learnt)[:, :128], rare) < 0.45
     assert all_neighbours_lost((rare @ principal)[:, :128], rare) > 0.6
-    np.testing.assert_array_equal(axes.learnt([one], steps=20), axes.learnt([one], steps=0))
+    # A single text teaches nothing. Its principal axes are not unique, so take those of all.
+    monkeypatch.setattr(axes, "principal", lambda _: principal)
+    np.testing.assert_allclose(axes.learnt([one], steps=20), principal, atol=1e-5)
 
 
-def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, tmp_path: Path) -> None:
+def test_a_rotated_student_gives_the_same_vectors_on_other_axes(taught: lessons.Lessons, tmp_path: Path) -> None:
     earlier = trained(taught, [2], tmp_path / "earlier")
     with torch.no_grad():
-        earlier.student.norm.weight.fill_(0.7)  # what differs between axes can only be met nearly
+        earlier.student.norm.weight.fill_(0.7)  # differs between axes, so it can only be matched approximately
     earlier.save()
     np.save(earlier.work.rotation, taught.rotation)
     turn = torch.linalg.qr(torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))[0]
@@ -212,13 +214,13 @@ def test_a_turned_student_says_the_same_on_other_axes(taught: lessons.Lessons, t
         for before, after in zip(earlier.student(*inputs), later.student(*inputs), strict=True):
             torch.testing.assert_close(before @ turn, after, atol=2e-4, rtol=1e-3)
     assert later.progress == replace(earlier.progress, began=2)
-    assert later.progress.own_steps == 0  # its optimisers warm up anew
+    assert later.progress.own_steps == 0  # its optimisers warm up again
     assert later.work.log.read_text() == earlier.work.log.read_text()
     later.run(lambda step: 1.0 if step >= 3 else 0.0)
     assert later.progress.step == 3
 
 
-def test_usual_states_are_the_mean_of_what_was_said(taught: lessons.Lessons, work: WorkFolder) -> None:
+def test_usual_states_are_the_mean_of_the_teachers_states(taught: lessons.Lessons, work: WorkFolder) -> None:
     alone = np.random.default_rng(2).normal(size=(30_522, 384)).astype(np.float32)
     found = taught.usual_states(alone)
     states = np.load(next(work.shards.glob("shard-*")) / "states.npy").astype(np.float64)
@@ -245,23 +247,23 @@ def _share_done(step: int, stop: int) -> float:
 
 
 def trained(taught: lessons.Lessons, stops: list[int], folder: Path) -> Training:
-    """Train so many steps in all, in as many runs as there are stops, each going on from the checkpoint."""
+    """Train up to each stop in a run of its own, which continues from the checkpoint of the one before."""
     place = WorkFolder(folder)
     folder.mkdir()
     for stop in stops:
         training = Training(a_student(), taught, Recipe(tokens=300, compile=False), place, "cpu")
         if place.checkpoint.exists():
-            torch.nn.init.zeros_(training.student.norm.weight)  # what is trained stands in the checkpoint
+            torch.nn.init.zeros_(training.student.norm.weight)  # the trained weights must come from the checkpoint
             training.resume(place.checkpoint)
         training.run(partial(_share_done, stop=stop))
     return training
 
 
-def test_a_run_that_goes_on_from_its_checkpoint_ends_where_one_in_one_piece_does(
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     taught: lessons.Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.student.WARMUP_STEPS", 1)  # from there on batches are compared with the memory
-    whole = trained(taught, [16], tmp_path / "whole")  # a pass has fewer batches
+    monkeypatch.setattr("training.student.WARMUP_STEPS", 1)  # after these, batches are compared with the memory
+    whole = trained(taught, [16], tmp_path / "whole")  # more than one pass
     parts = trained(taught, [4, 16], tmp_path / "parts")
     assert whole.progress.step == parts.progress.step == 16
     assert len(whole.memory.vectors) > 200
@@ -280,7 +282,7 @@ def test_a_checkpoint_of_other_axes_or_batches_is_refused(taught: lessons.Lesson
         made.resume(made.work.checkpoint)
 
 
-def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(taught: lessons.Lessons, tmp_path: Path) -> None:
+def test_resuming_removes_later_steps_from_the_log(taught: lessons.Lessons, tmp_path: Path) -> None:
     first = trained(taught, [2], tmp_path / "run")
     lost = [{"step": step, "loss_vectors": 1.0} for step in (1, 2, 3, 50)]
     first.work.log.write_text("".join(json.dumps(line) + "\n" for line in lost))
@@ -288,7 +290,7 @@ def test_what_an_earlier_run_did_after_its_checkpoint_leaves_the_log(taught: les
     assert [json.loads(line)["step"] for line in first.work.log.read_text().splitlines()] == [1, 2, 2]
 
 
-def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
+def test_the_steps_of_training_run_in_order_and_resume(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(f"{text} Number {number}.\n" for number in range(10) for text in TEXTS))
     work = WorkFolder(tmp_path / "work")
@@ -300,7 +302,7 @@ def test_the_steps_run_one_after_the_other_and_go_on(tmp_path: Path) -> None:
     medicine = ["--terms", str(terms), "--words", str(words), "--abstracts", str(articles), "--without", "--shards", "1"]
     main(["teacher", str(corpus), str(work.root), *medicine])
     sizes = [len(shards.load(folder).sizes) for folder in shards.stored(work.shards)]
-    assert sizes == [2, 40 + 1 + 2]  # a title, and a whole article; the corpus, a list of synonyms, a word twice
+    assert sizes == [2, 40 + 1 + 2]  # a title and a whole article; the corpus, synonyms and a repeated word
     for steps in (1, 2):
         main(["student", str(work.root), "--steps", str(steps), "--tokens", "200", "--no-compile"])
     assert work.picture.read_bytes().startswith(b"\x89PNG")
@@ -324,7 +326,7 @@ def test_bm25_ranks_and_compares_by_common_words(tmp_path: Path) -> None:
     assert evaluate.lexical(tmp_path / "pairs.tsv") > 0.8
 
 
-def test_the_student_comes_nearer(
+def test_the_student_approaches_the_teacher(
     taught: lessons.Lessons, work: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.schedule.WARMUP_STEPS", 1)

@@ -1,4 +1,4 @@
-"""Hidden states and pooled vectors beside transformers, float32 on the CPU, on tiny random checkpoints of odd shapes."""
+"""Hidden states and pooled vectors against transformers, in float32 on the CPU, on tiny checkpoints of odd shapes."""
 
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,14 @@ def test_odd_shapes_in_every_layout(tmp_path: Path, name: str, layout: str) -> N
 
 @pytest.mark.parametrize("null", [False, True], ids=["absent", "null"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_how_a_configuration_says_its_rotation(tmp_path: Path, name: str, null: bool) -> None:  # noqa: FBT001 - a parameter
+def test_every_way_of_stating_the_rotation(tmp_path: Path, name: str, null: bool) -> None:  # noqa: FBT001 - a parameter
     shape = Shape()
     config = shape.config(**CONFIGS[name]) | ({"rope_scaling": None} if null else {})
     folder = write_checkpoint(tmp_path, random_weights(shape, seed=4), config)
     assert_same_hidden_states(folder, hidden_by_transformers(folder))
 
 
-def test_the_tests_see_a_wrong_rotation(tmp_path: Path) -> None:
+def test_a_wrong_rotation_would_be_noticed(tmp_path: Path) -> None:
     shape, weights = Shape(), random_weights(Shape(), seed=4)
     theirs = hidden_by_transformers(write_checkpoint(tmp_path / "a", weights, shape.config(rope_theta=20_000.0)))
     with pytest.raises(AssertionError):
@@ -92,7 +92,7 @@ def test_pooled_vectors_of_one_padded_batch(tmp_path: Path, name: str, pooling: 
     expected = np.stack([pooled(states, pooling) for states in hidden_by_transformers(folder)])
     encoder = Encoder(ModelFiles(folder), BACKEND)
     assert np.abs(unit(encoder.encode(ROWS, pooling, None)) - expected).max() < 1e-5
-    shared = np.concatenate([ROWS[3][:20], ROWS[4][:5]])  # begins like ROWS[3]: its prompt's keys are computed once
+    shared = np.concatenate([ROWS[3][:20], ROWS[4][:5]])  # starts like ROWS[3], so their common keys are computed once
     both = [ROWS[3], shared, ROWS[4]]
     alone = np.concatenate([encoder.encode([row], pooling, None) for row in both])
     assert np.abs(unit(encoder.encode(both, pooling, ROWS[3][:20])) - unit(alone)).max() < 1e-5

@@ -1,4 +1,4 @@
-"""BERT in float64 numpy, and tiny checkpoints of it with random weights and a WordPiece tokenizer. Needs no torch."""
+"""BERT in float64 numpy, and tiny BERT checkpoints with random weights and a WordPiece tokenizer. Needs no torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ CLS, SEP = VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertShape:
-    """Sizes of a model. No two are equal, so that none can be taken for another."""
+    """Sizes of a model. The defaults all differ, so that a test notices if two are swapped."""
 
     hidden_size: int = 48
     intermediate_size: int = 112
@@ -36,7 +36,7 @@ class BertShape:
     hidden_act: str = "gelu"
 
     def config(self, **changes: Any) -> dict[str, Any]:
-        """Give ``config.json``; a change to None removes the key."""
+        """Return the content of ``config.json``. A change to None removes the key."""
         config = asdict(self) | {"model_type": "bert", "architectures": ["BertModel"], "torch_dtype": "float32"}
         return {name: value for name, value in (config | changes).items() if value is not None}
 
@@ -70,7 +70,7 @@ def bert_weights(shape: BertShape, seed: int = 0) -> Weights:
 
 
 def bert(weights: Mapping[str, NDArray[Any]], config: Mapping[str, Any], ids: Sequence[int]) -> Array:
-    """Give the hidden states of one text, shape (tokens, hidden); arXiv:1810.04805, written one head at a time."""
+    """Return the hidden states of one text, shape (tokens, hidden), one head at a time; arXiv:1810.04805."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     eps = config["layer_norm_eps"]
 
@@ -114,8 +114,8 @@ ACTIVATIONS = {"gelu": _gelu, "gelu_new": _gelu_new}
 
 
 def word_piece() -> Tokenizer:
-    """Build a tokenizer as bert-base-uncased's, with a small vocabulary."""
-    tokenizer = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))  # noqa: S106 - no password
+    """Build a tokenizer like bert-base-uncased's, with a small vocabulary."""
+    tokenizer = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))  # noqa: S106 - not a password
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -125,7 +125,7 @@ def word_piece() -> Tokenizer:
 
 
 def write_bert(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
-    """Write a model folder with the WordPiece tokenizer, and give its path."""
+    """Write a model folder with the WordPiece tokenizer, and return its path."""
     write_checkpoint(folder, weights, config)
     word_piece().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}')

@@ -1,6 +1,6 @@
-"""Tiny Qwen3 checkpoints with random weights, in every form that a folder can have. Needs no torch.
+"""Write tiny Qwen3 checkpoints with random weights, in every form that a folder can have. Needs no torch.
 
-The weights come from the raw bits of PCG64, whose stream numpy promises never to change, so a seed names a checkpoint.
+The weights come from the raw bits of PCG64. numpy promises never to change them, so a seed always means the same weights.
 """
 
 import json
@@ -22,15 +22,15 @@ Weights = dict[str, NDArray[np.float32]]
 NANO_CONFIG = json.loads((NANO_FOLDER / "config.json").read_bytes())
 NANO_ENTRIES: int = NANO_CONFIG["vocab_size"]
 NANO_END: int = NANO_CONFIG["eos_token_id"]
-"""Read, never written down: the embedded model may be another one day."""
+"""Read from the model and not written here, because the embedded model may change."""
 
 FIRST_NANO = "cba35b7bd2a49f4fd2cef11c380f0d1f"
-"""Fingerprint of the first model that the package held; 450c7bd6... was its weights' sha256."""
+"""Fingerprint of the first model in the package, whose weights had the SHA-256 450c7bd6..."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of a model. By default no two are equal, so that none can be taken for another."""
+    """Sizes of a model. The defaults all differ, so that a test notices if two are swapped."""
 
     hidden_size: int = 48
     intermediate_size: int = 112
@@ -43,7 +43,7 @@ class Shape:
     attention_bias: bool = False
 
     def config(self, **changes: Any) -> dict[str, Any]:
-        """Give ``config.json``; a change to None removes the key."""
+        """Return the content of ``config.json``. A change to None removes the key."""
         config = asdict(self) | {
             "model_type": "qwen3",
             "architectures": ["Qwen3ForCausalLM"],
@@ -57,10 +57,10 @@ class Shape:
 
 
 WITH_TOKENIZER = Shape(vocab_size=NANO_ENTRIES)
-"""Has a row for every id of the embedded model's tokenizer."""
+"""With a row for every id of the embedded model's tokenizer."""
 
 PACKABLE = Shape(hidden_size=64, intermediate_size=192, head_dim=32)
-"""Every matrix is a multiple of 64 wide, the group of MLX's affine quantisation."""
+"""The width of every matrix is a multiple of 64, the group size of MLX's affine quantisation."""
 
 
 def random_weights(shape: Shape, seed: int = 0) -> Weights:
@@ -68,7 +68,7 @@ def random_weights(shape: Shape, seed: int = 0) -> Weights:
     bits = np.random.PCG64(seed)
 
     def uniform(*size: int, scale: float) -> NDArray[np.float32]:
-        # 24 bits fill a float32 exactly, so no rounding differs between machines.
+        # 24 bits fit exactly into a float32, so nothing is rounded differently on another machine.
         raw = (bits.random_raw(math.prod(size)) >> np.uint64(40)).astype(np.float64) / 2**23 - 1
         return (raw * scale).astype(np.float32).reshape(size)
 
@@ -112,14 +112,14 @@ def write_checkpoint(
     prefix: str = "",
     shards: int = 1,
 ) -> Path:
-    """Write a model folder with the embedded model's tokenizer, and give its path.
+    """Write a model folder with the embedded model's tokenizer, and return its path.
 
     Args:
-        folder: Made when absent.
+        folder: Created if it does not exist.
         weights: Arrays of numpy or MLX.
         config: ``config.json``.
-        prefix: Put in front of every name but those of ``lm_head``.
-        shards: Files to spread the weights over, with an index when there are several.
+        prefix: Put in front of every name except those of ``lm_head``.
+        shards: Number of files for the weights; with several there is an index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -146,22 +146,22 @@ def _save_shards(folder: Path, weights: Mapping[str, mx.array], shards: int) -> 
 
 def save(path: Path, weights: Mapping[str, Any]) -> None:
     """Write one safetensors file."""
-    # transformers refuses a file that does not name its framework.
+    # transformers refuses files that do not name their framework.
     mx.save_safetensors(str(path), {name: mx.array(value) for name, value in weights.items()}, metadata={"format": "pt"})
 
 
 def pack(
     weights: Mapping[str, Any], *, mode: str, bits: int, group_size: int, only: str = "", scales: mx.Dtype = mx.float32
 ) -> dict[str, mx.array]:
-    """Quantise every matrix whose name holds ``only``, as MLX's converters do.
+    """Quantise every matrix whose name contains ``only``, as MLX's converters do.
 
     Args:
         weights: Plain arrays by name.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
-        bits: Bits a weight.
+        bits: Bits per weight.
         group_size: Weights that share a scale.
-        only: Part of the names to take; "" takes all.
-        scales: Type of the scales of the affine mode: that of the weights before, bfloat16 in most conversions.
+        only: Part of the name; "" takes all.
+        scales: Type of the scales in the affine mode, bfloat16 in most conversions.
     """
     packed = {}
     for name, value in weights.items():
@@ -179,7 +179,7 @@ def pack(
 
 
 def write_unpacked(folder: Path, source: Path = NANO_FOLDER) -> Path:
-    """Write a quantised folder's float32 twin: every other file the same."""
+    """Write a float32 copy of a quantised folder, with all other files the same."""
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((source / "config.json").read_text())
     said = config.pop("quantization")

@@ -1,4 +1,4 @@
-"""Run a model folder on the calling thread, below the engine."""
+"""Run a model folder on the calling thread, without an engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from mlx_qwen_embeddings.options import Pooling
 
 CPU = Backend("cpu", "float32")
 PACKED = Backend("gpu", "float32")
-"""Says "gpu" to the loader, which then keeps quantised weights packed; MLX computes on its default device all the same."""
+"""Makes the loader keep quantised weights packed, as on a GPU. MLX still computes on its default device."""
 
 ROWS: tuple[tuple[int, ...], ...] = (
     (5, 900, 1023),
@@ -24,11 +24,11 @@ ROWS: tuple[tuple[int, ...], ...] = (
     tuple(range(100, 160)),
     (7, 7, 7, 7, 11, 13),
 )
-"""Token ids of four texts of unlike length, one of them the end token alone."""
+"""Token ids of four texts of different lengths; one is only the end token."""
 
 
 def hidden_states(folder: Path, rows: Sequence[Sequence[int]] = ROWS, backend: Backend = CPU) -> list[NDArray[np.float32]]:
-    """Run the rows as one right-padded batch and give the real positions of each; shape (tokens, hidden)."""
+    """Run the rows as one right-padded batch, and return each row's real positions; shape (tokens, hidden)."""
     model = load_model(ModelFiles(folder), backend)
     ids, lengths = pad([np.array(row, dtype=np.int32) for row in rows])
     states = np.array(model(mx.array(ids), mx.array(lengths)), dtype=np.float32)
@@ -38,7 +38,7 @@ def hidden_states(folder: Path, rows: Sequence[Sequence[int]] = ROWS, backend: B
 def pooled_vectors(
     folder: Path, pooling: Pooling = "last", rows: Sequence[Sequence[int]] = ROWS, backend: Backend = CPU
 ) -> NDArray[np.float32]:
-    """Run the rows as one batch and give their unit vectors; shape (texts, hidden)."""
+    """Run the rows as one batch, and return their unit vectors; shape (texts, hidden)."""
     model = load_model(ModelFiles(folder), backend)
     ids, lengths = pad([np.array(row, dtype=np.int32) for row in rows])
     vectors = np.array(pool(model(mx.array(ids), mx.array(lengths)), mx.array(lengths), pooling))

@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 
 def qwen3(weights: Mapping[str, NDArray[Any]], config: Mapping[str, Any], ids: Sequence[int]) -> Array:
-    """Give the hidden states of one text, shape (tokens, hidden); arXiv:2505.09388, written one head at a time."""
+    """Return the hidden states of one text, shape (tokens, hidden), one head at a time; arXiv:2505.09388."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     eps = config["rms_norm_eps"]
     x = w["embed_tokens.weight"][np.asarray(ids)]
@@ -47,7 +47,7 @@ def _attention(w: Mapping[str, Array], config: Mapping[str, Any], at: str, x: Ar
 
 
 def _rotate(x: Array, theta: float) -> Array:
-    """Turn coordinate i and i + d/2 together, as in GPT-NeoX (arXiv:2104.09864 pairs neighbours instead)."""
+    """Rotate coordinates i and i + d/2 together, as GPT-NeoX does (arXiv:2104.09864 pairs neighbours instead)."""
     half = x.shape[-1] // 2
     angles = np.arange(len(x))[:, None] * theta ** (-np.arange(half) / half)
     left, right = x[:, :half], x[:, half:]
@@ -57,16 +57,16 @@ def _rotate(x: Array, theta: float) -> Array:
 
 
 def pooled(hidden: Array, pooling: str) -> Array:
-    """Give the unit vector of one text from its hidden states, shape (tokens, hidden)."""
+    """Return the unit vector of one text from its hidden states, shape (tokens, hidden)."""
     vector = {"last": hidden[-1], "first": hidden[0], "mean": hidden.mean(axis=0), "max": hidden.max(axis=0)}[pooling]
     return np.asarray(vector / np.linalg.norm(vector))
 
 
 def unpack(packed: NDArray[np.uint32], scales: NDArray[Any], biases: NDArray[Any] | None, *, mode: str, bits: int) -> Array:
-    """Give the weights that MLX's packed form stands for.
+    """Unpack weights in MLX's packed format.
 
-    A row is a stream of bits, the lowest first. "affine" is ``scale * q + bias``; the others are the elements and
-    scales of the OCP Microscaling Formats specification 1.0 (and nvfp4's E4M3 scale).
+    A row is a stream of bits, lowest first. "affine" means ``scale * q + bias``. The other modes have the elements and
+    scales of the OCP Microscaling Formats specification 1.0, and nvfp4 has E4M3 scales.
     """
     stream = np.unpackbits(np.ascontiguousarray(packed).view(np.uint8), axis=1, bitorder="little")
     codes = (stream.reshape(len(packed), -1, bits) << np.arange(bits, dtype=np.uint8)).sum(-1, dtype=np.uint32)
@@ -79,7 +79,7 @@ def unpack(packed: NDArray[np.uint32], scales: NDArray[Any], biases: NDArray[Any
 
 
 def small_float(codes: NDArray[Any], *, exponent: int, mantissa: int) -> Array:
-    """Read a sign, ``exponent`` bits biased by half their range, and ``mantissa`` bits (E2M1, E4M3)."""
+    """Decode a sign, ``exponent`` bits biased by half their range, and ``mantissa`` bits (E2M1, E4M3)."""
     codes = codes.astype(np.int64)
     sign = np.where(codes >> (exponent + mantissa) & 1, -1.0, 1.0)
     power, fraction = codes >> mantissa & (2**exponent - 1), (codes & (2**mantissa - 1)) / 2**mantissa

@@ -1,4 +1,4 @@
-"""A few texts of unlike length, and when two sets of vectors are the same."""
+"""A few texts of different lengths, and a comparison of vectors within the promised tolerance."""
 
 from typing import Any
 

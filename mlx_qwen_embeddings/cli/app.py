@@ -7,10 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlx_qwen_embeddings.cli.bulk import bulk
 from mlx_qwen_embeddings.cli.cache import cache
-from mlx_qwen_embeddings.cli.compare import compare
-from mlx_qwen_embeddings.cli.embed import embed
+from mlx_qwen_embeddings.cli.embed import bulk, compare, embed
 from mlx_qwen_embeddings.cli.models import models
 from mlx_qwen_embeddings.cli.search import index, search
 from mlx_qwen_embeddings.cli.serve import command as serve_command

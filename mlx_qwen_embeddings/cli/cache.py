@@ -1,6 +1,5 @@
 """``mlx-qwen cache``: show, empty and shrink the persistent cache of vectors."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_qwen_embeddings._files import human_size
-from mlx_qwen_embeddings.cli.common import JsonOption, YesOption, aligned
+from mlx_qwen_embeddings.cli.common import JsonOption, YesOption, aligned, print_result
+from mlx_qwen_embeddings.errors import CacheFileError
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.cache.sqlite_file import CacheFile, CacheInfo
 
 MILLISECONDS_PER_DAY = 86_400_000
+WAIT_SECONDS = 5
+"""Longest wait for another process that writes to the cache."""
 
 CachePath = Annotated[
     Path | None, typer.Argument(help="The cache's file or folder.", envvar="MLX_QWEN_CACHE_PATH", show_default=False)
@@ -31,22 +33,26 @@ def info(path: CachePath = None, *, as_json: JsonOption = False) -> None:
     """Show how many vectors are stored, their size, and when they were last used."""
     with _open(_existing(path)) as file:
         found = file.info()
-    typer.echo(json.dumps(asdict(found) | {"path": str(found.path)}, indent=2) if as_json else _table(found))
+    print_result(asdict(found) | {"path": str(found.path)}, _table(found), as_json=as_json)
 
 
 @cache.command()
 def clear(path: CachePath = None, *, yes: YesOption = False) -> None:
     """Delete all vectors. A broken cache is deleted as a whole."""
-    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS
+    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, CacheFile, explain, is_broken_cache
 
     found = _existing(path)
     if not yes:
         typer.confirm(f"Delete everything in {found}?", abort=True)
     try:
-        with closing(_connect(found)) as file:
+        with closing(CacheFile(found, seconds=WAIT_SECONDS)) as file:
             typer.echo(f"deleted {_vectors(file.clear())}; {found} is empty")
     except ERRORS as error:
-        _delete_broken(found, error)
+        if not is_broken_cache(found, error):
+            raise CacheFileError(explain(found, error)) from error
+        for name in (found.name, f"{found.name}-wal", f"{found.name}-shm"):
+            found.with_name(name).unlink(missing_ok=True)
+        typer.echo(f"{found} was broken ({error}) and has been deleted")
 
 
 @cache.command()
@@ -88,34 +94,15 @@ def _existing(path: Path | None) -> Path:
     return found
 
 
-def _connect(path: Path) -> "CacheFile":
-    from mlx_qwen_embeddings.cache.sqlite_file import CacheFile
-
-    return CacheFile(path, seconds=5)
-
-
 @contextmanager
 def _open(path: Path) -> Iterator["CacheFile"]:
-    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, explain
-    from mlx_qwen_embeddings.errors import CacheFileError
+    from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, CacheFile, explain
 
     try:
-        with closing(_connect(path)) as file:
+        with closing(CacheFile(path, seconds=WAIT_SECONDS)) as file:
             yield file
     except ERRORS as error:
         raise CacheFileError(explain(path, error)) from error
-
-
-def _delete_broken(path: Path, error: Exception) -> None:
-    """Delete a cache that SQLite cannot read, unless it was never a cache of this package."""
-    from mlx_qwen_embeddings.cache.sqlite_file import explain, is_broken_cache
-    from mlx_qwen_embeddings.errors import CacheFileError
-
-    if not is_broken_cache(path, error):
-        raise CacheFileError(explain(path, error)) from error
-    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        path.with_name(name).unlink(missing_ok=True)
-    typer.echo(f"{path} was broken ({error}) and has been deleted")
 
 
 def _table(found: "CacheInfo") -> str:
@@ -126,13 +113,10 @@ def _table(found: "CacheInfo") -> str:
         ["on disk", human_size(found.file_bytes)],
     ]
     if found.oldest is not None and found.newest is not None:
-        rows.append(["last used", f"{_moment(found.oldest)} to {_moment(found.newest)} UTC"])
+        first, last = (f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}" for moment in (found.oldest, found.newest))
+        rows.append(["last used", f"{first} to {last} UTC"])
     return aligned(rows, left=2)
 
 
 def _vectors(count: int) -> str:
     return f"{count:,} vector{'s' if count != 1 else ''}"
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

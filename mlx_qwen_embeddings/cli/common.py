@@ -1,9 +1,9 @@
-"""What several commands share: options, tables, and how a run that can be resumed ends."""
+"""What several commands share: options, and how they print."""
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,17 +20,9 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Alias, Hub name or local folder; default: MLX_QWEN_MODEL, then small."),
 ]
-IndexedModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", help="Alias, Hub name or folder; default: the database's, then MLX_QWEN_MODEL, then small."
-    ),
-]
 ModelDirOption = Annotated[Path | None, typer.Option(help="Folder of downloaded models; default: the Hugging Face cache.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 RoleOption = Annotated[Role, typer.Option(help="What the texts are; queries get the model's query prompt.")]
-VectorColumnOption = Annotated[str, typer.Option(help="Name of the vector column in the output.")]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has done.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
@@ -86,22 +78,6 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     )
 
 
-@contextmanager
-def resumable(output: Path) -> Iterator[None]:
-    """Exit on Ctrl-C with a message that says how to resume."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"mlx-qwen: stopped; run the same command again to continue {output}", err=True)
-        raise typer.Exit(130) from None
-
-
-def from_earlier(rows: int) -> str:
-    """Return a clause that says how many rows an earlier run had finished; "" for none."""
-    return f", {rows:,} of them from an earlier run" if rows else ""
-
-
-def shortened(text: str, characters: int) -> str:
-    """Return a text in one line, cut to this many characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= characters else f"{line[: characters - 1]}…"
+def print_result(data: object, text: str, *, as_json: bool) -> None:
+    """Print a result, either as JSON or as text."""
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text)

@@ -1,6 +1,5 @@
 """``mlx-qwen models``: list, describe, download and remove models."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from mlx_qwen_embeddings.cli.common import (
     RevisionOption,
     YesOption,
     aligned,
+    print_result,
 )
 
 if TYPE_CHECKING:
@@ -34,11 +34,8 @@ def list_(*, model_dir: ModelDirOption = None, as_json: JsonOption = False) -> N
 
     found = downloads(model_dir)
     facts = [_facts(spec, found.get(_repository(spec))) for spec in list_models()]
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
     head = ["name", "weights", "dimensions", "tokens", "download", "on disk", "memory, CPU", "GPU"]
-    typer.echo(aligned([head, *map(_row, facts)], left=2))
+    print_result(facts, aligned([head, *map(_row, facts)], left=2), as_json=as_json)
 
 
 def _row(facts: dict[str, Any]) -> list[str]:
@@ -56,10 +53,8 @@ def info(name: NamedModel, *, model_dir: ModelDirOption = None, as_json: JsonOpt
     spec = resolve(name)
     found = downloads(model_dir).get(_repository(spec))
     facts = _facts(spec, found) | (_from_files(spec, model_dir) if spec.local or found else {})
-    if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
-    else:
-        typer.echo(aligned([[name.replace("_", " "), _words(name, value)] for name, value in facts.items()], left=2))
+    rows = [[name.replace("_", " "), _words(name, value)] for name, value in facts.items()]
+    print_result(facts, aligned(rows, left=2), as_json=as_json)
 
 
 def _words(name: str, value: Any) -> str:

@@ -1,6 +1,5 @@
 """``mlx-qwen index`` and ``mlx-qwen search``."""
 
-import json
 import sys
 import textwrap
 from dataclasses import asdict
@@ -9,11 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_qwen_embeddings.cli.common import (
-    IndexedModelOption,
-    ModelDirOption,
-    RevisionOption,
-)
+from mlx_qwen_embeddings._extras import require
+from mlx_qwen_embeddings.cli.common import ModelDirOption, RevisionOption, print_result
 from mlx_qwen_embeddings.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -22,6 +18,12 @@ if TYPE_CHECKING:
 SHOWN_LINES = 8
 """Maximum number of lines shown of a passage."""
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Alias, Hub name or folder; default: the database's, then MLX_QWEN_MODEL, then small."
+    ),
+]
 DatabaseOption = Annotated[Path, typer.Option("--db", help="Folder of the database.", show_default=False)]
 
 
@@ -31,7 +33,7 @@ def index(
     ],
     *,
     database: DatabaseOption,
-    model: IndexedModelOption = None,
+    model: ModelOption = None,
     model_dir: ModelDirOption = None,
     revision: RevisionOption = None,
     instruction: Annotated[
@@ -46,7 +48,8 @@ def index(
     overlap: Annotated[int, typer.Option(help="Maximum number of tokens that neighbouring passages share.", min=0)] = 32,
 ) -> None:
     """Index a folder for search. Run again, it embeds only what changed."""
-    _require("mlx-qwen index", "lancedb", "langchain_core", "langchain_text_splitters", "pypdf")
+    for package in ("lancedb", "langchain_core", "langchain_text_splitters", "pypdf"):
+        require(package, "search", "mlx-qwen index")
     from mlx_qwen_embeddings.search import embeddings_for, index_folder
 
     embeddings = embeddings_for(
@@ -74,7 +77,7 @@ def search(
     *,
     database: DatabaseOption,
     count: Annotated[int, typer.Option("-k", help="Maximum number of passages.", min=1)] = 5,
-    model: IndexedModelOption = None,
+    model: ModelOption = None,
     model_dir: ModelDirOption = None,
     instruction: Annotated[
         str | None, typer.Option(help="Fail unless the database was indexed with this instruction.")
@@ -82,31 +85,20 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print whole passages as JSON.")] = False,
 ) -> None:
     """Search an indexed folder by meaning."""
-    _require("mlx-qwen search", "lancedb", "langchain_core")
+    for package in ("lancedb", "langchain_core"):
+        require(package, "search", "mlx-qwen search")
     from mlx_qwen_embeddings.search import search_folder
 
     hits = search_folder(question, database, count=count, model=model, instruction=instruction, cache_dir=model_dir)
-    if as_json:
-        typer.echo(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
-    else:
-        typer.echo("\n\n".join(map(_shown, hits)) or "nothing is indexed yet")
-
-
-def _require(purpose: str, *packages: str) -> None:
-    from mlx_qwen_embeddings._extras import require
-
-    for package in packages:
-        require(package, "search", purpose)
+    text = "\n\n".join(map(_shown, hits)) or "nothing is indexed yet"
+    print_result([asdict(hit) for hit in hits], text, as_json=as_json)
 
 
 def _shown(hit: "Hit") -> str:
     lines = f"{hit.start_line}-{hit.end_line}" if hit.end_line > hit.start_line else f"{hit.start_line}"
-    place = f"{_relative(hit.file)}{f', page {hit.page}, line ' if hit.page else ':'}{lines}"
+    file, here = Path(hit.file), Path.cwd()
+    shown = file.relative_to(here) if file.is_relative_to(here) else file
+    place = f"{shown}{f', page {hit.page}, line ' if hit.page else ':'}{lines}"
     passage = textwrap.dedent(" " * hit.indent + hit.text.expandtabs(4)).splitlines()
     more = ["…"] if len(passage) > SHOWN_LINES else []
     return f"{hit.score:.3f}  {place}\n" + textwrap.indent("\n".join([*passage[:SHOWN_LINES], *more]), "    ")
-
-
-def _relative(file: str) -> str:
-    here = Path.cwd()
-    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

@@ -1,6 +1,5 @@
 """``mlx-qwen verify``, ``evaluate``, ``convert``, ``bench`` and ``doctor``: check, convert and measure models."""
 
-import json
 import platform
 import sys
 from dataclasses import asdict
@@ -18,13 +17,13 @@ from mlx_qwen_embeddings.cli.common import (
     NamedModel,
     RevisionOption,
     aligned,
+    print_result,
     with_options,
 )
 from mlx_qwen_embeddings.options import CallOptions
 
 if TYPE_CHECKING:
     from mlx_qwen_embeddings.tools.bench import BenchReport
-    from mlx_qwen_embeddings.tools.evaluate import Score
 
 EXTRAS = {
     "langchain": "langchain-core",
@@ -52,7 +51,7 @@ def verify(
     from mlx_qwen_embeddings.tools.verify import verify as run
 
     report = run(model, revision=revision, dtype=dtype, device=device, cache_dir=model_dir)
-    typer.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if as_json else str(report))
+    print_result(report.as_dict(), str(report), as_json=as_json)
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -80,22 +79,12 @@ def evaluate(
     runs = [(evaluate_retrieval, path) for path in folders or ()] + [(evaluate_pairs, path) for path in sts or ()]
     with EmbeddingEngine(model) as engine:
         scores = [run(engine, path, limit=limit, **options) for run, path in runs]
-    typer.echo(json.dumps([asdict(score) for score in scores], indent=2) if as_json else _score_table(scores))
-
-
-def _score_table(scores: "list[Score]") -> str:
-    rows = [
-        [
-            score.data,
-            score.figure,
-            f"{score.value:.3f}",
-            f"{score.queries:,}",
-            f"{score.documents:,}" if score.documents else "",
-            f"{score.seconds:.0f}",
-        ]
-        for score in scores
-    ]
-    return aligned([["set", "figure", "score", "queries", "documents", "seconds"], *rows], left=2)
+    rows = [["set", "figure", "score", "queries", "documents", "seconds"]]
+    for score in scores:
+        documents = f"{score.documents:,}" if score.documents else ""
+        numbers = [f"{score.value:.3f}", f"{score.queries:,}", documents, f"{score.seconds:.0f}"]
+        rows.append([score.data, score.figure, *numbers])
+    print_result([asdict(score) for score in scores], aligned(rows, left=2), as_json=as_json)
 
 
 def convert(
@@ -126,7 +115,7 @@ def convert(
         report=report,
         show_progress=sys.stderr.isatty() and not as_json,
     )
-    typer.echo(json.dumps(conversion.as_dict(), ensure_ascii=False, indent=2) if as_json else str(conversion))
+    print_result(conversion.as_dict(), str(conversion), as_json=as_json)
 
 
 def bench(
@@ -146,7 +135,7 @@ def bench(
         if plot.suffix.lower() not in {".png", ".svg", ".pdf"}:
             raise typer.BadParameter(f"{plot}: --plot takes a .png, .svg or .pdf file")
     report = run_bench(model, seconds=seconds, cache_dir=model_dir)
-    typer.echo(json.dumps(asdict(report), indent=2) if as_json else _bench_tables(report))
+    print_result(asdict(report), _bench_tables(report), as_json=as_json)
     if plot is not None:
         from mlx_qwen_embeddings.plot import plot_bench
 
@@ -175,10 +164,8 @@ def doctor(*, as_json: JsonOption = False) -> None:
     """Show device, type and BLAS in use, and measure them for a second."""
     facts = {"package": _version("mlx-qwen-embeddings"), "python": sys.version.split()[0], "system": platform.platform()}
     facts |= _computing() | _storage() | {f"extra {extra}": _version(name) for extra, name in EXTRAS.items()}
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-    else:
-        typer.echo(aligned([[name, "none" if value is None else f"{value}"] for name, value in facts.items()], left=2))
+    rows = [[name, "none" if value is None else f"{value}"] for name, value in facts.items()]
+    print_result(facts, aligned(rows, left=2), as_json=as_json)
 
 
 def _version(package: str) -> str | None:

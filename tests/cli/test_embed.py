@@ -16,9 +16,7 @@ import pytest
 
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.cli import common
-from mlx_qwen_embeddings.cli.bulk import bulk
-from mlx_qwen_embeddings.cli.compare import compare
-from mlx_qwen_embeddings.cli.embed import embed
+from mlx_qwen_embeddings.cli.embed import bulk, compare, embed
 from mlx_qwen_embeddings.options import OPTIONS
 from mlx_qwen_embeddings.precision import quantize
 from mlx_qwen_embeddings.registry import NANO_FOLDER

@@ -100,8 +100,9 @@ def load_errors(files: ModelFiles) -> Iterator[None]:
         if isinstance(error, ModelLoadError) and str(error).startswith(str(files.path)):
             raise
         mlx = f"MLX cannot load it ({error}): if it is too large for this machine, free some memory, or take a smaller one"
-        message = f"{files.gguf or files.path}: {error if isinstance(error, ModelLoadError) else mlx}"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(
+            f"{files.gguf or files.path}: {error if isinstance(error, ModelLoadError) else mlx}"
+        ) from error
 
 
 def _fits_unpacked(
@@ -142,8 +143,9 @@ def _check_complete(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
     }
     found = [f"{what} {_some(names)}" for what, names in problems.items() if names]
     if found:
-        message = f"the weights do not fit config.json: they {'; they '.join(found)}: take both from one download"
-        raise ModelLoadError(message)
+        raise ModelLoadError(
+            f"the weights do not fit config.json: they {'; they '.join(found)}: take both from one download"
+        )
 
 
 def _some(names: list[str], show: int = 3) -> str:

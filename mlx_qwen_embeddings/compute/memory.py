@@ -112,8 +112,7 @@ def check_memory(needed: Sequence[int], lanes: int, reusable: int, tokens: int) 
     available = available_memory()
     if available is None or together <= SHARE * (available + reusable):
         return
-    message = (
+    raise MemoryError(
         f"out of memory: {tokens:,} tokens at once need about {human_size(together)} beside the weights, and "
         f"{human_size(available + reusable)} are free: free some, or cut the text with max_length"
     )
-    raise MemoryError(message)

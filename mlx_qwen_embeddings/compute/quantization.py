@@ -41,8 +41,9 @@ def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict
     _refuse_other_formats(said.get("quant_method"), weights)
     layers = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     if layers and not said:
-        message = "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
-        raise ModelLoadError(message)
+        raise ModelLoadError(
+            "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
+        )
     single = {name.removeprefix("model."): value for name, value in said.items() if isinstance(value, dict)}
     return {layer: _packing(single.get(layer, said)) for layer in layers}
 
@@ -55,11 +56,10 @@ def _refuse_other_formats(method: str | None, names: Iterable[str]) -> None:
         reason = f"the tensor {found} belongs to an AWQ, GPTQ, compressed-tensors or FP8 checkpoint"
     else:
         return
-    message = (
+    raise ModelLoadError(
         f"{reason}, which is not read: take a conversion to MLX (mlx-community on Hugging Face has them), or make one from "
         "the original, unquantised weights with mlx-qwen convert"
     )
-    raise ModelLoadError(message)
 
 
 def _packing(said: Mapping[str, Any]) -> Packing:

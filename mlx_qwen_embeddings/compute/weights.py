@@ -29,8 +29,7 @@ def weight_paths(files: ModelFiles) -> list[Path]:
     shards = _shards(files)
     missing = [shard for shard in shards if not (files.path / shard).is_file()]
     if missing:
-        message = f"{files.path} lacks {', '.join(missing)}, which {INDEX} names: download the model again"
-        raise ModelLoadError(message)
+        raise ModelLoadError(f"{files.path} lacks {', '.join(missing)}, which {INDEX} names: download the model again")
     paths = [files.path / shard for shard in shards] or sorted(files.path.glob("*.safetensors"))
     for path in paths:
         files.file(path.relative_to(files.path).as_posix())
@@ -43,16 +42,14 @@ def _shards(files: ModelFiles) -> list[str]:
     index = files.json(INDEX)
     named = index.get("weight_map", {}) if isinstance(index, dict) else None
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
-        message = f"{files.path / INDEX} does not say which file holds which weight: download the model again"
-        raise ModelLoadError(message)
+        raise ModelLoadError(f"{files.path / INDEX} does not say which file holds which weight: download the model again")
     shards = sorted(set(named.values()))
     outside = next((shard for shard in shards if Path(shard).is_absolute() or ".." in Path(shard).parts), None)
     if outside is not None:
-        message = (
+        raise ModelLoadError(
             f"{files.path / INDEX} names {outside!r}, which lies outside the model's folder: refused; download the model "
             "again"
         )
-        raise ModelLoadError(message)
     return shards
 
 
@@ -87,8 +84,7 @@ def _load(path: Path) -> dict[str, mx.array]:
             return _read_here(path)
         return cast("dict[str, mx.array]", mx.load(str(path)))
     except (RuntimeError, ValueError) as error:
-        message = f"{path} cannot be read ({error}): download it again"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(f"{path} cannot be read ({error}): download it again") from error
 
 
 def _read_here(path: Path) -> dict[str, mx.array]:
@@ -100,8 +96,7 @@ def _read_here(path: Path) -> dict[str, mx.array]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in _TYPES:
-            message = f"tensor {name!r} has the type {entry['dtype']}"
-            raise ValueError(message)
+            raise ValueError(f"tensor {name!r} has the type {entry['dtype']}")
         begin, end = entry["data_offsets"]
         stored = mx.array(np.fromfile(path, np.uint8, end - begin, offset=start + begin))
         arrays[name] = stored.view(_TYPES[entry["dtype"]]).reshape(entry["shape"])

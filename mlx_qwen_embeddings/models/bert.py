@@ -46,8 +46,9 @@ class Args:
         values: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
         missing = [name for name, value in values.items() if value is None]
         if missing:
-            message = f"config.json of this BERT model lacks {', '.join(missing)}: copy the original model's config.json"
-            raise ModelLoadError(message)
+            raise ModelLoadError(
+                f"config.json of this BERT model lacks {', '.join(missing)}: copy the original model's config.json"
+            )
         args = cls(**values)
         _refuse_variants(config, args)
         return args
@@ -65,8 +66,7 @@ def _refuse_variants(config: Mapping[str, Any], args: Args) -> None:
     elif args.hidden_size % args.num_attention_heads:
         reason = f"{args.num_attention_heads} heads, which do not divide hidden_size={args.hidden_size}: it is broken"
     if reason:
-        message = f"config.json of this BERT model asks for {reason}"
-        raise ModelLoadError(message)
+        raise ModelLoadError(f"config.json of this BERT model asks for {reason}")
 
 
 class Embeddings(nn.Module):

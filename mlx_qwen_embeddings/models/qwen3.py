@@ -48,8 +48,9 @@ class Args:
         values["attention_bias"] = bool(config.get("attention_bias"))
         missing = [name for name, value in values.items() if value is None]
         if missing:
-            message = f"config.json of this Qwen3 model lacks {', '.join(missing)}: copy the original model's config.json"
-            raise ModelLoadError(message)
+            raise ModelLoadError(
+                f"config.json of this Qwen3 model lacks {', '.join(missing)}: copy the original model's config.json"
+            )
         return cls(**values)
 
 
@@ -61,17 +62,18 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _refuse_variants(config: Mapping[str, Any]) -> None:
     kind = _rope(config).get("rope_type") or _rope(config).get("type") or "default"
     if kind != "default":
-        message = f"config.json asks for rope scaling {kind!r}, which is not supported: take the scaling out of it"
-        raise ModelLoadError(message)
+        raise ModelLoadError(
+            f"config.json asks for rope scaling {kind!r}, which is not supported: take the scaling out of it"
+        )
     if config.get("use_sliding_window"):
-        message = "config.json asks for sliding-window attention, which is not supported: use_sliding_window must be false"
-        raise ModelLoadError(message)
+        raise ModelLoadError(
+            "config.json asks for sliding-window attention, which is not supported: use_sliding_window must be false"
+        )
     if config.get("hidden_act", "silu") != "silu":
-        message = (
+        raise ModelLoadError(
             f"config.json asks for activation {config['hidden_act']!r}, but Qwen3 computes 'silu': copy the original "
             "model's config.json"
         )
-        raise ModelLoadError(message)
 
 
 class Attention(nn.Module):

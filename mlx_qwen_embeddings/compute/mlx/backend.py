@@ -95,8 +95,7 @@ def choose_backend(device: Device = "auto", dtype: DType = "auto") -> Backend:
     mx = _import_mlx()
     has_gpu = bool(mx.is_available(mx.gpu))
     if device == "gpu" and not has_gpu:
-        message = "device 'gpu' was asked for, but MLX sees no GPU here: use device='cpu' or 'auto'"
-        raise ModelLoadError(message)
+        raise ModelLoadError("device 'gpu' was asked for, but MLX sees no GPU here: use device='cpu' or 'auto'")
     chosen: Literal["cpu", "gpu"] = "gpu" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         dtype = "float32" if chosen == "cpu" else "bfloat16"
@@ -112,8 +111,9 @@ def claim_thread(backend: Backend) -> None:
     mx = _import_mlx()
     inherited = parent_computed()
     if inherited and backend.device == "gpu":
-        message = "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn')"
-        raise ModelLoadError(message)
+        raise ModelLoadError(
+            "a GPU context does not survive a fork: start processes with multiprocessing.get_context('spawn')"
+        )
     if not inherited and not _limited.is_set():
         _limited.set()
         # This waits for every running computation, with the GIL held.
@@ -186,14 +186,12 @@ def return_memory() -> None:
 
 def _import_mlx() -> Any:
     if sys.platform == "darwin" and platform.machine() != "arm64":
-        message = (
+        raise MissingExtraError(
             "MLX needs an Apple Silicon Mac and a native arm64 Python; this Python is built for "
             f"{platform.machine()} (an Intel Mac, or Rosetta): install an arm64 one, then pip install mlx-qwen-embeddings"
         )
-        raise MissingExtraError(message)
     try:
         return importlib.import_module("mlx.core")
     except ImportError as error:
         commands = " or ".join(pip_command(extra) for extra in ("cpu", "cuda13", "cuda12"))
-        message = f"MLX has no back end here ({error}). On Linux one extra picks it: {commands}"
-        raise MissingExtraError(message) from error
+        raise MissingExtraError(f"MLX has no back end here ({error}). On Linux one extra picks it: {commands}") from error

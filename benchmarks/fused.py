@@ -53,7 +53,7 @@ def main() -> None:
     import mlx.core as mx
 
     from mlx_qwen_embeddings.models.activations import silu
-    from mlx_qwen_embeddings.models.linear import FEW_TOKENS
+    from mlx_qwen_embeddings.models.layers import FEW_TOKENS
 
     set_threads(backend.blas, cores())
 

@@ -52,7 +52,7 @@ def _exp() -> None:
 
 
 def _order() -> None:
-    _replace("models.linear", "FEW_TOKENS", 0)
+    _replace("models.layers", "FEW_TOKENS", 0)
 
 
 def _step() -> None:

@@ -17,8 +17,7 @@ from mlx_qwen_embeddings.compute.memory import check_memory, piece_bytes
 from mlx_qwen_embeddings.compute.mlx.backend import Backend, claim_thread, computing, free_buffers, return_memory
 from mlx_qwen_embeddings.compute.mlx.lanes import Lanes
 from mlx_qwen_embeddings.models.attention import KeysValues
-from mlx_qwen_embeddings.models.linear import STEP
-from mlx_qwen_embeddings.models.pooling import pool
+from mlx_qwen_embeddings.models.layers import STEP, pool
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.tokenization import Ids
 

@@ -14,7 +14,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import gelu, gelu_tanh, settled
 from mlx_qwen_embeddings.models.attention import padded_attention
-from mlx_qwen_embeddings.models.linear import Linear
+from mlx_qwen_embeddings.models.layers import Linear
 
 IGNORED = re.compile(r"(cls|pooler)\..*|embeddings\.position_ids")
 """Tensors to ignore: the heads used in pretraining, the pooler, and a buffer that old exports saved."""

@@ -14,7 +14,7 @@ from mlx import nn
 from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.models.activations import settled, silu
 from mlx_qwen_embeddings.models.attention import KeysValues, causal_attention
-from mlx_qwen_embeddings.models.linear import Linear
+from mlx_qwen_embeddings.models.layers import Linear
 
 IGNORED = ("lm_head.", "rotary_emb.inv_freq")
 """Tensors to ignore: the head of the language model, and a buffer that old exports saved."""

@@ -28,7 +28,7 @@ from mlx_qwen_embeddings.compute.loading import load_model
 from mlx_qwen_embeddings.compute.mlx.backend import Backend
 from mlx_qwen_embeddings.compute.weights import read_gguf
 from mlx_qwen_embeddings.errors import ModelLoadError
-from mlx_qwen_embeddings.models.pooling import pool
+from mlx_qwen_embeddings.models.layers import pool
 from mlx_qwen_embeddings.registry import resolve
 from tests.support.bpe_tokenizer import END_ID, ENTRIES, TURN_END_ID, write_bpe
 from tests.support.checkpoints import Shape, Weights, random_weights, write_checkpoint, write_unpacked

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_qwen_embeddings.models import attention
 from mlx_qwen_embeddings.models.activations import exp_in_place, silu
-from mlx_qwen_embeddings.models.pooling import pool
+from mlx_qwen_embeddings.models.layers import pool
 from mlx_qwen_embeddings.options import Pooling
 from tests.support.checkpoints import Shape, random_weights, write_checkpoint
 from tests.support.forward import ROWS, hidden_states, pooled_vectors

@@ -13,7 +13,7 @@ from benchmarks.switches import SWITCHES, switch_off
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.compute import encoder
 from mlx_qwen_embeddings.compute.mlx import lanes
-from mlx_qwen_embeddings.models import activations, attention, bert, linear, qwen3
+from mlx_qwen_embeddings.models import activations, attention, bert, layers, qwen3
 from tests.support.bert_reference import BertShape, bert_weights, write_bert
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lanes need a BLAS whose threads can be set")
@@ -45,7 +45,7 @@ ROUTES = (
     Route("exp", activations, "exp_in_place"),
     Route("silu", qwen3, "silu"),
     Route("gelu", bert.ACTIVATIONS, "gelu"),
-    Route("order", linear, "by_hand"),  # called only for few tokens
+    Route("order", layers, "by_hand"),  # called only for few tokens
     Route("step", encoder, "pad", lambda _, *, multiple: multiple > 1),
     Route("prompt", qwen3.Model, "prefill"),
     Route("settled", qwen3, "settled"),
@@ -88,12 +88,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 def embed(bert_folder: Path, *, without: str | None = None) -> tuple[Vectors, set[str]]:
     """Embed with one shortcut off, or none. Return the vectors, and the switches of which no route was taken."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (activations, attention, bert, encoder, lanes, linear, qwen3, qwen3.Layer):
+        for owner in (activations, attention, bert, encoder, lanes, layers, qwen3, qwen3.Layer):
             for name, value in list(vars(owner).items()):
                 if not name.startswith("__"):
                     patch.setattr(owner, name, value)  # restored afterwards, whatever a switch changes
         patch.setattr(lanes, "cores", lambda: 2)
-        patch.setattr(linear, "LARGE_WEIGHT", 1)  # nano has no weight that large
+        patch.setattr(layers, "LARGE_WEIGHT", 1)  # nano has no weight that large
         seen = watch(patch)
         switch_off([without] if without else [])
         vectors = []

@@ -11,7 +11,7 @@ from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.compute.batching import pad
 from mlx_qwen_embeddings.compute.loading import load_model
 from mlx_qwen_embeddings.compute.mlx.backend import Backend
-from mlx_qwen_embeddings.models.pooling import pool
+from mlx_qwen_embeddings.models.layers import pool
 from mlx_qwen_embeddings.options import Pooling
 
 CPU = Backend("cpu", "float32")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from mlx_qwen_embeddings.models import linear
-from mlx_qwen_embeddings.models.linear import FEW_TOKENS, STEP, Linear
+from mlx_qwen_embeddings.models import layers
+from mlx_qwen_embeddings.models.layers import FEW_TOKENS, STEP, Linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -18,7 +18,7 @@ def test_both_orders_give_the_same(
     large: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linear, "LARGE_WEIGHT", large)
+    monkeypatch.setattr(layers, "LARGE_WEIGHT", large)
     layer = Linear(24, 40, bias=bias)
     x = mx.random.normal((*shape, 24), key=mx.random.key(1))
     expected = np.array(x, np.float64) @ np.array(layer.weight, np.float64).T

@@ -86,8 +86,7 @@ class AdapterOptions(_Fields):
         """
         model, model_name = (_as_text(fields.pop(name, None)) for name in ("model", "model_name"))
         if model is not None and model_name is not None and model != model_name:
-            message = f"model={model!r} and model_name={model_name!r} name two models: give one of them"
-            raise ValueError(message)
+            raise ValueError(f"model={model!r} and model_name={model_name!r} name two models: give one of them")
         chosen = model if model is not None else model_name
         super().__init__(**fields if chosen is None else fields | {self.name_field: chosen})
 
@@ -103,14 +102,12 @@ class AdapterOptions(_Fields):
         for name, most in (("dimensions", spec.dimensions), ("max_length", spec.max_length)):
             value = getattr(self, name)
             if value is not None and most is not None and value > most:
-                message = f"{name}={value} is more than the {most} that {spec.name!r} has"
-                raise ValueError(message)
+                raise ValueError(f"{name}={value} is more than the {most} that {spec.name!r} has")
         if self.precision not in {"float32", "float16", "int8"}:
-            message = (
+            raise ValueError(
                 f"precision={self.precision!r} is not for a list of floats, which stores compare as it is: choose float32, "
                 f"float16 or int8, or call engine.embed_documents(texts, precision={self.precision!r})"
             )
-            raise ValueError(message)
         for role in ("query", "document"):
             EmbedOptions(**self.call_options(role))
         return self

@@ -25,5 +25,6 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"{purpose} needs the package {module.split('.', maxsplit=1)[0]!r}: {pip_command(extra)}"
-        raise MissingExtraError(message) from error
+        raise MissingExtraError(
+            f"{purpose} needs the package {module.split('.', maxsplit=1)[0]!r}: {pip_command(extra)}"
+        ) from error

@@ -125,12 +125,11 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         # Checked on construction and in every call, since the cache can also be set on an instance.
         alike = self.query_instruction is not None and self.query_instruction == self.document_instruction
         if self.embeddings_cache is not None and not alike:
-            message = (
+            raise ValueError(
                 "embeddings_cache keys vectors by the text alone, so a query would get the vector of a document with the "
                 "same words: leave it out (the engine has a cache that knows model, prompt and text), or embed both alike "
                 "by giving query_instruction and document_instruction the same value"
             )
-            raise ValueError(message)
         return super().call_options(role)
 
     def _get_query_embedding(self, query: str) -> Embedding:

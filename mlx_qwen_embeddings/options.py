@@ -150,25 +150,20 @@ class EmbedOptions(SharedOptions):
                 # numpy's integers are not JSON, and keys are made of these.
                 setattr(self, option.name, whole_number(option.name, value, ", or None"))
             elif option.type is bool and not isinstance(value, bool):
-                message = f"{option.name} must be True or False, got {value!r}"
-                raise TypeError(message)
+                raise TypeError(f"{option.name} must be True or False, got {value!r}")
         if self.precision in {"int8", "uint8"} and not self.normalize:
-            message = (
+            raise ValueError(
                 f"precision {self.precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
             )
-            raise ValueError(message)
         if self.instruction is not None and not isinstance(self.instruction, str):
-            message = f"instruction must be a string or None, got {self.instruction!r}"
-            raise TypeError(message)
+            raise TypeError(f"instruction must be a string or None, got {self.instruction!r}")
         if self.chat_template is not None and not isinstance(self.chat_template, (bool, str)):
-            message = f"chat_template must be a string, True, False or None, got {self.chat_template!r}"
-            raise TypeError(message)
+            raise TypeError(f"chat_template must be a string, True, False or None, got {self.chat_template!r}")
         for name, text in (("instruction", self.instruction), ("chat_template", self.chat_template)):
             if isinstance(text, str):
                 check_unicode(text, name)
         if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
-            message = f"timeout must be seconds above 0, or None, got {self.timeout!r}"
-            raise ValueError(message)
+            raise ValueError(f"timeout must be seconds above 0, or None, got {self.timeout!r}")
 
 
 class SharedArguments(TypedDict, total=False):
@@ -241,23 +236,20 @@ def check_unicode(text: str, place: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        message = (
+        raise InvalidTextError(
             f"{place} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which is not "
             "text: clean it with text.encode('utf-8', 'replace').decode()"
-        )
-        raise InvalidTextError(message) from error
+        ) from error
 
 
 def whole_number(name: str, value: object, others: str = "") -> int:
     """Return a number from 1 as Python's own ``int``; raise a ``ValueError`` that names ``others`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        message = f"{name} must be a whole number from 1{others}, got {value!r}"
-        raise ValueError(message)
+        raise ValueError(f"{name} must be a whole number from 1{others}, got {value!r}")
     return int(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise a ``ValueError`` that names the choices when the value is not one of them."""
     if value not in choices:
-        message = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
-        raise ValueError(message)
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -36,8 +36,7 @@ def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None 
             for float16, or the ranges do not fit or cannot be taken from a single vector.
     """
     if precision not in PRECISIONS:
-        message = f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
-        raise ValueError(message)
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     values = _read(vectors)
     if precision in {"int8", "uint8"}:
         bounds = value_ranges(values) if ranges is None and values.size else ranges
@@ -82,8 +81,7 @@ def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
     """
     values = _read(vectors)
     if values.ndim == 1 or len(values) < 2:  # noqa: PLR2004 - a range has two ends
-        message = "int8 and uint8 need the range of each dimension, which one vector does not have: pass ranges="
-        raise ValueError(message)
+        raise ValueError("int8 and uint8 need the range of each dimension, which one vector does not have: pass ranges=")
     return np.stack([values.min(axis=0), values.max(axis=0)])
 
 
@@ -115,33 +113,30 @@ def load_ranges(path: str | Path) -> NDArray[np.float32]:
         saved = json.loads(Path(path).read_text("utf-8"))
         ranges = np.array([saved["lowest"], saved["highest"]], dtype=np.float32)
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{path} holds no ranges: save_ranges(path, value_ranges(vectors)) writes them ({error!r})"
-        raise ValueError(message) from error
+        raise ValueError(
+            f"{path} holds no ranges: save_ranges(path, value_ranges(vectors)) writes them ({error!r})"
+        ) from error
     return ranges
 
 
 def _read(vectors: ArrayLike) -> NDArray[np.float32]:
     array = np.asarray(vectors)
     if array.dtype.kind != "f":
-        message = f"vectors must hold floating-point numbers, not {array.dtype}: are they quantised already?"
-        raise ValueError(message)
+        raise ValueError(f"vectors must hold floating-point numbers, not {array.dtype}: are they quantised already?")
     if array.ndim not in {1, 2}:
-        message = f"vectors must have the shape (d,) or (n, d), not {array.shape}"
-        raise ValueError(message)
+        raise ValueError(f"vectors must have the shape (d,) or (n, d), not {array.shape}")
     if not np.isfinite(array).all():
-        message = "vectors hold NaN or infinity: embed those texts again"
-        raise ValueError(message)
+        raise ValueError("vectors hold NaN or infinity: embed those texts again")
     return array.astype(np.float32, copy=False)
 
 
 def _buckets(values: NDArray[np.float32], ranges: ArrayLike) -> NDArray[np.float32]:
     bounds = np.asarray(ranges, dtype=np.float32)
     if bounds.shape != (2, values.shape[-1]) or not np.all(bounds[0] <= bounds[1]):
-        message = (
+        raise ValueError(
             f"ranges must be the lowest and the highest value of each of the {values.shape[-1]} dimensions, shape "
             f"(2, {values.shape[-1]}), got shape {bounds.shape}"
         )
-        raise ValueError(message)
     steps = (bounds[1] - bounds[0]) / _STEPS
     steps = np.where(steps == 0, 1, steps)
     buckets: NDArray[np.float32] = np.clip(np.floor((values - bounds[0]) / steps), 0, _STEPS)
@@ -150,8 +145,9 @@ def _buckets(values: NDArray[np.float32], ranges: ArrayLike) -> NDArray[np.float
 
 def _float16(values: NDArray[np.float32]) -> NDArray[Any]:
     if np.any(np.abs(values) > np.finfo(np.float16).max):
-        message = f"float16 ends at {np.finfo(np.float16).max}, and a component is larger: normalise the vectors first"
-        raise ValueError(message)
+        raise ValueError(
+            f"float16 ends at {np.finfo(np.float16).max}, and a component is larger: normalise the vectors first"
+        )
     return values.astype(np.float16)
 
 

@@ -58,16 +58,14 @@ def chat_renderer(template: str) -> Callable[[str], str]:
     try:
         compiled = environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
-        message = f"chat_template is not valid Jinja source: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"chat_template is not valid Jinja source: {error}") from error
 
     def render(text: str) -> str:
         try:
             rendered = str(compiled.render(messages=[{"role": "user", "content": text}], add_generation_prompt=False))
             rendered.encode()
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            message = f"chat_template cannot render {text[:60]!r}: {error}"
-            raise InvalidTextError(message) from error
+            raise InvalidTextError(f"chat_template cannot render {text[:60]!r}: {error}") from error
         return rendered
 
     return render

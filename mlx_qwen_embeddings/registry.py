@@ -48,12 +48,10 @@ class ModelSpec:
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` for a row that could never be resolved."""
         if not self.name or not self.source:
-            message = f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}"
-            raise ValueError(message)
+            raise ValueError(f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}")
         unknown = [role for role in self.prompts if role not in get_args(Role)]
         if unknown:
-            message = f"{self.name!r} has a prompt for {unknown[0]!r}: the roles are {' and '.join(get_args(Role))}"
-            raise ValueError(message)
+            raise ValueError(f"{self.name!r} has a prompt for {unknown[0]!r}: the roles are {' and '.join(get_args(Role))}")
 
 
 def _qwen3(size: str, names: tuple[str, str], dimensions: int, billions: float) -> list[ModelSpec]:
@@ -149,8 +147,9 @@ def register(spec: ModelSpec, *, overwrite: bool = False) -> ModelSpec:
     with _lock:
         taken = [name for name in names if name in _models and _models[name] != spec]
         if taken and not overwrite:
-            message = f"model name {taken[0]!r} is taken by {_models[taken[0]].source!r}: pass overwrite=True to replace it"
-            raise ValueError(message)
+            raise ValueError(
+                f"model name {taken[0]!r} is taken by {_models[taken[0]].source!r}: pass overwrite=True to replace it"
+            )
         _models.update(dict.fromkeys(names, spec))
     return spec
 

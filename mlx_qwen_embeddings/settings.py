@@ -21,8 +21,7 @@ CACHE_FILE = "vectors.sqlite"
 def refuse_float16(value: object) -> object:
     """Return a compute type; raise a ``ValueError`` that says why for float16."""
     if value in ("float16", "fp16"):
-        message = "dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'"
-        raise ValueError(message)
+        raise ValueError("dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'")
     return value
 
 
@@ -124,8 +123,7 @@ class EngineSettings(BaseModel):
         if value is None:
             return None
         if "\0" in str(value):
-            message = f"{str(value)!r} holds a zero byte, which no file name can"
-            raise ValueError(message)
+            raise ValueError(f"{str(value)!r} holds a zero byte, which no file name can")
         path = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
         return path if path.suffix and not path.is_dir() else path / CACHE_FILE
 

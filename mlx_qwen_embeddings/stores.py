@@ -52,11 +52,10 @@ def check(embeddings: AdapterOptions, metadata: Mapping[str, Any] | None, *, nam
             what differs and what to do.
     """
     if not metadata or KEY not in metadata:
-        message = (
+        raise IndexMismatchError(
             f"{name} does not say which model made its vectors: rebuild it with stamp(embeddings) in its metadata, or add "
             "that entry if you are sure that these embeddings made them"
         )
-        raise IndexMismatchError(message)
     stored, wanted = json.loads(metadata[KEY]), _record(embeddings)
     differing = [key for key in wanted | stored if key not in _FOR_MESSAGES and _entry(stored, key) != _entry(wanted, key)]
     if differing:
@@ -85,11 +84,10 @@ def check_folder(embeddings: AdapterOptions, folder: str | Path) -> None:
     if record.is_file():
         check(embeddings, json.loads(record.read_text("utf-8")), name=str(path))
     elif path.is_dir() and any(not inside.name.startswith(RECORD) for inside in path.iterdir()):
-        message = (
+        raise IndexMismatchError(
             f"{path} does not say which model made its vectors: build the store again in an empty folder, or write "
             f"json.dumps(stamp(embeddings)) into {record} if you are sure that these embeddings made them"
         )
-        raise IndexMismatchError(message)
     else:
         path.mkdir(parents=True, exist_ok=True)
         temporary = path / f"{RECORD}.{uuid.uuid4().hex}"  # several processes may open a new store at once

@@ -91,11 +91,10 @@ class TextTokenizer:
         except RuntimeError as error:
             if len(texts) > 1:
                 return [ids for text in texts for ids in self._ids([text])]
-            message = (
+            raise InvalidTextError(
                 f"the tokenizer gives up on a text of {len(texts[0])} characters that begins with {texts[0][:20]!r} "
                 f"({error}): split it, or shorten its runs of spaces"
-            )
-            raise InvalidTextError(message) from error
+            ) from error
 
     def _cut(self, ids: list[int], max_length: int) -> Tokens:
         ids.extend(self._appended)
@@ -128,8 +127,9 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return tuple(full[:start]), tuple(full[start + len(plain) :])
-    message = f"the tokenizer's special tokens cannot be found: {probe!r} gives {plain} without them and {full} with them"
-    raise ModelLoadError(message)
+    raise ModelLoadError(
+        f"the tokenizer's special tokens cannot be found: {probe!r} gives {plain} without them and {full} with them"
+    )
 
 
 def check_texts(texts: object, *, start: int = 0) -> list[str]:
@@ -146,8 +146,7 @@ def check_texts(texts: object, *, start: int = 0) -> list[str]:
     checked: list[str] = list(check_iterable(texts))
     for position, text in enumerate(checked, start):
         if not isinstance(text, str):
-            message = f"texts[{position}] must be a string, got {_describe(text)}"
-            raise TypeError(message)
+            raise TypeError(f"texts[{position}] must be a string, got {_describe(text)}")
         if not text.isascii():
             check_unicode(text, f"texts[{position}]")
     return checked
@@ -160,8 +159,7 @@ def check_iterable(texts: object) -> Iterable[Any]:
         TypeError: When it is a single string, whose letters nobody wants to embed, or cannot be iterated.
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
-        message = f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]"
-        raise TypeError(message)
+        raise TypeError(f"texts must be a list of strings, got {_describe(texts)}: for a single text write [text]")
     return texts
 
 
@@ -185,11 +183,10 @@ def check_length(position: int, length: int, max_length: int, truncate: Truncate
     if length <= max_length:
         return False
     if truncate == "error":
-        message = (
+        raise InputTooLongError(
             f"texts[{position}] has {length} tokens, more than max_length={max_length}: split it, raise max_length, or "
             'pass truncate="end"'
         )
-        raise InputTooLongError(message)
     return True
 
 

@@ -26,8 +26,7 @@ def _split_some(value: object) -> object:
         return parts
     names = [part.strip() if isinstance(part, str) else part for part in parts]
     if "" in names or (isinstance(value, str) and not names):
-        message = "it names nothing: fill it in, or leave the setting out"
-        raise ValueError(message)
+        raise ValueError("it names nothing: fill it in, or leave the setting out")
     return names
 
 
@@ -129,8 +128,7 @@ class ServerSettings(BaseModel):
             lines = [line.strip() for line in self.api_keys_file.expanduser().read_text("utf-8-sig").splitlines()]
             more = [line for line in lines if line and not line.startswith("#")]
             if not more:
-                message = f"{self.api_keys_file} holds no API key: write one on each line, or leave the setting out"
-                raise ValueError(message)
+                raise ValueError(f"{self.api_keys_file} holds no API key: write one on each line, or leave the setting out")
             keys += more
         return keys
 
@@ -139,10 +137,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(path.expanduser().read_text("utf-8"))
     except ValueError as error:  # wrong syntax, or not UTF-8
-        message = f"{path} is not a TOML file ({error})"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is not a TOML file ({error})") from error
     known = {*ServerSettings.model_fields, *EngineSettings.model_fields}
     if unknown := sorted(set(found) - known):
-        message = f"{path}: there is no setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
-        raise ValueError(message)
+        raise ValueError(f"{path}: there is no setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return found

@@ -4,11 +4,12 @@ import asyncio
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from mlx_qwen_embeddings.cache.memory import KEY_VERSION
 from mlx_qwen_embeddings.engine import EmbeddingEngine
@@ -23,7 +24,7 @@ from mlx_qwen_embeddings.options import (
 )
 from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import resolve
-from mlx_qwen_embeddings.settings import Device, DType, EngineSettings, refuse_float16
+from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
 
 NUMBERS_AT_ONCE = 50_000
 """How many numbers become Python floats before the event loop gets its turn: a few milliseconds."""
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
         """What type checkers see of the fields."""
 else:
     _Fields = create_model("_Fields", **pydantic_fields(SharedArguments.__annotations__))
+
+
+def default_model() -> str:
+    """Return the model to use when none is named: ``MLX_QWEN_MODEL``, else "small"."""
+    return EngineSettings.from_env().model
 
 
 class AdapterOptions(_Fields):
@@ -74,31 +80,36 @@ class AdapterOptions(_Fields):
     device: Device | None = None
     """Where to compute; None takes ``MLX_QWEN_DEVICE``, else "auto": the GPU when MLX has one."""
 
-    def __init__(self, **fields: Any) -> None:
-        """Find out which model is meant, then check all fields. Nothing is loaded.
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        *,
+        model_name: str | PathLike[str] | None = None,
+        **fields: Unpack[AdapterFields],
+    ) -> None:
+        """Check all fields. The first call loads the model.
 
         Args:
-            **fields: The fields. The model's name may be given as ``model`` or as ``model_name``; None is the default.
+            model: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
+            model_name: Another name for ``model``.
+            **fields: See the fields of this class.
 
         Raises:
             UnknownModelError: When no model has this name; the message suggests similar names.
-            ValueError: When a field is wrong, or two names differ (``pydantic.ValidationError`` is a ``ValueError``).
+            ValueError: When a field is wrong (``pydantic.ValidationError``), or the two names differ.
         """
-        model, model_name = (_as_text(fields.pop(name, None)) for name in ("model", "model_name"))
-        if model is not None and model_name is not None and model != model_name:
-            raise ValueError(f"model={model!r} and model_name={model_name!r} name two models: give one of them")
-        chosen = model if model is not None else model_name
-        super().__init__(**fields if chosen is None else fields | {self.name_field: chosen})
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _refuse_float16(cls, value: object) -> object:
-        return refuse_float16(value)
+        given: dict[str, Any] = {**fields}
+        for name in (model, model_name):
+            if name is not None:
+                text = os.fspath(name) if isinstance(name, PathLike) else name
+                if given.setdefault(self.name_field, text) != text:
+                    raise ValueError(f"model={model!r} and model_name={model_name!r} name two models: give one of them")
+        super().__init__(**given)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         EngineSettings.from_env(**self._engine_key())
-        spec = resolve(self._engine_key()["model"])
+        spec = resolve(getattr(self, self.name_field))
         for name, most in (("dimensions", spec.dimensions), ("max_length", spec.max_length)):
             value = getattr(self, name)
             if value is not None and most is not None and value > most:
@@ -124,24 +135,14 @@ class AdapterOptions(_Fields):
         Opens the model, which may download it. Use it as the name of a cache or a collection, to keep vectors of different
         settings apart.
         """
-        engine = self.engine
-        roles: tuple[Role, ...] = ("query", "document")
-        shape = [
-            KEY_VERSION,
-            engine.fingerprint,
-            engine.facts.device,
-            engine.facts.dtype,
-            *({"max_length": engine.max_length} | self.vector_options(role) for role in roles),
-        ]
+        engine, length = self.engine, {"max_length": self.engine.max_length}
+        shaping = [length | self.vector_options("query"), length | self.vector_options("document")]
+        shape = [KEY_VERSION, engine.fingerprint, engine.facts.device, engine.facts.dtype, *shaping]
         return hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def _engine_key(self) -> dict[str, Any]:
-        return {
-            "model": getattr(self, self.name_field),
-            "revision": self.revision,
-            "dtype": self.dtype,
-            "device": self.device,
-        }
+        model = getattr(self, self.name_field)
+        return {"model": model, "revision": self.revision, "dtype": self.dtype, "device": self.device}
 
     def vector_options(self, role: Role) -> dict[str, Any]:
         """Return the options that shape the vectors of a role and differ from their defaults."""
@@ -155,9 +156,18 @@ class AdapterOptions(_Fields):
         return cast("CallOptions", options)
 
 
-def to_floats(vectors: NDArray[Any]) -> Any:
-    """Return nested lists of Python floats for vectors of any precision."""
-    return vectors.astype(np.float32, copy=False).tolist()
+class ModelOptions(AdapterOptions):
+    """``AdapterOptions`` with the model's name in ``model``."""
+
+    name_field: ClassVar[str] = "model"
+
+    model: str = Field(default_factory=default_model, min_length=1)
+    """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
+
+
+def to_floats(vectors: NDArray[Any]) -> list[Any]:
+    """Return Python floats for vectors of any precision: a list for one vector, a list of lists for rows."""
+    return cast("list[Any]", vectors.astype(np.float32, copy=False).tolist())
 
 
 async def to_floats_in_turns(vectors: NDArray[Any]) -> list[list[float]]:
@@ -169,12 +179,3 @@ async def to_floats_in_turns(vectors: NDArray[Any]) -> list[list[float]]:
             await asyncio.sleep(0)
         floats += to_floats(vectors[start : start + rows])
     return floats
-
-
-def _as_text(model: object) -> object:
-    return os.fspath(model) if isinstance(model, os.PathLike) else model
-
-
-def default_model() -> str:
-    """Return the model to use when none is named: ``MLX_QWEN_MODEL``, else "small"."""
-    return EngineSettings.from_env().model

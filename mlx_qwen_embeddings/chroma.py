@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-from pydantic import Field
 
-from mlx_qwen_embeddings._adapter import AdapterFields, AdapterOptions, default_model
+from mlx_qwen_embeddings._adapter import AdapterFields, ModelOptions
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.engine import Vectors
 from mlx_qwen_embeddings.options import OF_THE_RUN
@@ -23,15 +22,6 @@ NAME = "mlx_qwen"
 
 _NOT_KEPT = OF_THE_RUN | {"device"}
 """Fields that a collection does not keep: they say where and how vectors are computed, not which vectors."""
-
-
-class Options(AdapterOptions):
-    """The fields of the embedding function."""
-
-    name_field: ClassVar[str] = "model"
-
-    model: str = Field(default_factory=default_model, min_length=1)
-    """Alias, Hub name or local folder; by default ``MLX_QWEN_MODEL``, else "small"."""
 
 
 @register_embedding_function
@@ -62,7 +52,7 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
             ValueError: When a field is wrong (``pydantic.ValidationError``).
         """
         given: dict[str, Any] = {"model": model, **fields}
-        self.options = Options(**given)
+        self.options = ModelOptions(**given)
 
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma looks at the name
         """Return the vectors of documents."""
@@ -115,7 +105,7 @@ class MLXQwenEmbeddingFunction(EmbeddingFunction[Documents]):
     @staticmethod
     def validate_config(config: dict[str, Any]) -> None:
         """Raise a ``ValueError`` for unknown fields and wrong values."""
-        Options(**_fields(config))
+        ModelOptions(**_fields(config))
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
         """Raise an ``IndexMismatchError`` for a change that would not fit the vectors in the collection.

@@ -54,9 +54,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
     run the pipeline with ``cache_collection=embed_model.fingerprint``.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, arbitrary_types_allowed=True
-    )
+    model_config = AdapterOptions.model_config | ConfigDict(arbitrary_types_allowed=True)
 
     name_field: ClassVar[str] = "model_name"
 
@@ -78,18 +76,9 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         model: str | PathLike[str] | None = None,
         **fields: Unpack[LlamaIndexFields],
     ) -> None:
-        """Check all fields. The first call loads the model.
-
-        Args:
-            model_name: Alias, Hub name or local folder; None takes ``MLX_QWEN_MODEL``, else "small".
-            model: Another name for ``model_name``.
-            **fields: See the fields of this class.
-
-        Raises:
-            UnknownModelError: When no model has this name; the message suggests similar names.
-            ValueError: When a field is wrong (``pydantic.ValidationError``), or the two names differ.
-        """
-        super().__init__(model=model, model_name=model_name, **fields)
+        """Check all fields; ``AdapterOptions`` documents the arguments and errors. The first call loads the model."""
+        given: dict[str, Any] = {"model": model, "model_name": model_name, **fields}
+        super().__init__(**given)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,13 +122,10 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return super().call_options(role)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        vector: Embedding = to_floats(self.engine.embed_query(query, **self.call_options("query")))
-        return vector
+        return to_floats(self.engine.embed_query(query, **self.call_options("query")))
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        vector = await self.engine.aembed_query(query, **self.call_options("query"))
-        result: Embedding = to_floats(vector)
-        return result
+        return to_floats(await self.engine.aembed_query(query, **self.call_options("query")))
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
@@ -148,9 +134,7 @@ class MLXQwenEmbedding(AdapterOptions, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors: list[Embedding] = to_floats(self.engine.embed_documents(texts, **self.call_options("document")))
-        return vectors
+        return to_floats(self.engine.embed_documents(texts, **self.call_options("document")))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors = await self.engine.aembed_documents(texts, **self.call_options("document"))
-        return await to_floats_in_turns(vectors)
+        return await to_floats_in_turns(await self.engine.aembed_documents(texts, **self.call_options("document")))

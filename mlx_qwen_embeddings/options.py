@@ -4,10 +4,12 @@ To add an option, add a field to ``SharedOptions`` and its type to ``SharedArgum
 nor pydantic, so that ``mlx-qwen --help`` is quick.
 """
 
+# ruff: noqa: FBT003, RUF009 - a call of _option is a dataclass field, and starts with its default
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args, get_origin
 
 from mlx_qwen_embeddings.errors import InvalidTextError
 
@@ -33,14 +35,9 @@ Effect = Literal["computed", "returned", "refused", "run"]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is known of an option.
+    """A row of the table.
 
     Attributes:
-        name: Keyword argument of a call.
-        type: Annotation of its values.
-        default: Value when it is not given.
-        effect: See ``Effect``.
-        help: Its documentation.
         minimum: Smallest whole number allowed; None for other types.
         served: Whether requests to the server may set it.
     """
@@ -54,114 +51,91 @@ class Option:
     served: bool
 
 
-def _about(effect: Effect, text: str, *, minimum: int | None = None, served: bool = True) -> dict[str, Any]:
-    return {"effect": effect, "help": text, "minimum": minimum, "served": served and effect != "run"}
+def _option(default: object, effect: Effect, text: str, *, minimum: int | None = None, served: bool = True) -> Any:
+    about = {"effect": effect, "help": text, "minimum": minimum, "served": served and effect != "run"}
+    return field(default=default, metadata=about)
 
 
 @dataclass(kw_only=True)
 class SharedOptions:
     """The options that adapters have as fields of the same name."""
 
-    dimensions: int | None = field(
-        default=None,
-        metadata=_about(
-            "returned",
-            "Number of leading dimensions to keep (Matryoshka); vectors are normalised after the cut. By default all.",
-            minimum=1,
-        ),
+    dimensions: int | None = _option(
+        None,
+        "returned",
+        "Number of leading dimensions to keep (Matryoshka); vectors are normalised after the cut. By default all.",
+        minimum=1,
     )
-    normalize: bool = field(
-        default=True, metadata=_about("returned", "Whether vectors have unit length; int8 and uint8 need it.")
+    normalize: bool = _option(True, "returned", "Whether vectors have unit length; int8 and uint8 need it.")
+    precision: Precision = _option(
+        "float32",
+        "returned",
+        "Type of the components. float16 rounds. int8 and uint8 count steps of a range that depends on the dimensions "
+        "alone, so all such vectors can be compared. binary and ubinary keep one bit a component, eight to a byte.",
     )
-    precision: Precision = field(
-        default="float32",
-        metadata=_about(
-            "returned",
-            "Type of the components. float16 rounds. int8 and uint8 count steps of a range that depends on the dimensions "
-            "alone, so all such vectors can be compared. binary and ubinary keep one bit a component, eight to a byte.",
-        ),
+    pooling: PoolingOption = _option(
+        "native",
+        "computed",
+        "How the token states of a text become its vector; native is what the model was trained with.",
+        served=False,
     )
-    pooling: PoolingOption = field(
-        default="native",
-        metadata=_about(
-            "computed",
-            "How the token states of a text become its vector; native is what the model was trained with.",
-            served=False,
-        ),
+    max_length: int | None = _option(
+        None,
+        "computed",
+        "Most tokens of a text, including prompt and special tokens, up to the model's limit. By default the model's own "
+        "setting.",
+        minimum=1,
+        served=False,
     )
-    max_length: int | None = field(
-        default=None,
-        metadata=_about(
-            "computed",
-            "Most tokens of a text, including prompt and special tokens, up to the model's limit. By default the model's "
-            "own setting.",
-            minimum=1,
-            served=False,
-        ),
+    truncate: Truncate = _option(
+        "end", "refused", "What happens to longer texts: end cuts them, and logs a warning once; error refuses them."
     )
-    truncate: Truncate = field(
-        default="end",
-        metadata=_about(
-            "refused", "What happens to longer texts: end cuts them, and logs a warning once; error refuses them."
-        ),
+    chat_template: bool | str | None = _option(
+        None,
+        "computed",
+        "Whether to render each text as a user's message with the model's own chat template. A string is the Jinja source "
+        "of another template.",
+        served=False,  # a template is a program
     )
-    chat_template: bool | str | None = field(
-        default=None,
-        metadata=_about(
-            "computed",
-            "Whether to render each text as a user's message with the model's own chat template. A string is the Jinja "
-            "source of another template.",
-            served=False,  # a template is a program
-        ),
-    )
-    timeout: float | None = field(
-        default=None, metadata=_about("run", "Seconds after which the call gives up. By default it waits.")
-    )
-    show_progress: bool = field(default=False, metadata=_about("run", "Whether to draw a progress bar."))
+    timeout: float | None = _option(None, "run", "Seconds after which the call gives up. By default it waits.")
+    show_progress: bool = _option(False, "run", "Whether to draw a progress bar.")
 
 
 @dataclass(kw_only=True)
 class EmbedOptions(SharedOptions):
     """The keyword arguments of every embedding method."""
 
-    instruction: str | None = field(
-        default=None,
-        metadata=_about(
-            "computed",
-            "The task in words, put before each text in the form the model was trained on. By default the model's own "
-            "prompt for the role; an empty string for no prompt.",
-        ),
+    instruction: str | None = _option(
+        None,
+        "computed",
+        "The task in words, put before each text in the form the model was trained on. By default the model's own prompt "
+        "for the role; an empty string for no prompt.",
     )
-    wait: bool = field(
-        default=True,
-        metadata=_about(
-            "run", "Whether to wait while the queue is full; False raises EngineBusyError instead. A stream always waits."
-        ),
+    wait: bool = _option(
+        True, "run", "Whether to wait while the queue is full; False raises EngineBusyError instead. A stream always waits."
     )
 
     def __post_init__(self) -> None:
         """Check what no model could serve. The engine checks what depends on the model."""
-        check_choice("pooling", self.pooling, get_args(PoolingOption))
-        check_choice("truncate", self.truncate, get_args(Truncate))
-        check_choice("precision", self.precision, PRECISIONS)
-        for option in OPTIONS.values():
-            value = getattr(self, option.name)
-            if option.minimum is not None and value is not None:
-                # numpy's integers are not JSON, and keys are made of these.
-                setattr(self, option.name, whole_number(option.name, value, ", or None"))
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if get_origin(option.type) is Literal:
+                check_choice(name, value, get_args(option.type))
             elif option.type is bool and not isinstance(value, bool):
-                raise TypeError(f"{option.name} must be True or False, got {value!r}")
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+            elif option.minimum is not None and value is not None:
+                # numpy's integers are not JSON, and keys are made of these.
+                setattr(self, name, whole_number(name, value, ", or None"))
+            elif isinstance(value, str):
+                check_unicode(value, name)
         if self.precision in {"int8", "uint8"} and not self.normalize:
             raise ValueError(
                 f"precision {self.precision!r} needs vectors of unit length: leave out normalize=False (--no-normalize)"
             )
-        if self.instruction is not None and not isinstance(self.instruction, str):
+        if not isinstance(self.instruction, str | None):
             raise TypeError(f"instruction must be a string or None, got {self.instruction!r}")
-        if self.chat_template is not None and not isinstance(self.chat_template, (bool, str)):
+        if not isinstance(self.chat_template, bool | str | None):
             raise TypeError(f"chat_template must be a string, True, False or None, got {self.chat_template!r}")
-        for name, text in (("instruction", self.instruction), ("chat_template", self.chat_template)):
-            if isinstance(text, str):
-                check_unicode(text, name)
         if self.timeout is not None and not (isinstance(self.timeout, Real) and self.timeout > 0):
             raise ValueError(f"timeout must be seconds above 0, or None, got {self.timeout!r}")
 
@@ -194,7 +168,6 @@ EmbedOptions.__doc__ = f"{EmbedOptions.__doc__}\n\nAttributes:\n" + "\n".join(
     f"    {option.name}: {option.help}" for option in OPTIONS.values()
 )
 
-
 OF_THE_RUN = {name for name, option in OPTIONS.items() if option.effect == "run"}
 """Options that belong to no key."""
 
@@ -218,21 +191,17 @@ def pydantic_fields(names: Iterable[str], *, null: bool = False) -> dict[str, An
     from pydantic import Field  # noqa: PLC0415 - see the top of this module
 
     made: dict[str, Any] = {}
-    for option in (OPTIONS[name] for name in names):
+    for name in names:
+        option = OPTIONS[name]
         # Strict: else True, "64" and 64.0 would be whole numbers.
         limits: dict[str, Any] = {} if option.minimum is None else {"ge": option.minimum, "strict": True}
         kind = option.type | None if null else option.type
-        made[option.name] = kind, Field(default=option.default, description=option.help, **limits)
+        made[name] = kind, Field(default=option.default, description=option.help, **limits)
     return made
 
 
 def check_unicode(text: str, place: str) -> None:
-    """Raise ``InvalidTextError`` for a lone surrogate, which has no UTF-8 form and which no tokenizer can take.
-
-    Args:
-        text: The text.
-        place: What it is, for the message: "instruction", "texts[3]".
-    """
+    """Raise ``InvalidTextError``, which names ``place``, for a lone surrogate: it has no UTF-8 form."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Device = Literal["auto", "cpu", "gpu"]
-DType = Literal["auto", "float32", "bfloat16"]
 
 PREFIX = "MLX_QWEN_"
 DEFAULT_MODEL = "small"
@@ -18,11 +17,13 @@ CACHE_FILE = "vectors.sqlite"
 """Name of the cache file where ``cache_path`` is a folder."""
 
 
-def refuse_float16(value: object) -> object:
-    """Return a compute type; raise a ``ValueError`` that says why for float16."""
+def _refuse_float16(value: object) -> object:
     if value in ("float16", "fp16"):
         raise ValueError("dtype 'float16' overflows to NaN on Qwen3-Embedding-8B: use 'bfloat16' or 'float32'")
     return value
+
+
+DType = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_refuse_float16)]
 
 
 def in_one_line(error: ValidationError) -> str:
@@ -111,11 +112,6 @@ class EngineSettings(BaseModel):
 
     cache_dir: Path | None = None
     """Folder of downloaded models. By default the Hugging Face cache."""
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _refuse_float16(cls, value: object) -> object:
-        return refuse_float16(value)
 
     @field_validator("cache_path")
     @classmethod

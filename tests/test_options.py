@@ -76,10 +76,10 @@ def with_another_option(folder: Path, effect: str) -> Path:
     for entry in PACKAGE.iterdir():
         if entry.name not in {"options.py", "__pycache__"}:
             (copy / entry.name).symlink_to(entry)
-    field = f'    shade: int = field(default=0, metadata=_about("{effect}", "How dark a vector is."))\n'
+    field = f'    shade: int = _option(0, "{effect}", "How dark a vector is.")\n'
     source = (PACKAGE / "options.py").read_text("utf-8")
     for anchor, added in (
-        ("    timeout: float | None = field(", field),
+        ("    timeout: float | None = _option(", field),
         ("    timeout: float | None\n", "    shade: int\n"),
     ):
         assert source.count(anchor) == 1

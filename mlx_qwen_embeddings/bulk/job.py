@@ -207,8 +207,8 @@ def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[i
 def _difference(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
     differing = [name for name in found | wanted if found.get(name) != wanted.get(name)]
     return (
-        f"{folder} holds the parts of a run with another {', another '.join(differing)}: "
-        "repeat that run to continue it, or pass restart=True (--restart) to drop its parts"
+        f"{folder} holds the parts of a run with a different {', '.join(differing)}: "
+        "repeat that run to continue it, or pass restart=True (--restart) to discard its parts"
     )
 
 

@@ -63,13 +63,14 @@ class SharedModel:
         found, wanted = (engine.fingerprint, engine.facts.dtype), (self.stamp.fingerprint, self.stamp.dtype)
         if found == wanted:
             return engine
-        here = f"node {ray.get_runtime_context().get_node_id()} has {engine.settings.model} as {found}, another as {wanted}"
-        remedy = "set dtype=, so that all compute alike" if found[0] == wanted[0] else _ONE_CONTENT
-        message = f"{here}, so their vectors would not go together: {remedy}"
+        node = ray.get_runtime_context().get_node_id()
+        here = f"node {node} opened {engine.settings.model} as {found}, the first node as {wanted}"
+        remedy = "set dtype=, so that all nodes compute in one type" if found[0] == wanted[0] else _ONE_CONTENT
+        message = f"{here}, so their vectors cannot be compared: {remedy}"
         raise ModelLoadError(message)
 
 
-_ONE_CONTENT = "use a Hub name, a folder that all nodes share, or copies with the same times (rsync -a)"
+_ONE_CONTENT = "use a Hub name, a folder that all nodes share, or copies with the same modification times (rsync -a)"
 
 
 def _model_settings(model: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -193,10 +193,10 @@ def test_two_workers_may_write_the_same_part(tmp_path: Path, engine: EmbeddingEn
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"dimensions": 32}, "a run with another dimensions: .*--restart"),
-        ({"part_rows": 20}, "a run with another part_rows: "),
-        ({"role": "query"}, "a run with another role: "),
-        ({"vector_column": "vector"}, "a run with another vector_column: "),
+        ({"dimensions": 32}, "a run with a different dimensions: .*--restart"),
+        ({"part_rows": 20}, "a run with a different part_rows: "),
+        ({"role": "query"}, "a run with a different role: "),
+        ({"vector_column": "vector"}, "a run with a different vector_column: "),
     ],
 )
 def test_a_run_with_other_values_is_refused_without_restart(
@@ -212,7 +212,7 @@ def test_a_run_with_other_values_is_refused_without_restart(
 
 def test_another_source_is_refused(tmp_path: Path, engine: EmbeddingEngine) -> None:
     embed_parquet(write_corpus(tmp_path / "in", sizes=(5,)), tmp_path / "out", model=engine)
-    with pytest.raises(ValueError, match="a run with another source, another rows: "):
+    with pytest.raises(ValueError, match="a run with a different source, rows: "):
         embed_parquet(write_corpus(tmp_path / "other", sizes=(6,)), tmp_path / "out", model=engine)
 
 
@@ -287,4 +287,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, command)
     assert again.output == f"{tmp_path / 'out'}: 12 vectors of 64 dimensions in 3 parts, 10 of them from an earlier run\n"
     other = CliRunner().invoke(app, [*command, "--precision", "int8"])
-    assert (other.exit_code, "a run with another precision: " in other.output) == (1, True)
+    assert (other.exit_code, "a run with a different precision: " in other.output) == (1, True)

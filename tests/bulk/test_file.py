@@ -223,10 +223,10 @@ def test_a_run_with_other_values_is_refused_without_restart(
     begun: tuple[Path, Path], engine: EmbeddingEngine, wanted: Any
 ) -> None:
     options: Any = {"model": engine, "part_rows": 1, "max_length": 70, "truncate": "error"}
-    with pytest.raises(ValueError, match=r"a run with another instruction: .* or pass restart=True"):
+    with pytest.raises(ValueError, match=r"a run with a different instruction: .* or pass restart=True"):
         embed_file(*begun, instruction="Find it", **options)
     begun[0].write_text("\n".join(TEXTS), "utf-8")
-    with pytest.raises(ValueError, match="a run with another source, another rows: "):
+    with pytest.raises(ValueError, match="a run with a different source, rows: "):
         embed_file(*begun, **options)
     report = embed_file(*begun, restart=True, **options)
     assert (report.rows, report.resumed) == (5, 0)

@@ -179,7 +179,7 @@ def test_a_node_with_another_model_or_dtype_is_refused(cluster: Cluster) -> None
     assert ray.get(look.remote(shared)) == 384
     stamp = shared.stamp
     for other, remedy in ((stamp._replace(fingerprint="other"), "rsync -a"), (stamp._replace(dtype="other"), "set dtype=")):
-        with pytest.raises(ModelLoadError, match=rf"would not go together: .*{remedy}"):
+        with pytest.raises(ModelLoadError, match=rf"cannot be compared: .*{remedy}"):
             ray.get(look.remote(SharedModel(shared.settings, other)))
 
 

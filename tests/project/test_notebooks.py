@@ -76,7 +76,7 @@ def test_pictures_are_stored(name: str) -> None:
     assert "image/png" in kinds
 
 
-def test_the_notebook_on_precision_has_the_readme_s_table() -> None:
+def test_the_notebook_on_precision_has_the_table_of_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text("utf-8").split("<!-- precision -->")[1].split("<!-- /precision -->")[0]
     path = PROJECT / "notebooks" / "04_choose_dimensions_and_precision.ipynb"
     outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]

@@ -1,4 +1,4 @@
-"""What the 0.6B's shape costs by its own arithmetic: the multiplications of a text, and the weights a query has to read."""
+"""Compute what the 0.6B's shape must cost: the operations for a text, and the weights that a query reads."""
 
 from collections.abc import Iterable
 
@@ -14,14 +14,14 @@ QUERY, KEY = CONFIG["num_attention_heads"] * CONFIG["head_dim"], CONFIG["num_key
 
 KEYS_VALUES = 2 * HIDDEN * KEY
 REST = 2 * HIDDEN * QUERY + 3 * HIDDEN * INNER
-"""Weights of a layer: of its keys and values, and of all else."""
+"""Weights of a layer: for keys and values, and for everything else."""
 
 
 def flops(lengths: Iterable[int]) -> int:
-    """Count the floating-point operations of the matrix products that texts of so many tokens need.
+    """Return the floating-point operations in the matrix products for texts of the given lengths.
 
-    Padding is not counted. The last layer needs keys and values of every token, and all else for the last one only; a
-    causal layer multiplies half of the scores.
+    Padding does not count. The last layer needs keys and values of every token, and everything else only for the last one.
+    A causal layer computes half of the scores.
     """
     total = 0
     for length in lengths:
@@ -32,5 +32,5 @@ def flops(lengths: Iterable[int]) -> int:
 
 
 def weight_bytes() -> int:
-    """Give the bytes of the weights in float32 that every batch reads: all but the embeddings."""
+    """Return the bytes of the float32 weights that every batch reads: all but the embeddings."""
     return 4 * LAYERS * (KEYS_VALUES + REST)

@@ -1,4 +1,4 @@
-"""What is wanted of the speed, beside what was found."""
+"""Compare the measured speeds with the targets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,31 +7,31 @@ from benchmarks.markdown import table
 
 Results = Mapping[str, dict[str, Any]]
 Bar = tuple[str, str, Callable[[Results], float], Callable[[float], bool]]
-"""What, the bar in words, the figure, and whether that is enough."""
+"""A subject, the target in words, the figure, and whether it is met."""
 
 
 def at_least(bar: float, what: str, figure: Callable[[Results], float]) -> Bar:
-    """Make a bar that is met from below."""
+    """Return a target that is a lower limit."""
     return what, f"≥ {bar:,g}", figure, lambda found: found >= bar
 
 
 def at_most(bar: float, what: str, figure: Callable[[Results], float]) -> Bar:
-    """Make a bar that is met from above."""
+    """Return a target that is an upper limit."""
     return what, f"≤ {bar:,g}", figure, lambda found: found <= bar
 
 
 def ratio(part: str, case: str, *peers: str) -> Callable[[Results], float]:
-    """Look up how many times as fast this package is as the slowest to beat of these peers."""
+    """Return a function that tells how many times as fast this package is as the fastest of these peers."""
     return lambda results: min(float(results[part]["found"][case][peer]["ratio"]) for peer in peers)
 
 
 def value(part: str, case: str, name: str) -> Callable[[Results], float]:
-    """Look up a figure."""
+    """Return a function that looks up a figure."""
     return lambda results: float(results[part]["found"][case][name])
 
 
 def per_second(case: str) -> Callable[[Results], float]:
-    """Look up how many texts a second all-MiniLM embeds here."""
+    """Return a function that tells how many texts per second all-MiniLM embeds here."""
 
     def figure(results: Results) -> float:
         ours = results["small"]["found"][case]["all-MiniLM, ours"]
@@ -41,17 +41,17 @@ def per_second(case: str) -> Callable[[Results], float]:
 
 
 def stream(model: str, figure: Callable[[dict[str, float]], float]) -> Callable[[Results], float]:
-    """Work out a figure of a long stream through a model."""
+    """Return a function that computes a figure from a long stream through a model."""
     return lambda results: figure(results["memory"]["found"][f"stream through {model}"])
 
 
 def over_weights(found: dict[str, float]) -> float:
-    """Take the weights from the peak, in GiB."""
+    """Return the peak without the weights, in GiB."""
     return (found["peak, MB"] - found["weights in memory, MB"]) * 1e6 / 2**30
 
 
 def growth(found: dict[str, float]) -> float:
-    """Hold the memory at the end against that after a fifth."""
+    """Return the memory at the end relative to that after a fifth."""
     return found["at the end, MB"] / found["after a fifth, MB"]
 
 
@@ -99,12 +99,12 @@ BARS: tuple[Bar, ...] = (
 
 
 def bars(results: Results) -> str:
-    """Write the table of those whose part was run."""
+    """Return the table of the targets whose part was run."""
     rows = []
     for what, bar, figure, enough in BARS:
         try:
             found = figure(results)
-        except KeyError:  # the part was not run, or not this case of it
+        except KeyError:  # the part or this case was not run
             continue
-        rows.append([what, bar, f"{found:,.3g}" if found < 1000 else f"{found:,.0f}", "yes" if enough(found) else "no"])  # noqa: PLR2004 - digits that count
+        rows.append([what, bar, f"{found:,.3g}" if found < 1000 else f"{found:,.0f}", "yes" if enough(found) else "no"])  # noqa: PLR2004 - significant digits
     return table(["what", "wanted", "found", "met"], rows)

@@ -1,4 +1,4 @@
-"""The charts of the results."""
+"""Draw the charts of the results."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS, THEIRS = "#0072B2", "#D55E00"
-"""Told apart by those who do not see red and green."""
+"""Colours that people with red-green blindness can distinguish."""
 
 
 def ratios(cases: dict[str, float]) -> "Figure":
@@ -19,7 +19,7 @@ def ratios(cases: dict[str, float]) -> "Figure":
     colours = [OURS if ratio >= 1 else THEIRS for ratio in cases.values()]
     axes.barh(list(cases), [ratio - 1 for ratio in cases.values()], left=1, color=colours)
     for row, ratio in enumerate(cases.values()):
-        # Beside the end of the bar, or right of the line where the bar goes to the left.
+        # At the end of the bar, or right of the line if the bar points left.
         axes.annotate(f"{ratio:.2f}", (max(ratio, 1), row), xytext=(4, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", xlabel="time, as a multiple of this package's (log scale; the line is this package)")

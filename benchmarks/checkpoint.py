@@ -32,11 +32,11 @@ FILES = {
 
 
 def make(folder: Path, prefix: str = "") -> Path:
-    """Write the checkpoint unless it is there, and give its folder.
+    """Write the checkpoint unless it exists, and return its folder.
 
     Args:
-        folder: Where it goes; 2.4 GB.
-        prefix: In front of the names: mlx-lm reads none but "model.".
+        folder: Folder to write; 2.4 GB.
+        prefix: Put in front of the names. mlx-lm reads only "model.".
     """
     if (folder / "model.safetensors").exists():
         return folder
@@ -49,7 +49,7 @@ def make(folder: Path, prefix: str = "") -> Path:
     arrays = {}
     for name, shape in chain.from_iterable(part.items() for part in parts("0.6B")):
         noise = rng.standard_normal(shape, dtype=np.float32)
-        # Matrices keep the size of what goes through them.
+        # The scale of matrices keeps the size of activations.
         arrays[prefix + name] = 1 + 0.1 * noise if len(shape) == 1 else noise / np.float32(np.sqrt(shape[1]))
     save_file(arrays, folder / "partial.safetensors", metadata={"format": "pt"})
     (folder / "partial.safetensors").rename(folder / "model.safetensors")

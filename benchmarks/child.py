@@ -1,4 +1,4 @@
-"""One peer in a process of its own: reads what to embed, a JSON object a line, and answers with the seconds it took."""
+"""Run one peer in its own process: read orders as JSON lines, and answer with the seconds each took."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ MAKERS: dict[str, Callable[..., list[str]]] = {
 
 
 def do(peer: Any, order: dict[str, Any]) -> dict[str, Any]:
-    """Embed what the order says and take the time."""
+    """Embed the texts of an order and return the time."""
     given = MAKERS[order["texts"]](**order.get("with", {}))[slice(*order.get("slice", (None,)))]
     how, query = order.get("how", "all"), order.get("query", False)
     start = time.perf_counter()
@@ -43,7 +43,7 @@ def main() -> None:
     began = time.perf_counter()
     peer = PEERS[name](sys.argv[2], *options)
     answers = sys.stdout
-    sys.stdout = sys.stderr  # what a peer prints is no answer
+    sys.stdout = sys.stderr  # so that nothing a peer prints is taken for an answer
     print(json.dumps({"load_seconds": time.perf_counter() - began}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(do(peer, json.loads(line))), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""MLX's CUDA back end beside sentence-transformers on the same card, in bfloat16 with SDPA.
+"""Compare MLX's CUDA back end with sentence-transformers on the same card, in bfloat16 with SDPA.
 
     python -m benchmarks.cuda --work FOLDER [--rounds 5]
 
@@ -52,7 +52,7 @@ def beside(model: str, work: Path, rounds: int) -> dict[str, Any]:
 
 
 def packed(model: str, work: Path, rounds: int) -> dict[str, Any]:
-    """Compare affine 4 and 8 bits with bfloat16, all on this package."""
+    """Compare affine 4 and 8 bits with bfloat16, all in this package."""
     folders = {"bf16": model}
     for bits in ("8", "4"):
         folders[f"{bits} bits"] = str(work / f"packed-{bits}")
@@ -70,7 +70,7 @@ def packed(model: str, work: Path, rounds: int) -> dict[str, Any]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
-    """Do all of them, and give the answers by case."""
+    """Run all cases, and return the results by case."""
     large = make(work / "0.6B")
     said = subprocess.run([sys.executable, "-c", RATE], check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What stands around the model: the cache, the adapters, a fresh process."""
+"""Measure what surrounds the model: the cache, the adapters, a fresh process."""
 
 import statistics
 import subprocess
@@ -16,14 +16,14 @@ from benchmarks.texts import queries
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Take the time of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def cache_lookups() -> dict[str, float]:
-    """Look up vectors of 1,024 dimensions that are in memory, by the keys that the engine makes of texts."""
+    """Look up cached vectors of 1,024 dimensions by the keys that the engine derives from texts."""
     from mlx_qwen_embeddings.cache.memory import CacheKeys, MemoryCache
 
     keys = CacheKeys(model="m", dtype="float32", pooling="last", prompt="", chat_template=None, max_length=8192)
@@ -35,7 +35,7 @@ def cache_lookups() -> dict[str, float]:
 
 
 def adapters(rounds: int) -> dict[str, Any]:
-    """Embed 1,000 short texts on nano through the engine and through both adapters, in turn, nothing cached."""
+    """Embed 1,000 short texts on nano through the engine and both adapters in turn, without a cache."""
     from mlx_qwen_embeddings import get_engine
     from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
     from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
@@ -61,7 +61,7 @@ def adapters(rounds: int) -> dict[str, Any]:
 
 
 def fresh_process(rounds: int) -> dict[str, float]:
-    """Measure an import, a first vector and the command line, each in a new interpreter; medians in seconds."""
+    """Measure an import, a first vector and the command line, each in a new interpreter. Return medians in seconds."""
     vector = "import mlx_qwen_embeddings as m; m.EmbeddingEngine({!r}).embed_query('hello')"
     peer = f"import sentence_transformers as s; s.SentenceTransformer({minilm()!r}, device='cpu').encode('hello')"
     cases = {
@@ -83,7 +83,7 @@ def fresh_process(rounds: int) -> dict[str, float]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
-    """Do all of them, and give the answers by case."""
+    """Run all cases, and return the results by case."""
     return {
         "memory cache": cache_lookups(),
         "adapters": adapters(rounds * 3),

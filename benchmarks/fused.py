@@ -1,6 +1,6 @@
-"""Whether one product for queries, keys and values, or for gate and up, is faster than two or three: it is not.
+"""Test whether one product for queries, keys and values, or for gate and up, is faster than separate ones. It is not.
 
-python -m benchmarks.fused      milliseconds a layer of the 0.6B's shape, each way, by number of tokens
+python -m benchmarks.fused      milliseconds per layer of the 0.6B's shape, each way, by number of tokens
 """
 
 import statistics
@@ -12,13 +12,13 @@ from benchmarks.arithmetic import HIDDEN, INNER, KEY, QUERY
 
 TOKENS = (16, 64, 128, 256, 384, 512)
 LAYERS = 8
-"""So many that no cache holds their weights."""
+"""Enough layers that no cache holds their weights."""
 
 ROUNDS = 16
 
 
 def ways(mx: Any, linear: Callable[[Any, Any], Any], silu: Callable[[Any], Any]) -> dict[str, Callable[[Any], list[Any]]]:
-    """Make the weights of some layers, apart and joined, and give what multiplies with them."""
+    """Make the weights of some layers, separate and joined, and return functions that multiply with them."""
 
     def weights(*rows: int) -> tuple[list[list[Any]], list[Any]]:
         apart = [[0.03 * mx.random.normal((count, HIDDEN)) for count in rows] for _ in range(LAYERS)]

@@ -1,4 +1,4 @@
-"""How cost grows: with the number of texts, their length, the number of callers, and the size of a call."""
+"""Measure how cost grows with the number of texts, their length, the number of callers, and the size of a call."""
 
 import asyncio
 import statistics
@@ -18,11 +18,11 @@ FEW_TOKENS = 512
 """Longer texts are measured less often."""
 
 FEWEST = 16
-"""Texts of a measurement with small calls."""
+"""Number of texts in a measurement with small calls."""
 
 
 def with_texts(engine: Any) -> dict[int, float]:
-    """Embed more and more texts of a few words; seconds by number."""
+    """Embed more and more texts of a few words. Return seconds by number."""
     found = {}
     for number in NUMBERS:
         texts = [f"{text} {place}" for place, text in enumerate(queries(number))]
@@ -33,7 +33,7 @@ def with_texts(engine: Any) -> dict[int, float]:
 
 
 def with_length(engine: Any, rounds: int) -> dict[int, float]:
-    """Embed one text of more and more tokens; seconds by length, the median of some."""
+    """Embed one text of more and more tokens. Return median seconds by length."""
     text = " ".join(WORDS[:9000])
     found = {}
     for length in (length for length in LENGTHS if length <= engine.limit):
@@ -47,7 +47,7 @@ def with_length(engine: Any, rounds: int) -> dict[int, float]:
 
 
 def with_callers(engine: Any) -> dict[int, dict[str, float]]:
-    """Let more and more callers ask for one query after the other; queries a second and the latencies."""
+    """Run more and more callers that embed one query after another. Return queries per second and latencies."""
 
     async def caller(texts: list[str], latencies: list[float]) -> None:
         for text in texts:
@@ -71,10 +71,10 @@ def with_callers(engine: Any) -> dict[int, dict[str, float]]:
 
 
 def with_batch(engine: Any, rounds: int) -> dict[int, float]:
-    """Embed mixed documents in calls of more and more texts; texts a second by the size of a call."""
+    """Embed mixed documents in calls of more and more texts. Return texts per second by the size of a call."""
     found = {}
     for size in BATCHES:
-        some = documents(max(size, FEWEST), longest=60)  # of the same spread of lengths, however many
+        some = documents(max(size, FEWEST), longest=60)  # with the same spread of lengths, whatever the number
         times = []
         for _ in range(rounds):
             start = time.perf_counter()
@@ -86,7 +86,7 @@ def with_batch(engine: Any, rounds: int) -> dict[int, float]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
-    """Do all of them, and give the answers by case."""
+    """Run all cases, and return the results by case."""
     from mlx_qwen_embeddings import EmbeddingEngine
 
     found: dict[str, Any] = {}

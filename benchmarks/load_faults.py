@@ -1,42 +1,42 @@
-"""What has to hold under load, and which requests are lost."""
+"""Check what must hold under load, and count lost requests."""
 
 from typing import Any
 
 from benchmarks.overload import EXCESS
 
 LEAST_GAIN, LEAST_REST = 3, 0.8
-"""What has to hold: the throughput of 64 connections over that of one, and that after the overload over that before."""
+"""Least ratios: the throughput of 64 connections to that of one, and that after the overload to that before."""
 
 MOST_MORE_MIB, MOST_KEPT_MIB = 512, 64
-"""Most memory that the overload may take beside what there was before, while it lasts and afterwards."""
+"""Most additional memory that the overload may take, during and after it."""
 
 
 def lost(case: dict[str, Any]) -> int:
-    """Count the requests without an answer: for wrk, in the server's log, and between the two."""
+    """Count requests without an answer: as wrk saw them, in the server's log, and between the two."""
     return int(case["lost"] + case.get("overdue", 0) + case.get("unaccounted", 0))
 
 
 def gain(cases: list[dict[str, Any]]) -> float:
-    """Say how many times the throughput of one connection 64 of them have."""
+    """Return the throughput of 64 connections relative to one."""
     rates = {case["connections"]: case["per_second"] for case in cases}
     ratio: float = rates[64] / rates[1]
     return ratio
 
 
 def excess(found: dict[str, Any]) -> float:
-    """Say how many times its throughput the overloaded server was asked for."""
+    """Return the requests to the overloaded server relative to its throughput."""
     ratio: float = found["during"]["asked_per_second"] / found["before"]["per_second"]
     return ratio
 
 
 def grown(over: dict[str, Any]) -> tuple[float, float]:
-    """Say how many MiB the overload took at most, and how many stayed."""
+    """Return how many MiB the overload took at most, and how many remained."""
     memory = over["memory"]
     return (memory["peak"] - memory["before"]) / 2**20, (memory["after"] - memory["before"]) / 2**20
 
 
 def faults(found: dict[str, Any]) -> list[str]:
-    """Say what the server did not hold; nothing when all is well."""
+    """Return the checks that the server failed; empty if all is well."""
     nano, over = found["nano"], found["overload"]
     cases = {f"nano, {kind}": nano[kind] for kind in ("new texts", "one text, cached")}
     cases["overload"] = [over[name] for name in ("before", "during", "after")]

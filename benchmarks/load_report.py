@@ -1,6 +1,6 @@
-"""What the load showed, as tables: results/load.md, and the one in the README.
+"""Write the tables of the load test: results/load.md, and the one in the README.
 
-python -m benchmarks.load_report      writes them anew from results/load.json
+python -m benchmarks.load_report      writes them from results/load.json
 """
 
 import json
@@ -18,24 +18,24 @@ HEAD = ("connections", "requests/s", "p50", "p95", "p99", "lost")
 
 
 def milliseconds(seconds: float) -> str:
-    """Lay a time out."""
-    return f"{seconds * 1000:,.1f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"  # noqa: PLR2004 - short ones
+    """Format a time."""
+    return f"{seconds * 1000:,.1f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"  # noqa: PLR2004 - short times
 
 
 def row(case: dict[str, Any]) -> list[str]:
-    """Give the cells of a case."""
+    """Return the cells of a case."""
     times = [milliseconds(case[name]) for name in ("p50", "p95", "p99")]
     return [str(case["connections"]), f"{case['per_second']:,.0f}", *times, str(lost(case) + case["refused"])]
 
 
 def read() -> dict[str, Any]:
-    """Read what was measured."""
+    """Read the measurements."""
     result: dict[str, Any] = json.loads((RESULTS / "load.json").read_text())
     return result
 
 
 def sides(found: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Give name and cases of each server that was asked for new texts."""
+    """Return the name and the cases of each server that was measured with new texts."""
     named = [("`nano`", found["nano"]["new texts"])]
     if peer := found.get("all-MiniLM"):
         named += [("`all-minilm`", peer["ours"]), ("infinity-emb, `all-minilm`", peer["infinity"])]
@@ -43,14 +43,14 @@ def sides(found: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def short() -> str:
-    """Give the README's table."""
+    """Return the README's table."""
     found = read()["found"]
     rows = [[name if not place else "", *row(case)] for name, cases in sides(found) for place, case in enumerate(cases)]
     return f"{table(('model', *HEAD), rows)}\n\n{sentences(found)}"
 
 
 def sentences(found: dict[str, Any]) -> str:
-    """Tell the README of the overload, and of infinity-emb, whoever is faster."""
+    """Return the README's sentences on the overload and on infinity-emb, whichever is faster."""
     over = found["overload"]
     statuses, rest = over["during"]["statuses"], over["after"]["per_second"] / over["before"]["per_second"]
     more, kept = grown(over)
@@ -70,7 +70,7 @@ def sentences(found: dict[str, Any]) -> str:
 
 
 def overload(found: dict[str, Any]) -> str:
-    """Tell of the server that was asked for more than it can."""
+    """Return the section on the overloaded server."""
     before, during, after, memory = (found[name] for name in ("before", "during", "after", "memory"))
     counts = ", ".join(f"{number:,} with {status}" for status, number in sorted(during["statuses"].items()))
     within = during["served_within"]
@@ -87,7 +87,7 @@ def overload(found: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """Write the whole of it."""
+    """Return the whole page."""
     result = read()
     found, machine = result["found"], result["machine"][0]
     parts = ["# Load", "Written by `make load`; the raw figures are in [load.json](load.json)."]

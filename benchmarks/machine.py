@@ -1,4 +1,4 @@
-"""What the machine itself can do: float32 matrix products and reading memory, measured by this package's own BLAS."""
+"""Measure the machine itself, with this package's BLAS: float32 matrix products and memory reads."""
 
 import json
 import platform
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def processor() -> str:
-    """Give the processor's name."""
+    """Return the processor's name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -18,14 +18,14 @@ def processor() -> str:
 
 
 def measure() -> dict[str, object]:
-    """Measure in this process, which must not have imported MLX before."""
+    """Measure in this process, which must not have imported MLX."""
     from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
     from mlx_qwen_embeddings.compute.mlx.blas import best_seconds, cores, measure_bandwidth, set_threads
 
     backend = choose_backend("cpu")
     import mlx.core as mx
 
-    mx.set_default_device(mx.cpu)  # also where there is a GPU
+    mx.set_default_device(mx.cpu)  # even if there is a GPU
     set_threads(backend.blas, cores())
     a, b = mx.random.normal((512, 1024)), mx.random.normal((1024, 3072))
     mx.eval(a, b)

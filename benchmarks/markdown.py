@@ -1,11 +1,11 @@
-"""Tables in Markdown, and pages that have them between marks."""
+"""Write Markdown tables, and put them into pages between marks."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a table."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
@@ -13,7 +13,7 @@ def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> str:
     """Put every table between the marks ``<!-- name -->`` and ``<!-- /name -->``.
 
     Raises:
-        ValueError: When a pair of marks is not there exactly once.
+        ValueError: If the page does not contain a pair of marks exactly once.
     """
     for name, make in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)

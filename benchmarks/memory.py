@@ -1,4 +1,4 @@
-"""Memory over a long stream: its peak, and whether it grows."""
+"""Measure memory over a long stream: its peak, and whether it grows."""
 
 import json
 import resource
@@ -15,7 +15,7 @@ from benchmarks.checkpoint import make
 from benchmarks.texts import documents
 
 STREAMED = {"nano": (100_000, 60), "0.6B": (200, 320)}
-"""Texts, and words of the longest: as many tokens as go through in some minutes."""
+"""Number of texts, and words of the longest one: enough for some minutes."""
 
 BLOCKS = 50
 
@@ -24,7 +24,7 @@ CACHE = 32 * 2**20
 
 
 def long_stream(model: str, number: int, longest: int) -> dict[str, Any]:
-    """Stream different documents in this process, and note its memory after every block."""
+    """Stream different documents in this process, and record its memory after every block."""
     from mlx_qwen_embeddings import EmbeddingEngine
     from mlx_qwen_embeddings.compute.memory import resident_memory
     from mlx_qwen_embeddings.registry import NANO_FOLDER
@@ -55,7 +55,7 @@ def long_stream(model: str, number: int, longest: int) -> dict[str, Any]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
-    """Stream through nano and through the 0.6B's shape, each in a process of its own."""
+    """Stream through nano and through the 0.6B's shape, each in its own process."""
     found = {}
     for name, sizes in STREAMED.items():
         model = name if name == "nano" else str(make(work / name))

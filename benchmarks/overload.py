@@ -1,4 +1,4 @@
-"""More load than the server takes, and what its own log says of each case."""
+"""Put more load on the server than it accepts, and compare each case with its log."""
 
 from collections import Counter
 from typing import Any
@@ -9,22 +9,22 @@ from benchmarks import wrk
 from benchmarks.served import Served
 
 LIMIT, CONNECTIONS, EXCESS = 64, 256, 4
-"""Requests in hand that the overloaded server takes, connections that ask it, and how many times its throughput for."""
+"""Open requests that the overloaded server accepts, connections to it, and the requested multiple of its throughput."""
 
 AIM = 1.25 * EXCESS
-"""What the pause is set for: the rate varies."""
+"""The multiple to aim at, because the rate varies."""
 
 ROUNDS, SETTLING = 5, 10.0
-"""Most tries to find the pause, and the least seconds that throughput and memory are watched before and after."""
+"""Most attempts to find the pause, and the least seconds to measure throughput and memory before and after."""
 
 GONE = 499
 
 
 def counted(server: Served, connections: int, seconds: float, *, model: str = "nano", **asked: Any) -> dict[str, Any]:
-    """Ask for a while, and compare what wrk saw with the server's log.
+    """Send requests for a while, and compare what wrk saw with the server's log.
 
-    At its end wrk hangs up on what is in hand: at most one request a connection. One that waited by then for longer than
-    an answer may take is lost, and so is an answer that the server does not know of.
+    At the end wrk closes its open requests, at most one per connection. A request that had by then waited longer than an
+    answer may take counts as lost, and so does an answer that the server did not log.
     """
     seen = len(server.lines())
     case = wrk.run(f"{server.url}/v1/embeddings", connections, seconds, model=model, **asked)
@@ -45,7 +45,7 @@ def counted(server: Served, connections: int, seconds: float, *, model: str = "n
 
 
 def find_pause(server: Served, seconds: float, wanted: float) -> float:
-    """Find how long each connection has to rest for so many requests a second: answers take their time as well."""
+    """Find how long each connection must pause for the wanted requests per second, as answers take time too."""
     pause = CONNECTIONS / wanted
     for seed in range(20, 20 + ROUNDS):
         asked = counted(server, CONNECTIONS, seconds, seed=seed, pause=pause)["asked_per_second"]
@@ -56,11 +56,11 @@ def find_pause(server: Served, seconds: float, wanted: float) -> float:
 
 
 def overload(server: Served, seconds: float) -> dict[str, Any]:
-    """Ask more than four times as much as it can; before and after, as much as it likes."""
+    """Request more than four times what the server can do, with a normal load before and after."""
     calm = max(seconds, SETTLING)
     before = counted(server, LIMIT, calm, seed=10)
     pause = find_pause(server, min(seconds, 3.0), AIM * before["per_second"])
-    # What so many connections take has been taken: from here on nothing may be kept.
+    # The memory for this many connections is now allocated. From here on nothing more may be kept.
     memory = server.memory
     with server.peak() as samples:
         during = counted(server, CONNECTIONS, seconds, seed=11, pause=pause)

@@ -1,4 +1,4 @@
-"""The embedders that are compared, behind one method. Each runs in a process of its own, so only its imports count."""
+"""The embedders to compare, with one interface. Each runs in its own process, so only its own imports count."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ Vectors = NDArray[np.float32]
 
 
 class Peer(Protocol):
-    """Texts in, unit vectors out; the query prompt is put in front when asked for."""
+    """Turn texts into unit vectors, with the query prompt if asked for."""
 
     def embed(self, texts: Sequence[str], *, query: bool) -> Vectors:
-        """Give vectors of shape (texts, d)."""
+        """Return vectors of shape (texts, d)."""
         ...
 
 
 class Ours:
-    """This package, its cache switched off."""
+    """This package, without its cache."""
 
     def __init__(self, model: str, without: str = "", device: Literal["cpu", "gpu"] = "cpu") -> None:
-        """Open the model; ``without`` names shortcuts that are left out, see ``switches``."""
+        """Open the model. ``without`` names shortcuts to switch off; see ``switches``."""
         from benchmarks.switches import switch_off
         from mlx_qwen_embeddings import EmbeddingEngine
 
@@ -34,7 +34,7 @@ class Ours:
         return embed(texts, max_length=min(512, self.engine.max_length))
 
     def together(self, texts: Sequence[str]) -> Vectors:
-        """Ask for each text in a task of its own."""
+        """Embed each text in a task of its own."""
 
         async def ask() -> list[Vectors]:
             return await asyncio.gather(*(self.engine.aembed_query(text) for text in texts))
@@ -60,7 +60,7 @@ class SentenceTransformers:
 
 
 class _MLX:
-    """What both MLX peers need: token ids as sentence-transformers makes them."""
+    """The base of both MLX peers: token ids as sentence-transformers makes them."""
 
     def __init__(self, model: str) -> None:
         import json
@@ -78,10 +78,10 @@ class _MLX:
 
 
 class PlainMLXLM(_MLX):
-    """mlx-lm as it comes: ``model.model(ids)`` and the last hidden state."""
+    """mlx-lm without changes: ``model.model(ids)`` and the last hidden state."""
 
     def __init__(self, model: str, batch: int = 1) -> None:
-        """Open the model; a batch of 1 runs each text by itself."""
+        """Open the model. A batch of 1 runs each text by itself."""
         super().__init__(model)
         from mlx_lm.utils import load_model
 
@@ -101,7 +101,7 @@ class PlainMLXLM(_MLX):
 
 
 class MLXEmbeddings(_MLX):
-    """mlx-embeddings as it comes, in its padded batches of 32."""
+    """mlx-embeddings without changes, in its padded batches of 32."""
 
     def __init__(self, model: str) -> None:
         """Open the model."""
@@ -136,4 +136,4 @@ PEERS: dict[str, Callable[..., Peer]] = {
     "mlx-lm": PlainMLXLM,
     "mlx-embeddings": MLXEmbeddings,
 }
-"""By the name that stands before the colon: ``sentence-transformers:bfloat16``."""
+"""Peers by the name before the colon, as in ``sentence-transformers:bfloat16``."""

@@ -1,11 +1,11 @@
-"""What shorter and coarser vectors cost: nDCG@10, bytes and time, by dimensions and precision.
+"""Measure what shorter and coarser vectors cost: nDCG@10, bytes and time, by dimensions and precision.
 
 python -m benchmarks.precision FOLDER... [--models nano all-minilm] [--cache FILE] [--speed 200000]
 
-Each folder is a retrieval set in BEIR's layout, see ``mlx_qwen_embeddings.tools.evaluate``. What is measured is put into
-``results/precision.json`` in the place of what was there of the same model and set, speed over many random vectors into
-``results/precision_speed.json``. Texts are embedded once, whole; shorter
-and coarser vectors are made of these, as the engine makes them.
+Each folder is a retrieval set in BEIR's layout, see ``mlx_qwen_embeddings.tools.evaluate``. The results replace those of
+the same model and set in ``results/precision.json``; the speed over many random vectors goes to
+``results/precision_speed.json``. Texts are embedded once, with all dimensions. Shorter and coarser vectors are derived from
+these as the engine does it.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from mlx_qwen_embeddings.tools.evaluate import RANKS, RetrievalSet, ndcg, read_r
 
 DIMENSIONS = (32, 64, 128, 256, 384)
 CANDIDATES = 40
-"""That are ranked anew."""
+"""Candidates that are rescored."""
 
 ROUNDS = 3
-"""Of which the quickest counts: other programs only ever add time."""
+"""Repetitions, of which the fastest counts: other programs can only add time."""
 
 Vectors = NDArray[Any]
 Search = Callable[[], NDArray[np.int64]]
 
 
 class Way(NamedTuple):
-    """A way to keep and search vectors: its name, the bytes of a vector, and the search of all queries."""
+    """A way to store and search vectors: its name, the bytes per vector, and the search for all queries."""
 
     precision: str
     bytes: int
@@ -46,7 +46,7 @@ class Way(NamedTuple):
 
 
 def ways(queries: Vectors, documents: Vectors) -> Iterator[Way]:
-    """Give each way; the queries stay float32 wherever what is kept can be compared with that."""
+    """Yield every way. The queries stay float32 if the stored vectors can be compared with that."""
     width = documents.shape[1]
     fixed, own = unit_ranges(width), value_ranges(documents)
 
@@ -73,7 +73,7 @@ def ways(queries: Vectors, documents: Vectors) -> Iterator[Way]:
 
 
 def measure(data: RetrievalSet, queries: Vectors, documents: Vectors) -> Iterator[dict[str, Any]]:
-    """Give a row for each number of dimensions and each way."""
+    """Yield a row for each number of dimensions and each way."""
     for dimensions in DIMENSIONS:
         if dimensions > documents.shape[1]:
             continue
@@ -90,7 +90,7 @@ def measure(data: RetrievalSet, queries: Vectors, documents: Vectors) -> Iterato
 
 
 def quality(data: RetrievalSet, found: NDArray[np.int64]) -> float:
-    """Give the mean nDCG@10 of rows that were found, best first."""
+    """Return the mean nDCG@10 of the rows found, best first."""
     names = list(data.documents)
     rankings = ([names[row] for row in rows] for rows in found.tolist())
     return float(
@@ -99,7 +99,7 @@ def quality(data: RetrievalSet, found: NDArray[np.int64]) -> float:
 
 
 def speed(number: int, width: int = 384, queries: int = 50) -> dict[str, Any]:
-    """Give milliseconds a query over random vectors, asked together and one alone."""
+    """Return milliseconds per query over random vectors, for queries together and for a single one."""
     draw = np.random.default_rng(0)
     documents = truncate_dimensions(draw.normal(size=(number, width)).astype(np.float32), width)
     asked = documents[:queries] + draw.normal(scale=0.03, size=(queries, width)).astype(np.float32)
@@ -123,14 +123,14 @@ def speed(number: int, width: int = 384, queries: int = 50) -> dict[str, Any]:
 
 
 def timed(search: Callable[[], object]) -> float:
-    """Give the seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     search()
     return time.perf_counter() - start
 
 
 def write(path: Path, model: str, name: str, rows: list[dict[str, Any]]) -> None:
-    """Put what was found into the file."""
+    """Write the results into the file."""
     known = json.loads(path.read_text()) if path.is_file() else []
     kept = [one for one in known if (one["model"], one["set"]) != (model, name)]
     found = sorted([*kept, {"model": model, "set": name, "rows": rows}], key=lambda one: (one["model"], one["set"]))

@@ -1,4 +1,4 @@
-"""What each preset is for, measured: texts a second, the wait of a query beside a long job, memory."""
+"""Measure what each preset is for: texts per second, the wait of a query during a long job, memory."""
 
 import json
 import resource
@@ -21,12 +21,12 @@ QUERIES = 30
 
 
 def measure(preset: str, model: str) -> dict[str, float]:
-    """Measure one preset in this process; for those that are fitted, beside what was expected of them."""
+    """Measure one preset in this process, with the expected values if it is a fitted one."""
     from mlx_qwen_embeddings import EngineSettings
 
     if preset not in FITS:
         return serve(getattr(EngineSettings, preset)(model=model, device="cpu"))
-    # Fitted in a process of its own, so that what it took is not in the peak that is measured here.
+    # Fitted in its own process, so that fitting does not count in the peak measured here.
     told = subprocess.run([sys.executable, "-m", "benchmarks.presets", preset], check=True, stdout=subprocess.PIPE).stdout
     settings: dict[str, Any]
     expected: dict[str, float]
@@ -35,7 +35,7 @@ def measure(preset: str, model: str) -> dict[str, float]:
 
 
 def fitted(preset: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """Let ``fit`` choose for nano, and give what it chose and what it expects, in the units of ``serve``."""
+    """Let ``fit`` choose for nano, and return its choice and what it expects, in the units of ``serve``."""
     from mlx_qwen_embeddings.tools.fit import fit
 
     found = fit("nano", device="cpu", **FITS[preset])
@@ -49,7 +49,7 @@ def fitted(preset: str) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def serve(settings: Any) -> dict[str, float]:
-    """Embed documents, then queries beside a long job."""
+    """Embed documents, then queries during a long job."""
     from mlx_qwen_embeddings import EmbeddingEngine
 
     texts = [f"{text} {place}" for place, text in enumerate(documents(1000, longest=180))]
@@ -80,7 +80,7 @@ def serve(settings: Any) -> dict[str, float]:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:  # noqa: ARG001 - the signature of every part
-    """Measure every preset on nano, each in a process of its own, and give the medians."""
+    """Measure every preset on nano, each in its own process, and return the medians."""
     found: dict[str, list[dict[str, float]]] = {preset: [] for preset in (*PRESETS, *FITS)}
     for _ in range(rounds):
         for preset, turns in found.items():

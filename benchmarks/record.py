@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON, with the day, the packages and the machine."""
+"""Write a benchmark's results as JSON, with the day, the packages and the machine."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ PACKAGES = ("mlx", "mkl", "torch", "transformers", "sentence-transformers", "mlx
 
 
 def versions() -> dict[str, str | None]:
-    """Give the version of every package that counts."""
+    """Return the version of every package that matters."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -25,14 +25,14 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Measure the machine in a process of its own."""
+    """Measure the machine in a separate process."""
     probe = [sys.executable, "-m", "benchmarks.machine"]
     found: dict[str, Any] = json.loads(subprocess.run(probe, check=True, capture_output=True, text=True).stdout)
     return found
 
 
 def record(part: str, rounds: int, measure: Callable[[], dict[str, Any]]) -> None:
-    """Measure, and the machine before and after it, and write ``results/{part}.json``."""
+    """Run a measurement, measure the machine before and after it, and write ``results/{part}.json``."""
     RESULTS.mkdir(exist_ok=True)
     before, found = machine(), measure()
     said = {"date": datetime.now(UTC).date().isoformat(), "versions": versions(), "machine": [before, machine()]}

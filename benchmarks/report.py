@@ -1,4 +1,4 @@
-"""What was found, as tables in Markdown and as charts.
+"""Write the results as Markdown tables and as charts.
 
 python -m benchmarks.report      writes results/README.md, results/ratios.png and results/growth.png
 """
@@ -17,23 +17,23 @@ HEAD = ["case", "peer", "time", "rounds", "texts/s", "its time over ours", "wors
 
 
 def load() -> Results:
-    """Read the results that are there, by part."""
+    """Read the existing results by part."""
     paths = {part: RESULTS / f"{part}.json" for part in PARTS}
     return {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
 
 
 def is_comparison(found: Any) -> bool:
-    """Tell whether a case has peers."""
+    """Tell whether a case compares peers."""
     return isinstance(found, dict) and all(isinstance(peer, dict) and "ratio" in peer for peer in found.values())
 
 
 def compared(found: dict[str, Any]) -> list[list[str]]:
-    """Give a row for each peer of each case."""
+    """Return a row for each peer of each case."""
     rows = []
     for case, peers in found.items():
         first = next(iter(peers))
         for name, got in peers.items():
-            held_against = got["ratio"] == 1  # exactly: it is the time over itself
+            held_against = got["ratio"] == 1  # exactly 1: the time over itself
             cosine = "" if held_against or got["worst_cosine"] is None else f"{got['worst_cosine']:.6f}"
             rate = f"{got['texts'] / got['median']:,.1f}"
             label = case if name == first or "without" in case else ""
@@ -43,7 +43,7 @@ def compared(found: dict[str, Any]) -> list[list[str]]:
 
 
 def machine(result: dict[str, Any]) -> str:
-    """Say on what it was measured."""
+    """Return a description of the machine and the packages."""
     before, after = result["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     return (
@@ -55,17 +55,17 @@ def machine(result: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time."""
+    """Format a time."""
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def number(value: Any) -> str:
-    """Write a figure with four digits."""
+    """Format a figure with four digits."""
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def case_table(case: str, values: Any) -> str:
-    """Lay out one case: figures by name, or several figures for each of several things; lists stay in the raw file."""
+    """Return the table of one case: figures by name, or several figures for each of several subjects, without lists."""
     if not isinstance(values, dict):
         return f"### {case}\n\n{number(values)}"
     first = next(iter(values.values()))
@@ -78,7 +78,7 @@ def case_table(case: str, values: Any) -> str:
 
 
 def text(results: Results) -> str:
-    """Write all tables."""
+    """Return all tables."""
     parts = ["# Results", "Written by `make bench`; the raw figures are beside this page."]
     parts += ["## What is wanted", bars(results)]
     if "growth" in results:
@@ -108,7 +108,7 @@ SUMMARY = (
 
 
 def summary(results: Results) -> str:
-    """Write the table that the project's README shows, and where it was measured."""
+    """Return the README's table, and where it was measured."""
     rows = []
     for part, case, label in SUMMARY:
         peers = results.get(part, {"found": {}})["found"].get(case, {})
@@ -121,7 +121,7 @@ def summary(results: Results) -> str:
 
 
 def where(result: dict[str, Any]) -> str:
-    """Say in short on what it was measured."""
+    """Return a short description of the machine."""
     before = result["machine"][0]
     return f"{result['date']}, {before['processor']}, {before['cores']} cores; peers in turn, medians of the rounds."
 

@@ -1,4 +1,4 @@
-"""Several peers, each in its process, asked in turn: noise of the machine falls on all of them alike."""
+"""Measure several peers, each in its own process, in turn, so that noise on the machine affects all equally."""
 
 import json
 import statistics
@@ -15,10 +15,10 @@ Order = Mapping[str, Any]
 
 
 class Child:
-    """A peer's process."""
+    """A process that runs one peer."""
 
     def __init__(self, peer: str, model: str) -> None:
-        """Start it and wait until its model is loaded."""
+        """Start the process and wait until its model is loaded."""
         self._command = [sys.executable, "-m", "benchmarks.child", peer, model]
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.load_seconds = self._answer()["load_seconds"]
@@ -33,7 +33,7 @@ class Child:
         return answer
 
     def ask(self, order: Order) -> dict[str, Any]:
-        """Let it embed, and give its answer."""
+        """Send an order, and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -54,14 +54,14 @@ class Child:
 def compare(
     peers: Mapping[str, tuple[Child, Order]], rounds: int, scratch: Path, log: str, *, alike: bool = True
 ) -> dict[str, Any]:
-    """Ask every peer once a round, and give seconds, their median, and how far the vectors are from the first peer's.
+    """Ask every peer once per round. Return seconds, their median, and the distance of the vectors to the first peer's.
 
     Args:
-        peers: Name to process and what it is asked; the first is what the others are held against.
-        rounds: How often; a first, short order warms each of them up.
+        peers: Process and order by name. The others are compared with the first.
+        rounds: Number of rounds. A short order warms each peer up first.
         scratch: Folder for vectors.
         log: Name to print.
-        alike: Whether they have the same model, so that their vectors can be compared.
+        alike: Whether all have the same model, so that their vectors can be compared.
     """
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     vectors: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Write the tables of SCALE.md: what 10⁹ texts of 200 tokens cost with the 0.6B, from measured rates and public figures.
 
 ``python -m benchmarks.scale`` writes them; ``python -m benchmarks.scale FOLDER`` measures how fast a tokenizer is here, in
-tokens a second of processor time, which other programs on the machine do not spoil.
+tokens per second of processor time, which other programs on the machine do not disturb.
 """
 
 import sys
@@ -16,16 +16,16 @@ SCALE = Path(__file__).parent / "SCALE.md"
 
 TEXTS, TOKENS = 10**9, 200
 WEEK = 7 * 24
-"""Hours; the deadline for which machines are counted."""
+"""The deadline in hours for which machines are counted."""
 
 # Qwen3-Embedding-0.6B, from its config.json.
 LAYERS, HIDDEN, INNER, HEADS, KEY_HEADS, HEAD = 28, 1024, 3072, 16, 8, 128
 
 CHARACTERS = 4.5
-"""Bytes of English text a token: 200 tokens are about 900 bytes. An assumption."""
+"""Assumed bytes of English text per token: 200 tokens are about 900 bytes."""
 
 TOKENIZER = 4.8e5
-"""Tokens a core and second that the tokenizer gives. Measured, see SCALE.md."""
+"""Tokens per core and second that the tokenizer reaches. Measured; see SCALE.md."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Machine:
     """A kind of machine.
 
     Attributes:
-        name: As in the table.
-        peak: Of its matrix products, in FLOP/s.
-        used: Part of the peak that the forward pass reaches.
-        watts: Taken at work.
+        name: Name in the table.
+        peak: Peak rate of matrix products in FLOP/s.
+        used: Share of the peak that the forward pass reaches.
+        watts: Power under load.
         measured: Whether ``peak`` and ``used`` were measured with this package.
     """
 
@@ -48,7 +48,7 @@ class Machine:
 
     @property
     def tokens(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.peak * self.used / token_flops()
 
 
@@ -64,18 +64,18 @@ BITS = {"float32": 32, "float16": 16, "int8, uint8": 8, "binary, ubinary": 1}
 
 
 def weights() -> int:
-    """Count the weights that every token is multiplied with: all but the embedding table, which is looked up."""
+    """Return the number of weights that every token is multiplied with: all but the embedding table."""
     attention = HIDDEN * HEAD * (HEADS + 2 * KEY_HEADS) + HEADS * HEAD * HIDDEN
     return LAYERS * (attention + 3 * HIDDEN * INNER)
 
 
 def token_flops() -> float:
-    """Give the FLOPs of a token: two a weight, and attention to the half of the text that is before it, on average."""
+    """Return the FLOPs per token: two per weight, and attention to half of the text on average."""
     return 2 * weights() + LAYERS * 4 * HEADS * HEAD * (TOKENS + 1) / 2
 
 
 def costs() -> str:
-    """Give the table of machines."""
+    """Return the table of machines."""
     rows = []
     for machine in MACHINES:
         hours = TEXTS * TOKENS / machine.tokens / 3600
@@ -89,7 +89,7 @@ def costs() -> str:
 
 
 def vectors() -> str:
-    """Give the table of bytes."""
+    """Return the table of bytes."""
     rows = []
     for name, bits in BITS.items():
         each = {width: TEXTS * width * bits / 8 / 1e12 for width in (HIDDEN, 256)}
@@ -98,7 +98,7 @@ def vectors() -> str:
 
 
 def flows() -> str:
-    """Give the table of what must pass through a machine that computes at its rate."""
+    """Return the table of the data that a machine must read and write to compute at its rate."""
     rows = []
     for machine in MACHINES:
         texts = machine.tokens / TOKENS
@@ -112,13 +112,13 @@ TABLES: dict[str, Callable[[], str]] = {"costs": costs, "vectors": vectors, "flo
 
 
 def short(value: float) -> str:
-    """Give three digits that count."""
+    """Format a number with three significant digits."""
     digits = 2 - len(str(int(value))) + 1
     return f"{round(value, digits):,.0f}" if digits <= 0 else f"{value:.{digits}f}"
 
 
 def measure(folder: Path) -> float:
-    """Give tokens a second of processor time of a folder's tokenizer, over texts of about ``TOKENS`` tokens."""
+    """Return a tokenizer's tokens per second of processor time, for texts of about ``TOKENS`` tokens."""
     from benchmarks.texts import documents
     from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 

@@ -1,4 +1,4 @@
-"""A server in a process of its own: until it answers, while it is asked, and its memory."""
+"""Run a server in its own process, wait until it answers, send it requests, and measure its memory."""
 
 import json
 import subprocess
@@ -11,22 +11,22 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 PATIENCE = 180.0
-"""Seconds for a server to start, and to end."""
+"""Most seconds for a server to start and to stop."""
 
 
 class Served:
-    """What a benchmark sees of a server."""
+    """A running server, as a benchmark sees it."""
 
     def __init__(self, command: list[str], log: Path, url: str, environment: dict[str, str]) -> None:
-        """Start it; ``url`` is where it will listen."""
+        """Start the server, which will listen at ``url``."""
         self.url, self.log = url, log
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """Give what a path answers; a body is posted."""
+        """Return the answer of a path. A body is sent with POST."""
         data = None if body is None else json.dumps(body).encode()
-        request = Request(self.url + path, data, {"Content-Type": "application/json"})  # noqa: S310 - this machine's own
+        request = Request(self.url + path, data, {"Content-Type": "application/json"})  # noqa: S310 - a server on this machine
         with urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 - as above
             found: bytes = answer.read()
             return found
@@ -46,18 +46,18 @@ class Served:
 
     @property
     def memory(self) -> int:
-        """Resident bytes, as the system counts them, but for the freed buffers that MLX keeps, up to a limit of its own."""
+        """Resident bytes without the freed buffers that MLX keeps."""
         command = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
         said = subprocess.run(command, check=True, capture_output=True, text=True)
         return int(said.stdout) * 1024 - int(self.gauge("mlx_qwen_kept_memory_bytes"))
 
     def gauge(self, name: str) -> float:
-        """Give one of this package's metrics that has no labels."""
+        """Return the value of one of this package's metrics without labels."""
         return float(self.ask("/metrics").decode().partition(f"\n{name} ")[2].partition("\n")[0])
 
     @contextmanager
     def peak(self) -> Iterator[list[int]]:
-        """Sample the memory while the block runs; the list it gives fills."""
+        """Sample the memory while the block runs, into the list that is returned."""
         samples, over = [self.memory], threading.Event()
 
         def sample() -> None:
@@ -73,14 +73,14 @@ class Served:
             thread.join()
 
     def wait_until_idle(self) -> None:
-        """Wait until this package's server has nothing in hand: then every request has its line in the log."""
+        """Wait until this package's server is idle. Every request is then in its log."""
         end = time.monotonic() + PATIENCE
         while self.gauge("mlx_qwen_requests_in_hand"):
             assert time.monotonic() < end, "requests stay in hand whose clients have gone"
             time.sleep(0.1)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Give the lines on embedding requests of this package's log."""
+        """Return the lines on embedding requests in this package's log."""
         found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in found if line["event"] == "request" and line["path"] == "/v1/embeddings"]
 

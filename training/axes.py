@@ -1,4 +1,4 @@
-"""Which axes the student's vectors have: turned so that the first ones, kept alone, tell as much as they can."""
+"""Learn the axes of the student's vectors: rotate them so that the first ones carry as much as possible."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,13 @@ def learnt(taught: Sequence[Shard], steps: int = STEPS) -> NDArray[np.float32]:
     """Return a rotation, (width, width), after which truncated vectors rank each other as the whole ones do.
 
     A rotation keeps every cosine, so the student can be truncated (Matryoshka representation learning, Kusupati et al.
-    2022) at no cost to the whole. It starts at the principal axes, which keep the most variance; but what tells near
-    texts apart is a small part of that. So it then learns to keep, for each text, the distribution over the others that
-    a softmax of the similarities gives (the listwise loss of Cao et al. 2007), at each width that is trained.
+    2022) without a loss for the full vectors. It starts at the principal axes, which keep the most variance. But only a
+    small part of the variance distinguishes similar texts. So the rotation then learns to keep, for each text and each
+    trained width, the softmax of its similarities to the others (the listwise loss of Cao et al. 2007).
 
     Args:
-        taught: Shards; each step takes texts of one, so that texts of one kind are compared with each other.
-        steps: How many.
+        taught: Shards. Each step takes texts from one of them, so that texts of one kind are compared with each other.
+        steps: Number of steps.
     """
     import torch
     from torch.nn.functional import normalize

@@ -1,4 +1,4 @@
-"""The model card, written from the folder, what was measured and the run's log: no measured figure is typed by hand."""
+"""Write the model card from the folder, the measurements and the run's log, so that no figure is typed by hand."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ def write(folder: Path, measured: Mapping[str, Any], log: Sequence[Mapping[str, 
     """Write a packed folder's `README.md`.
 
     Args:
-        folder: Where the model lies.
-        measured: What `evaluate.measure` gave.
+        folder: The model's folder.
+        measured: What `evaluate.measure` returned.
         log: The run's log.
 
     Raises:
-        ValueError: If no run has come to its end there.
+        ValueError: If the log holds no finished run.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ends = [line for line in log if "device" in line]
@@ -57,7 +57,7 @@ def write(folder: Path, measured: Mapping[str, Any], log: Sequence[Mapping[str, 
 
 
 def size(folder: Path) -> int:
-    """Return the bytes of a packed folder, its card left out."""
+    """Return the bytes of a packed folder without its card."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix != ".md")
 
 
@@ -73,7 +73,7 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def parameters(config: Mapping[str, Any]) -> str:
-    """Return how many there are, in words; the norms' few are left out."""
+    """Return the number of parameters in words, without the few of the norms."""
     table = config["vocab_size"] * config["hidden_size"]
     heads = 2 * (config["num_attention_heads"] + config["num_key_value_heads"]) * config["head_dim"]
     layers = config["num_hidden_layers"] * config["hidden_size"] * (heads + 3 * config["intermediate_size"])

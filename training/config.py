@@ -1,4 +1,4 @@
-"""What the steps share: the shape of the model, the recipe's numbers and the names of the files in a work folder."""
+"""What the steps share: the model's shape, the recipe, and the file names in a work folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ INSTRUCTIONS: Final = (
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Everything about a Qwen3 model that fixes its parameters' shapes, plus what it computes with them.
+    """The values of a Qwen3 configuration that define its parameters and its computation.
 
     The defaults are nano's. `hidden_size` must be the width of the teacher's vectors: the student's own
     vector is compared with them directly.
@@ -65,32 +65,32 @@ class WorkFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """The student's, in the `tokenizers` format."""
+        """The student's tokenizer, in the `tokenizers` format."""
         return self.root / "tokenizer.json"
 
     @property
     def shards(self) -> Path:
-        """What the teacher said of the texts: see `shards.py`."""
+        """The teacher's answers for the texts; see `shards.py`."""
         return self.root / "shards"
 
     @property
     def alone(self) -> Path:
-        """The teacher's state of each entry of its vocabulary alone, float16, (vocabulary, width)."""
+        """The teacher's state of each vocabulary entry by itself, float16, (vocabulary, width)."""
         return self.root / "alone.npy"
 
     @property
     def rotation(self) -> Path:
-        """The axes that the student's vectors have, float32, (width, width), the telling ones first."""
+        """The axes of the student's vectors, float32, (width, width), most important first."""
         return self.root / "rotation.npy"
 
     @property
     def checkpoint(self) -> Path:
-        """Everything that the training goes on from."""
+        """Everything that training resumes from."""
         return self.root / "checkpoint.pt"
 
     @property
     def log(self) -> Path:
-        """Loss and held-in scores, one JSON object a line."""
+        """Losses and held-in scores, one JSON object per line."""
         return self.root / "log.jsonl"
 
     @property
@@ -106,15 +106,15 @@ class WorkFolder:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was tried and may be tried again.
+    """The hyperparameters that can be changed between runs.
 
     Attributes:
-        tokens: About how many a batch holds.
-        adam_rate: AdamW's peak learning rate.
-        muon_rate: Muon's; 0 gives AdamW the matrices, too.
-        states: Weight of the tokens' states at the beginning; it falls to a tenth.
+        tokens: Approximate tokens per batch.
+        adam_rate: Peak learning rate of AdamW.
+        muon_rate: Peak learning rate of Muon; 0 gives the matrices to AdamW too.
+        states: Initial weight of the loss on token states. It falls to a tenth.
         instructed: Share of batches with an instruction before every text.
-        compile: Whether torch compiles the student: a minute, and then 1.2 times as fast.
+        compile: Whether torch compiles the student. This takes a minute, and is then 1.2 times as fast.
     """
 
     tokens: int = 12_000

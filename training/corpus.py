@@ -1,4 +1,4 @@
-"""What is learnt from: UTF-8 files with one text a line, plain or gzipped, and which of their texts in which order."""
+"""Read the corpus, UTF-8 files with one text per line, plain or gzipped, and choose and order its texts."""
 
 import gzip
 import random
@@ -11,7 +11,7 @@ from typing import TextIO, cast
 from training.config import MAX_CHARACTERS, SEED
 from training.reading import reading
 
-# Two of these in a text, and it is taken for program text or its documentation.
+# A text with two of these counts as program code or its documentation.
 TECHNICAL = re.compile(r"[_(){}<>=\\`/|*#@\[\]]|::|\d\.\d")
 TECHNICAL_SHARE = 0.3
 LONG = 250
@@ -26,10 +26,10 @@ def _open(path: Path) -> TextIO:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yield the texts of a file without their line ends, cut to the recipe's number of characters.
+    """Yield the texts of a file without line ends, cut to the recipe's number of characters.
 
     Raises:
-        ValueError: If it is no text.
+        ValueError: If the file is not text.
     """
     with reading(path, "UTF-8 text, plain or (.gz) gzipped"), _open(path) as file:
         for line in file:
@@ -37,14 +37,14 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def chosen(texts: Sequence[str], more: Sequence[str] = ()) -> list[str]:
-    """Return the texts to learn from, in random order: prose, a share of what is technical, passages made of long texts.
+    """Return the texts to learn from, shuffled: prose, a share of the technical texts, and passages of long texts.
 
     Args:
         texts: The corpus.
         more: Texts that are all taken.
     """
     dice = random.Random(SEED)
-    kept = [text for text in texts if len(TECHNICAL.findall(text)) < 2 or dice.random() < TECHNICAL_SHARE]  # noqa: PLR2004 - two
+    kept = [text for text in texts if len(TECHNICAL.findall(text)) < 2 or dice.random() < TECHNICAL_SHARE]  # noqa: PLR2004 - two, as said above
     kept += passages([text for text in kept if len(text) >= LONG])
     kept += more
     dice.shuffle(kept)
@@ -52,7 +52,7 @@ def chosen(texts: Sequence[str], more: Sequence[str] = ()) -> list[str]:
 
 
 def passages(texts: Sequence[str]) -> list[str]:
-    """Join texts that share a rare word to passages of about the recipe's length: the corpus has single lines alone.
+    """Join texts that share a rare word into passages of about the recipe's length, as the corpus has only single lines.
 
     Args:
         texts: Long texts.

@@ -1,9 +1,9 @@
-"""Student, teacher and BM25 side by side on labelled sets that neither was trained on: nDCG@10 and Spearman.
+"""Compare student, teacher and BM25 on labelled sets that no model was trained on: nDCG@10 and Spearman.
 
     python training/evaluate.py FOLDER DATA [--output FILE] [--full FOLDER]
 
-DATA holds `retrieval/NAME` in BEIR's layout and `sts/NAME.tsv` of scored pairs. Student and teacher read texts cut at 256
-tokens, as sentence-transformers does for the teacher; BM25 reads them whole.
+DATA holds `retrieval/NAME` in BEIR's layout and `sts/NAME.tsv` of scored pairs. For student and teacher, texts are cut at
+256 tokens, as sentence-transformers does for the teacher. BM25 reads whole texts.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def score(engine: EmbeddingEngine, path: Path, dimensions: int | None = None) ->
     Args:
         engine: The model.
         path: The set.
-        dimensions: Keep so many leading ones.
+        dimensions: Number of leading components to keep; None keeps all.
     """
     options = CallOptions(instruction="", dimensions=dimensions, max_length=MAX_LENGTH)
     measure = evaluate_retrieval if path.is_dir() else evaluate_pairs
@@ -62,9 +62,9 @@ def score(engine: EmbeddingEngine, path: Path, dimensions: int | None = None) ->
 
 
 def lexical(path: Path) -> float:
-    """Return the same for BM25 (Robertson et al. 1994; Lucene's form, k1 1.5, b 0.75, English stop words).
+    """Return the same score for BM25 (Robertson et al. 1994; Lucene's form, k1 1.5, b 0.75, English stop words).
 
-    Two sentences are as similar as the mean of what each scores as a query for the other.
+    The similarity of two sentences is the mean of the scores of each as a query for the other.
     """
     import bm25s
 
@@ -87,23 +87,23 @@ def lexical(path: Path) -> float:
     left, right = map(words, sides)
     ranker.index([*left, *right], show_progress=False)
     pairs, zero = zip(left, right, strict=True), np.zeros(2 * len(left))
-    # A sentence of stop words alone asks for nothing.
+    # A sentence of stop words only is an empty query.
     scores = [(ranker.get_scores(a) if a else zero, ranker.get_scores(b) if b else zero) for a, b in pairs]
     found = [to_b[len(left) + row] + to_a[row] for row, (to_b, to_a) in enumerate(scores)]
     return spearman(found, wanted)
 
 
 def measure(student: EmbeddingEngine, full: EmbeddingEngine | None, master: EmbeddingEngine, data: Path) -> dict[str, Any]:
-    """Return everything that the model card says of how good a model is.
+    """Return all quality figures for the model card.
 
     Args:
         student: The packed student.
-        full: The same in float32, or None.
+        full: The same model in float32, or None.
         master: The teacher.
         data: Folder of the sets.
 
     Raises:
-        FileNotFoundError: If none of the sets is there.
+        FileNotFoundError: If the folder holds none of the sets.
     """
     paths = {name: data / place for name, place in SETS.items() if (data / place).exists()}
     for name in SETS.keys() - paths.keys():
@@ -116,7 +116,7 @@ def measure(student: EmbeddingEngine, full: EmbeddingEngine | None, master: Embe
 
 
 def row(student: EmbeddingEngine, full: EmbeddingEngine | None, master: EmbeddingEngine, path: Path) -> dict[str, Any]:
-    """Return what was measured on one set."""
+    """Return the figures for one set."""
     figures = {"student": score(student, path), "teacher": score(master, path), "bm25": lexical(path)}
     figures |= {"short": score(student, path, SHORT)} | ({"full": score(full, path)} if full else {})
     figure = "nDCG@10" if path.is_dir() else "Spearman"
@@ -124,7 +124,7 @@ def row(student: EmbeddingEngine, full: EmbeddingEngine | None, master: Embeddin
 
 
 def moved(student: EmbeddingEngine, paths: dict[str, Path]) -> float:
-    """Return the mean cosine between sentences with an unknown instruction before them and without."""
+    """Return the mean cosine between sentences with and without an unknown instruction."""
     pairs = next((path for path in paths.values() if path.is_file()), None)
     sentences = read_pairs(pairs, 500)[1] if pairs else PASTA
     plain = student.embed_documents(sentences)
@@ -136,7 +136,7 @@ HEADERS = ("set", "figure", "student", "teacher", "BM25", "of the teacher", f"at
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of what was measured."""
+    """Return the figures as a Markdown table."""
     lines = [HEADERS, ("---",) * len(HEADERS)]
     for row in measured:
         change = f"{100 * (row['student'] - row['full']):+.2f} points" if "full" in row else ""
@@ -152,7 +152,7 @@ def main() -> None:
     )
     parser.add_argument("student", help="a model's folder or name")
     parser.add_argument("data", type=Path, help="folder with retrieval/ and sts/")
-    parser.add_argument("--full", help="the same model in float32, to say what packing costs")
+    parser.add_argument("--full", help="the same model in float32, to show what packing costs")
     parser.add_argument("--model", type=Path, help="folder of the teacher (default: inside the installed package)")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What stands before an instructed query: an instruction must not move the meaning, whatever it says."""
+"""Choose instructions to put before texts: the student learns that no instruction changes a text's meaning."""
 
 import random
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ LONGEST = 24
 
 
 class Instructions:
-    """The frame of an instruction, and what may stand in it.
+    """The template of an instruction, and texts to fill it.
 
     Args:
-        tokenizer: The student's.
+        tokenizer: The student's tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -26,10 +26,10 @@ class Instructions:
         self._known = [tokens(instruction) for instruction in INSTRUCTIONS]
 
     def chosen(self, dice: random.Random, text: Sequence[int]) -> list[int]:
-        """Return the tokens of a known instruction, or as often those of one that begins as a text does.
+        """Return the tokens of a known instruction or, equally often, of one made from the beginning of a text.
 
         Args:
-            dice: What to choose with.
+            dice: Source of randomness.
             text: The text's tokens.
         """
         inside = dice.choice(self._known) if dice.random() < KNOWN else text[:LONGEST]

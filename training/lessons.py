@@ -1,4 +1,4 @@
-"""What the student learns from: token ids in its own numbers, and what the teacher said, turned onto new axes."""
+"""What the student learns from: token ids in its own vocabulary, and the teacher's answers on rotated axes."""
 
 import random
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ LEAST = 30
 
 @dataclass(frozen=True)
 class Batch:
-    """Some texts as the student reads them, and what it is to say.
+    """Some texts as the student reads them, with the teacher's answers.
 
     Attributes:
         ids: Padded on the right, (texts, tokens).
-        last: Where each text's EOS stands, (texts,).
-        content: Which tokens are the text's own: no instruction, EOS or padding, (texts, tokens).
-        states: The teacher's states for those, one after another, not rotated, (content, width).
+        last: Position of each text's EOS, (texts,).
+        content: True for the text's own tokens, not instruction, EOS or padding, (texts, tokens).
+        states: The teacher's states of those tokens, one after another, not rotated, (content, width).
         vectors: The teacher's unit vectors, not rotated, (texts, width).
     """
 
@@ -41,18 +41,18 @@ class Lessons:
     """All shards of a work folder.
 
     Attributes:
-        shards: As they were made.
+        shards: The shards, in order.
         sizes: Tokens of each text, (texts,).
-        rotation: What the teacher's space is turned by, (width, width); as it is until `axes.learnt` is put here.
-        eos: The student's.
+        rotation: Rotation of the teacher's space, (width, width); the identity until `axes.learnt` is set here.
+        eos: Id of the student's EOS.
 
     Args:
         root: Folder of the shards.
         student: The student's tokenizer.
-        teacher: The teacher's.
+        teacher: The teacher's tokenizer.
 
     Raises:
-        ValueError: If there is no shard, or a handful of texts.
+        ValueError: If there is no shard, or there are only a few texts.
     """
 
     def __init__(self, root: Path, student: Tokenizer, teacher: Tokenizer) -> None:
@@ -75,12 +75,12 @@ class Lessons:
 
     @cached_property
     def learnt(self) -> NDArray[np.int64]:
-        """Rows to learn from: all with a token but the last ones."""
+        """Rows to learn from: all that have a token, except the last ones."""
         return np.nonzero(self.sizes[: -self._kept_back])[0]
 
     @cached_property
     def held_in(self) -> NDArray[np.int64]:
-        """Rows that are never learnt from, the last group's, the short ones first."""
+        """Rows of the last group that are never learnt from, shortest first."""
         first = len(self.sizes) - self._kept_back
         rows = first + np.nonzero(self.sizes[first:])[0]
         return rows[np.argsort(self.sizes[rows])]
@@ -90,7 +90,7 @@ class Lessons:
         return min(HELD_IN, len(self.sizes) // 10)
 
     def batch(self, rows: NDArray[np.int64], prefix: Sequence[int] = ()) -> Batch:
-        """Return some texts, an instruction's tokens before each."""
+        """Return some texts, each after an instruction's tokens."""
         found = [self._text(row) for row in rows.tolist()]
         sizes = self.sizes[rows]
         last = sizes + len(prefix)
@@ -103,7 +103,7 @@ class Lessons:
         return Batch(ids, last, content, states, np.stack([vector for _, _, vector in found]))
 
     def prefix(self, dice: random.Random) -> list[int]:
-        """Return an instruction's tokens: one of the known ones, or as often the beginning of any text."""
+        """Return the tokens of a known instruction or, equally often, of the beginning of any text."""
         row = int(self.learnt[dice.randrange(len(self.learnt))])
         return self._instructions.chosen(dice, self._own[self._text(row)[0]].tolist())
 
@@ -112,15 +112,15 @@ class Lessons:
         shard, within = self.shards[number], row - int(self._firsts[number])
         start = int(self._starts[number][within])
         place = slice(start, start + int(self.sizes[row]))
-        states = shard.states[place].astype(np.float32)  # their scales do not matter: they are compared by direction
+        states = shard.states[place].astype(np.float32)  # their scales do not matter, because only directions are compared
         return shard.ids[place], states, shard.vectors[within].astype(np.float32)
 
     def usual_states(self, alone: NDArray[np.floating], weight: float = 10.0) -> NDArray[np.float32]:
-        """Return what the teacher says of each of its entries on average, rotated unit vectors, (vocabulary, width).
+        """Return the teacher's mean state of each vocabulary entry, as rotated unit vectors, (vocabulary, width).
 
         Args:
-            alone: Its state of each entry alone, which counts as so many occurrences.
-            weight: How many.
+            alone: The teacher's state of each entry by itself.
+            weight: How many occurrences that state counts for.
         """
         import torch
 
@@ -133,13 +133,13 @@ class Lessons:
         return unit(sums.numpy() @ self.rotation)
 
     def own_entries(self, states: NDArray[np.float32], entries: int) -> NDArray[np.float32]:
-        """Return the rows of the teacher's entries in the student's numbers, zeros where it has none, (entries, width)."""
+        """Return the rows of the teacher's entries by the student's ids, zeros where there is none, (entries, width)."""
         table = np.zeros((entries, states.shape[1]), np.float32)
         table[self._own[self._shared]] = states[self._shared]
         return table
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to length one; rows of zeros stay."""
+    """Scale rows to length 1. Rows of zeros stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)

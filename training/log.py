@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: one JSON object a line."""
+"""The log of a run: one JSON object per line."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ DIGITS = 5
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Write a line, its numbers rounded."""
+    """Append a line, with numbers rounded."""
     rounded = {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in line.items()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(rounded) + "\n")
@@ -20,17 +20,17 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines; the last one may have been cut off, and is none then."""
+    """Return the lines, without the last one if it was cut off."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Take out what an earlier run did after its last checkpoint.
+    """Remove what an earlier run logged after its last checkpoint.
 
     Args:
-        path: The log; it need not be there.
-        step: Of the checkpoint.
+        path: The log; it need not exist.
+        step: The checkpoint's step.
     """
     if path.exists():
         partial = path.with_suffix(".partial")

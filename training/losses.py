@@ -1,4 +1,4 @@
-"""How far the student is from the teacher."""
+"""Losses: how far the student is from the teacher."""
 
 import torch
 from torch import Tensor
@@ -6,21 +6,21 @@ from torch.nn.functional import kl_div, normalize
 
 from training.memory import Memory
 
-# Similarities count at full width and for the truncated vector, and so does who is near whom.
+# Similarities and neighbours count for the full and for the truncated vectors.
 SIMILARITY_WEIGHTS = ((384, 3.0), (256, 0.7), (128, 1.5), (64, 0.7))
 NEIGHBOUR_WEIGHTS = ((384, 0.2), (128, 0.6))
 TEMPERATURE = 0.05
 
 
 def of_vectors(vectors: Tensor, targets: Tensor, memory: Memory) -> Tensor:
-    """Return one minus the mean cosine to the target, plus what is lost of the similarities.
+    """Return one minus the mean cosine to the targets, plus the losses of the similarities.
 
-    That is their squared errors inside the batch, and the divergence of each text's neighbours there and in the memory.
+    The latter are squared errors within the batch, and the divergence of each text's neighbours there and in the memory.
 
     Args:
         vectors: The student's vectors, (batch, width).
         targets: The teacher's unit vectors, rotated, of the same shape.
-        memory: Both, of earlier texts.
+        memory: Vectors and targets of earlier texts.
     """
     known, batch = torch.cat([vectors, memory.vectors]), len(vectors)
     wanted = targets @ torch.cat([targets, memory.targets]).T
@@ -38,14 +38,14 @@ def similarities(vectors: Tensor, others: Tensor, dimensions: int) -> Tensor:
 
 
 def of_neighbours(found: Tensor, wanted: Tensor) -> Tensor:
-    """Return how much is lost of who is near whom, most of which hangs on few pairs.
+    """Return the loss of each text's neighbourhood, to which the nearest pairs contribute most.
 
-    It is the mean Kullback-Leibler divergence between the distributions over the other texts that a softmax of the
-    similarities gives for each (the listwise loss of Cao et al. 2007).
+    This is the mean Kullback-Leibler divergence between the softmax distributions of each text's similarities to the other
+    texts (the listwise loss of Cao et al. 2007).
 
     Args:
-        found: The student's similarities, (batch, others); the batch's own texts come first among the others.
-        wanted: The teacher's.
+        found: The student's similarities, (batch, others), in which the batch's own texts come first.
+        wanted: The teacher's similarities.
     """
     others = ~torch.eye(*wanted.shape, dtype=torch.bool, device=wanted.device)
     student, teacher = ((side[others].view(len(side), -1) / TEMPERATURE).log_softmax(1) for side in (found, wanted))
@@ -58,7 +58,7 @@ def of_states(states: Tensor, targets: Tensor) -> Tensor:
 
 
 def agreement(vectors: Tensor, targets: Tensor, dimensions: int) -> float:
-    """Return the correlation of all pairs' similarities, the student's vectors truncated, with the teacher's."""
+    """Return the correlation of all pairs' similarities between the truncated student and the teacher."""
     above = torch.triu_indices(len(vectors), len(vectors), offset=1)
     sides = similarities(vectors, vectors, dimensions), targets @ targets.T
     pairs = torch.stack([side[above[0], above[1]] for side in sides])

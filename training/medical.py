@@ -1,4 +1,4 @@
-"""Medical texts beside the corpus, which has few: definitions of an ontology, phrases of a spelling dictionary."""
+"""Read medical texts from an ontology and a spelling dictionary, because the corpus has few."""
 
 import random
 import re
@@ -16,10 +16,10 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def definitions(path: Path) -> Iterator[str]:
-    """Yield `name: definition` of each term of an OBO file, its synonyms as one text, and some definitions together.
+    """Yield `name: definition` of each term in an OBO file, its synonyms as one text, and joined definitions.
 
     Raises:
-        ValueError: If it holds no term.
+        ValueError: If the file holds no term.
     """
     with reading(path, "an ontology in the OBO format"):
         stanzas = path.read_text(encoding="utf-8").split("\n[Term]\n")[1:]
@@ -47,12 +47,12 @@ def _quoted(value: str) -> list[str]:
 
 
 def phrases(path: Path) -> Iterator[str]:
-    """Yield phrases of one to six words of a hunspell dictionary in random order, each word in two of them.
+    """Yield phrases of one to six random words of a hunspell dictionary, each word in two of them.
 
-    They say nothing, but the teacher has states for each of their pieces.
+    The phrases mean nothing, but the teacher has states for each of their pieces.
 
     Raises:
-        ValueError: If it holds no word.
+        ValueError: If the file holds no word.
     """
     with reading(path, "a hunspell dictionary in UTF-8"):
         words = [line.partition("/")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]

@@ -1,7 +1,7 @@
-"""Cross-batch memory (Wang et al. 2020): the latest vectors, so that a text is compared with more texts than its batch.
+"""Cross-batch memory (Wang et al. 2020): recent vectors, so that a text is compared with more than its batch.
 
-A batch holds texts of nearly one length, the memory those of a dozen batches. So a question is held to passages, too, and
-each text has more neighbours to tell apart.
+A batch holds texts of nearly equal length, the memory those of a dozen batches. So a question is also compared with
+passages, and each text has more neighbours to be distinguished from.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ KEPT = 4096
 
 @dataclass
 class Memory:
-    """What was said of the latest texts.
+    """The vectors of the latest texts.
 
     Attributes:
-        vectors: The student's, as it was then, (texts, width).
+        vectors: The student's vectors at the time, (texts, width).
         targets: The teacher's unit vectors, rotated, of the same shape.
     """
 
@@ -25,11 +25,12 @@ class Memory:
     targets: Tensor
 
     def keep(self, vectors: Tensor, targets: Tensor) -> None:
-        """Add a batch's; the oldest ones go."""
-        self.vectors = torch.cat([self.vectors, vectors.detach()])[-KEPT:].clone()  # a part of a whole is saved whole
+        """Add the vectors of a batch, and drop the oldest."""
+        # Cloned, because saving a view saves the whole tensor.
+        self.vectors = torch.cat([self.vectors, vectors.detach()])[-KEPT:].clone()
         self.targets = torch.cat([self.targets, targets])[-KEPT:].clone()
 
 
 def nothing(width: int, device: str) -> Memory:
-    """Return a memory of no text."""
+    """Return an empty memory."""
     return Memory(torch.zeros(0, width, device=device), torch.zeros(0, width, device=device))

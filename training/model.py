@@ -1,10 +1,10 @@
-"""The student in torch: a Qwen3 decoder whose last layer computes the last token alone."""
+"""The student in torch: a Qwen3 decoder whose last layer computes only the last token."""
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation gives it
+from torch.nn import functional as F  # noqa: N812 - the name in torch's own documentation
 
 if TYPE_CHECKING:
     from training.config import ModelShape
@@ -19,7 +19,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each row to a root mean square of one, times the weight."""
+        """Scale each row to a root mean square of 1, times the weight."""
         full = x.float()
         scaled = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps) * self.weight
         return scaled.to(x.dtype)
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = Norm(head, shape.norm_eps), Norm(head, shape.norm_eps)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], last: Tensor | None) -> Tensor:
-        """Attend from every token, or from the token at `last` of each row alone.
+        """Attend from every token, or only from the token at `last` in each row.
 
         Args:
             x: (batch, tokens, width).
@@ -79,7 +79,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each on a normalised residual stream."""
+    """Attention and feed-forward, each on the normalised residual stream."""
 
     def __init__(self, shape: "ModelShape") -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class Layer(nn.Module):
         self.mlp = FeedForward(shape)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], last: Tensor | None = None) -> Tensor:
-        """Return the residual stream of every token, or of the token at `last` of each row, (batch, 1, width)."""
+        """Return the residual stream of every token, or of the token at `last` in each row, (batch, 1, width)."""
         kept = x if last is None else x[torch.arange(len(x), device=x.device), last][:, None]
         x = kept + self.self_attn(self.input_layernorm(x), turns, last)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Student(nn.Module):
-    """Named as a Qwen3 checkpoint without the `model.` prefix."""
+    """A Qwen3 model whose parameters are named as in a checkpoint without the `model.` prefix."""
 
     def __init__(self, shape: "ModelShape") -> None:
         super().__init__()
@@ -106,11 +106,11 @@ class Student(nn.Module):
         self.norm = Norm(shape.hidden_size, shape.norm_eps)
 
     def forward(self, ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the last layer reads of each token, and the pooled vectors (batch, width), neither normalised.
+        """Return each token's input to the last layer, and the pooled vectors (batch, width), both not normalised.
 
         Args:
             ids: Token ids, padded on the right, (batch, tokens).
-            last: Where each row's last token stands, (batch,). Attention is causal, so padding needs no mask.
+            last: Position of each row's last token, (batch,). Attention is causal, so padding needs no mask.
         """
         turns = rotary(ids.shape[1], self.shape.head_dim, self.shape.rope_theta, ids.device)
         x = self.embed_tokens(ids)
@@ -120,16 +120,16 @@ class Student(nn.Module):
 
 
 def rotary(length: int, head: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, (length, head), of rotary positions by halves (Su et al. 2021)."""
+    """Return cosines and sines, (length, head), of rotary positions (Su et al. 2021), which pair both halves of a head."""
     rates = theta ** -(torch.arange(0, head, 2, device=device).float() / head)
     angles = torch.arange(length, device=device).float()[:, None] * torch.cat([rates, rates])
     return angles.cos(), angles.sin()
 
 
 def rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn queries or keys, (batch, heads, tokens, head), by their positions.
+    """Rotate queries or keys, (batch, heads, tokens, head), by their positions.
 
-    They come out in float32: torch's attention is four times as slow backwards in bfloat16 on a CPU.
+    The result is float32, because the backward pass of torch's attention is four times as slow in bfloat16 on a CPU.
     """
     left, right = x.float().chunk(2, dim=-1)
     return x * cosines + torch.cat([-right, left], dim=-1) * sines

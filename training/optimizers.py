@@ -1,4 +1,4 @@
-"""Which optimiser changes which of the student's parameters."""
+"""Choose the optimiser for each of the student's parameters."""
 
 import torch
 
@@ -10,8 +10,8 @@ def optimizers(student: Student, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return Muon (Jordan et al. 2024) for the layers' matrices, and AdamW for the embeddings and norms.
 
     Args:
-        student: Whose parameters they change.
-        recipe: Their peak rates; a rate of 0 for the matrices gives them to AdamW as well.
+        student: The model to train.
+        recipe: Peak learning rates. A rate of 0 for Muon gives the matrices to AdamW too.
     """
     named = dict(student.named_parameters())
     matrices = [value for name, value in named.items() if name.endswith("proj.weight") and recipe.muon_rate]

@@ -1,4 +1,4 @@
-"""Step 4: the student's weights and tokenizer as a model folder, in fp32 or MLX's affine quantisation."""
+"""Step 4: write the student's weights and tokenizer as a model folder, in float32 or MLX's affine quantisation."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ TABLE = "embed_tokens."
 
 
 def shape_of(weights: Mapping[str, mx.array]) -> ModelShape:
-    """Read a model's shape off its weights; what leaves no trace in them keeps its default."""
+    """Return a model's shape from its weights. What the weights do not show keeps its default."""
     vocab_size, hidden_size = weights["embed_tokens.weight"].shape
     head_dim = weights["layers.0.self_attn.q_norm.weight"].shape[0]
     return ModelShape(
@@ -33,15 +33,14 @@ def shape_of(weights: Mapping[str, mx.array]) -> ModelShape:
 
 
 def quantize(weights: Mapping[str, mx.array], bits: int, table_bits: int) -> dict[str, mx.array]:
-    """Quantise every matrix: beside `x.weight` come `x.scales` and `x.biases`. The norms are vectors and stay.
+    """Quantise every matrix, which adds `x.scales` and `x.biases` to `x.weight`. Norms are vectors and stay as they are.
 
-    Scales and biases are stored in half precision, a sixteenth of the size of 8-bit weights; they are computed with in
-    float32.
+    Scales and biases are stored in half precision, a sixteenth of the size of 8-bit weights, and used in float32.
 
     Args:
-        weights: The student's.
-        bits: Of a weight of the layers.
-        table_bits: Of a weight of the embedding table.
+        weights: The student's weights.
+        bits: Bits per weight of the layers.
+        table_bits: Bits per weight of the embedding table.
     """
     packed: dict[str, mx.array] = {}
     for name, weight in weights.items():
@@ -56,14 +55,14 @@ def quantize(weights: Mapping[str, mx.array], bits: int, table_bits: int) -> dic
 
 
 def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8, table_bits: int | None = None) -> None:
-    """Write a folder that sentence-transformers (in fp32) and this package open as it is.
+    """Write a folder that this package can open and, in float32, sentence-transformers too.
 
     Args:
         weights_file: The student's float32 weights, safetensors.
         tokenizer_file: Its tokenizer.
-        out: Folder to write; made if missing.
-        bits: 32 for the weights as they are, else the bits of MLX's affine quantisation.
-        table_bits: Bits of the embedding table; None takes as many.
+        out: Folder to write; created if missing.
+        bits: 32 for unquantised weights, else the bits of MLX's affine quantisation.
+        table_bits: Bits of the embedding table; None takes `bits`.
 
     Raises:
         ValueError: If the tokenizer has more entries than the embedding table, or no EOS token.
@@ -79,7 +78,7 @@ def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8, tab
     (out / "1_Pooling").mkdir(parents=True, exist_ok=True)
     said = None if bits == FULL_PRECISION else quantization(bits, table_bits or bits)
     packed = quantize(weights, bits, table_bits or bits) if said else weights
-    # In order of their names, so that the same weights give the same file.
+    # Sorted by name, so that equal weights give an equal file.
     mx.save_safetensors(str(out / "model.safetensors"), dict(sorted(packed.items())), metadata={"format": "mlx"})
     shutil.copyfile(tokenizer_file, out / "tokenizer.json")
     for name, content in _settings(shape, eos_id(tokenizer), said).items():
@@ -87,13 +86,13 @@ def pack(weights_file: Path, tokenizer_file: Path, out: Path, bits: int = 8, tab
 
 
 def quantization(bits: int, table_bits: int) -> dict[str, Any]:
-    """Return what `config.json` says of the packed weights, as mlx-lm writes it where layers differ."""
+    """Return the `quantization` entry of `config.json`, as mlx-lm writes it if layers differ."""
     said: dict[str, Any] = {"group_size": GROUP_SIZE, "bits": bits}
     return said if table_bits == bits else said | {f"model.{TABLE}"[:-1]: {"group_size": GROUP_SIZE, "bits": table_bits}}
 
 
 def _settings(shape: ModelShape, eos: int, packing: dict[str, Any] | None) -> dict[str, Any]:
-    """Every JSON file of the folder but the tokenizer, by name."""
+    """Return every JSON file of the folder by name, except the tokenizer."""
     return {
         "config.json": model_config(shape, eos, packing),
         "tokenizer_config.json": {
@@ -127,7 +126,7 @@ def _settings(shape: ModelShape, eos: int, packing: dict[str, Any] | None) -> di
 
 
 def model_config(shape: ModelShape, eos: int, packing: dict[str, Any] | None) -> dict[str, Any]:
-    """Return `config.json` as transformers and mlx-lm read it, with `quantization` unless in full precision."""
+    """Return `config.json` as transformers and mlx-lm read it, with `quantization` if the weights are quantised."""
     config: dict[str, Any] = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",

@@ -1,4 +1,4 @@
-"""A picture of a run: loss and held-in scores over the tokens learnt from."""
+"""Draw a run: losses and held-in scores over the number of tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ SCORES = {
 
 
 def curve(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw losses above, held-in scores below, and save the picture.
+    """Draw the losses above and the held-in scores below, and save the picture.
 
     Args:
         lines: The run's log.

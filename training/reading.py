@@ -1,4 +1,4 @@
-"""What is read is what it should be, or the error names the file."""
+"""Turn the errors of a wrong or damaged input file into one that names the file."""
 
 import gzip
 import json
@@ -19,19 +19,19 @@ WRONG = (
     TypeError,
     AttributeError,
 )
-"""What comes of a file that is cut off, in another encoding, or of another form."""
+"""The errors that a truncated file, another encoding or another format can cause."""
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong inside into an error that names the file and what it should be.
+    """Turn errors in this block into one that names the file and what it should be.
 
     Args:
         path: The file.
-        what: In words.
+        what: What the file should be, in words.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the file is something else.
     """
     try:
         yield

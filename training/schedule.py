@@ -1,4 +1,4 @@
-"""When the student sees what: batches of similar length, the learning rate, and how much of the run is done."""
+"""Schedule the training: batches of similar length, the learning rate, and the share of the run that is done."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ FLOOR = 0.02
 def batches_of_pass(
     rows: NDArray[np.int64], sizes: NDArray[np.int64], number: int, tokens: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the batches of one pass over the texts, the same ones for the same number.
+    """Yield the batches of one pass over the texts. The same number always gives the same batches.
 
-    Rows are shuffled, cut into chunks, and sorted by size (with a little noise) inside a chunk, so that a batch
-    holds texts of nearly one length and little padding.
+    Rows are shuffled, cut into chunks, and sorted by size (with a little noise) within a chunk, so that the texts of a
+    batch have nearly the same length and need little padding.
 
     Args:
-        rows: What to take.
-        sizes: Tokens of each text there is.
-        number: Which pass it is.
-        tokens: About how many a batch is to hold.
+        rows: Rows to take.
+        sizes: Tokens of every text.
+        number: Number of the pass.
+        tokens: Approximate tokens per batch.
     """
     rng = np.random.default_rng([SEED, number])
     shuffled = rng.permutation(rows)
@@ -39,10 +39,9 @@ def batches_of_pass(
 
 
 def _cut(rows: NDArray[np.int64], sizes: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
-    """Cut length-sorted rows into batches of about so many tokens, judged by a text a little further on.
+    """Cut rows, sorted by length, into batches of about ``tokens`` tokens, estimated from a text a little further on.
 
-    Short texts count as if they were longer, so that none holds thousands. A remainder too small for a batch goes with the
-    last one.
+    Short texts count as longer, so that no batch holds thousands. A remainder too small for a batch joins the last one.
     """
     batches, start = [], 0
     largest = max(LARGEST, tokens // SHORTEST)
@@ -57,27 +56,27 @@ def _cut(rows: NDArray[np.int64], sizes: NDArray[np.int64], tokens: int) -> list
 
 
 def learning_rate(step: int, done: float) -> float:
-    """Return the share of the peak rate: a linear warm-up by steps, then level, then down in a straight line.
+    """Return the share of the peak learning rate: linear warm-up, then constant, then linear decay.
 
     Args:
         step: Steps so far.
-        done: Share of the budget that is spent. The level stretch can be made longer later (Hu et al. 2024, MiniCPM).
+        done: Share of the budget that is spent. The constant phase can be extended later (Hu et al. 2024, MiniCPM).
     """
     falling = min(1.0, max(0.0, (done - DECAY_FROM) / (1 - DECAY_FROM)))
     return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - falling * (1 - FLOOR))
 
 
 def by_minutes(minutes: float, spent: float = 0.0) -> Callable[[int], float]:
-    """Return a clock, started now, that tells the share of `minutes` that is spent (whatever the step).
+    """Return a clock, started now, that returns the share of `minutes` that is spent, whatever the step.
 
     Args:
         minutes: The budget.
-        spent: Minutes of it that earlier runs have spent.
+        spent: Minutes that earlier runs have used.
     """
     start = time.monotonic() - 60 * spent
     return lambda _: (time.monotonic() - start) / (minutes * 60)
 
 
 def by_steps(steps: float) -> Callable[[int], float]:
-    """Return a clock that tells the share of `steps` that is spent: the same run on any machine."""
+    """Return a clock that returns the share of `steps` done, so that the run is the same on any machine."""
     return lambda step: step / steps

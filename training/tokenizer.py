@@ -1,4 +1,4 @@
-"""Step 1: the teacher's own vocabulary, so that both read the same tokens, and EOS behind every text."""
+"""Step 1: give the student the teacher's vocabulary, so that both read the same tokens, and EOS after every text."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,18 @@ from tokenizers import AddedToken, Tokenizer, processors
 from training.config import EOS, SPECIAL_TOKENS
 
 UNKNOWN = "[UNK]"
-# They mark a text's ends for the teacher, or wait for a use.
+# They mark the ends of a text for the teacher, or are unused.
 LEFT_OUT = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[unused")
 
 
 def from_teacher(file: Path) -> Tokenizer:
-    """Return the student's tokenizer: the teacher's pieces of words, then the special tokens.
+    """Return the student's tokenizer: the teacher's word pieces, then the special tokens.
 
     Args:
         file: The teacher's `tokenizer.json`.
 
     Raises:
-        ValueError: If the teacher does not cut words into pieces of a fixed vocabulary (WordPiece).
+        ValueError: If the teacher's tokenizer is not WordPiece.
     """
     said = json.loads(file.read_text(encoding="utf-8"))
     if said["model"]["type"] != "WordPiece":
@@ -52,6 +52,6 @@ def eos_id(tokenizer: Tokenizer) -> int:
 
 
 def own_ids(student: Tokenizer, teacher: Tokenizer) -> list[int | None]:
-    """Return the student's id of each of the teacher's, None where it has none."""
+    """Return the student's id for each of the teacher's ids, or None where there is none."""
     pieces = (teacher.id_to_token(number) for number in range(teacher.get_vocab_size()))
     return [None if piece is None else student.token_to_id(piece) for piece in pieces]

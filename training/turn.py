@@ -1,4 +1,4 @@
-"""A run that goes on from another's student when its shards, and with them its axes, have changed."""
+"""Continue from another run's student after the shards, and with them the axes, have changed."""
 
 import shutil
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 
 
 def turned(weights: Mapping[str, Tensor], turn: Tensor) -> dict[str, Tensor]:
-    """Return weights of a student whose states and vectors are those of another, turned.
+    """Return the weights of a student whose states and vectors are the rotated ones of another.
 
-    RMSNorm without weights commutes with a rotation, so each norm's weights, but for their mean, go into the matrices that
-    read it (Ashkboos et al. 2024, SliceGPT). Nothing reads the last norm: its new weights are the nearest to the old ones.
+    RMSNorm without weights commutes with a rotation. So each norm's weights, relative to their mean, move into the matrices
+    that read it (Ashkboos et al. 2024, SliceGPT). No matrix reads the last norm: its new weights are the best fit.
 
     Args:
-        weights: A student's, named as in its state.
+        weights: A student's weights, named as in its state.
         turn: The rotation from old axes to new, (width, width).
     """
     full = {name: weight.double() for name, weight in weights.items()}
@@ -47,11 +47,11 @@ def turned(weights: Mapping[str, Tensor], turn: Tensor) -> dict[str, Tensor]:
 
 
 def take_over(training: "Training", earlier: "WorkFolder") -> None:
-    """Go on from another run's checkpoint and log, with its student turned onto these axes and optimisers that begin anew.
+    """Continue from another run's checkpoint and log, with its student rotated onto these axes and new optimisers.
 
     Args:
-        training: A run that has done nothing yet.
-        earlier: The work folder of the other.
+        training: A run that has not started.
+        earlier: The work folder of the other run.
     """
     state = torch.load(earlier.checkpoint, map_location=training.device, weights_only=True)
     turn = torch.from_numpy(np.load(earlier.rotation)).to(training.device).T @ training.rotation

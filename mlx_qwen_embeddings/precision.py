@@ -40,7 +40,7 @@ def quantize(vectors: ArrayLike, precision: Precision, ranges: ArrayLike | None 
     values = _read(vectors)
     if precision in {"int8", "uint8"}:
         bounds = value_ranges(values) if ranges is None and values.size else ranges
-        return _KINDS[precision](values if bounds is None else _buckets(values, bounds))
+        values = values if bounds is None else _buckets(values, bounds)
     return _KINDS[precision](values)
 
 

@@ -55,72 +55,43 @@ class ModelSpec:
 
 
 def _qwen3(size: str, names: tuple[str, str], dimensions: int, billions: float) -> list[ModelSpec]:
-    forms = {
-        "": (f"mlx-community/Qwen3-Embedding-{size}-4bit-DWQ", "4-bit DWQ", 0.5625),
-        "-mxfp8": (f"mlx-community/Qwen3-Embedding-{size}-mxfp8", "mxfp8", 1.03),
-        "-bf16": (f"Qwen/Qwen3-Embedding-{size}", "bf16", 2.0),
-    }
+    forms = [
+        ("", f"mlx-community/Qwen3-Embedding-{size}-4bit-DWQ", "4-bit DWQ", 0.5625),
+        ("-mxfp8", f"mlx-community/Qwen3-Embedding-{size}-mxfp8", "mxfp8", 1.03),
+        ("-bf16", f"Qwen/Qwen3-Embedding-{size}", "bf16", 2.0),
+    ]
+    if size == "0.6B":
+        forms.append(("-8bit", f"mlx-community/Qwen3-Embedding-{size}-8bit", "8-bit", 1.0625))
+    name, alias = names
     return [
-        ModelSpec(
-            names[0] + suffix,
-            source,
-            (names[1] + suffix,),
-            dimensions=dimensions,
-            max_length=32768,
-            weights=weights,
-            download_bytes=int(billions * 1e9 * bytes_each),
-        )
-        for suffix, (source, weights, bytes_each) in forms.items()
+        ModelSpec(name + suffix, source, (alias + suffix,), dimensions, 32768, weights, int(billions * 1e9 * bytes_each))
+        for suffix, source, weights, bytes_each in forms
     ]
 
 
 def _bert(
-    name: str,
-    source: str,
-    dimensions: int,
-    megabytes: int,
-    *,
-    aliases: tuple[str, ...] = (),
-    weights: str = "fp32",
-    prompts: Mapping[str, str] | None = None,
+    name: str, source: str, width: int, megabytes: int, prompts: Mapping[str, str] | None, *, weights: str = "fp32"
 ) -> ModelSpec:
     pooling = "first" if prompts is PASSAGES_PROMPTS else "mean"
     size = megabytes * 1_000_000
-    return ModelSpec(name, source, aliases, dimensions, 512, weights, size, prompts=dict(prompts or {}), pooling=pooling)
+    return ModelSpec(name, source, (), width, 512, weights, size, prompts=dict(prompts or {}), pooling=pooling)
 
 
 _BUILT_IN = [
     *_qwen3("0.6B", ("small", "0.6b"), 1024, 0.596),
-    ModelSpec(
-        "small-8bit",
-        "mlx-community/Qwen3-Embedding-0.6B-8bit",
-        ("0.6b-8bit",),
-        dimensions=1024,
-        max_length=32768,
-        weights="8-bit",
-        download_bytes=int(0.596 * 1.0625e9),
-    ),
     *_qwen3("4B", ("medium", "4b"), 2560, 4.02),
     *_qwen3("8B", ("large", "8b"), 4096, 7.57),
-    ModelSpec(
-        "nano",
-        str(NANO_FOLDER),
-        dimensions=384,
-        max_length=2048,
-        weights="8- and 5-bit",
-        download_bytes=0,
-        local=True,
-    ),
-    _bert("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, 91, aliases=("all-minilm-l6-v2",)),
-    _bert("bge-small", "BAAI/bge-small-en-v1.5", 384, 133, prompts=PASSAGES_PROMPTS),
-    _bert("bge-base", "BAAI/bge-base-en-v1.5", 768, 438, prompts=PASSAGES_PROMPTS),
-    _bert("bge-large", "BAAI/bge-large-en-v1.5", 1024, 1340, prompts=PASSAGES_PROMPTS),
-    _bert("mxbai-embed-large", "mixedbread-ai/mxbai-embed-large-v1", 1024, 670, weights="fp16", prompts=PASSAGES_PROMPTS),
-    _bert("snowflake-arctic-embed-m", "Snowflake/snowflake-arctic-embed-m", 768, 436, prompts=PASSAGES_PROMPTS),
-    _bert("snowflake-arctic-embed-l", "Snowflake/snowflake-arctic-embed-l", 1024, 1340, prompts=PASSAGES_PROMPTS),
-    _bert("e5-small", "intfloat/e5-small-v2", 384, 133, prompts=E5_PROMPTS),
-    _bert("e5-base", "intfloat/e5-base-v2", 768, 438, prompts=E5_PROMPTS),
-    _bert("e5-large", "intfloat/e5-large-v2", 1024, 1340, prompts=E5_PROMPTS),
+    ModelSpec("nano", str(NANO_FOLDER), (), 384, 2048, weights="8- and 5-bit", download_bytes=0, local=True),
+    replace(_bert("all-minilm", "sentence-transformers/all-MiniLM-L6-v2", 384, 91, None), aliases=("all-minilm-l6-v2",)),
+    _bert("bge-small", "BAAI/bge-small-en-v1.5", 384, 133, PASSAGES_PROMPTS),
+    _bert("bge-base", "BAAI/bge-base-en-v1.5", 768, 438, PASSAGES_PROMPTS),
+    _bert("bge-large", "BAAI/bge-large-en-v1.5", 1024, 1340, PASSAGES_PROMPTS),
+    _bert("mxbai-embed-large", "mixedbread-ai/mxbai-embed-large-v1", 1024, 670, PASSAGES_PROMPTS, weights="fp16"),
+    _bert("snowflake-arctic-embed-m", "Snowflake/snowflake-arctic-embed-m", 768, 436, PASSAGES_PROMPTS),
+    _bert("snowflake-arctic-embed-l", "Snowflake/snowflake-arctic-embed-l", 1024, 1340, PASSAGES_PROMPTS),
+    _bert("e5-small", "intfloat/e5-small-v2", 384, 133, E5_PROMPTS),
+    _bert("e5-base", "intfloat/e5-base-v2", 768, 438, E5_PROMPTS),
+    _bert("e5-large", "intfloat/e5-large-v2", 1024, 1340, E5_PROMPTS),
 ]
 
 _lock = ForkSafeLock()
@@ -166,8 +137,7 @@ def resolve(name: str) -> ModelSpec:
         spec = _models.get(name.strip().lower())
     if spec:
         return spec
-    path = _existing(name)
-    if path:
+    if path := _existing(name):
         # A file in the Hub's cache is a link to a blob without a file name, so links to files are not resolved.
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         return ModelSpec(name=whole.name, source=str(whole), local=True)
@@ -175,7 +145,17 @@ def resolve(name: str) -> ModelSpec:
     if _HUB_NAME.fullmatch(name) and not looks_like_path:
         known = next((row for row in list_models() if row.source.lower() == name.lower()), None)
         return replace(known, name=name) if known else ModelSpec(name=name, source=name)
-    raise UnknownModelError(_unknown(name, is_path=looks_like_path))
+    if looks_like_path:
+        raise UnknownModelError(
+            f"there is no model folder {name!r}: check the path, or give an alias such as 'nano' or a Hub name"
+        )
+    with _lock:
+        names = list(_models)
+    close = difflib.get_close_matches(name.lower(), names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise UnknownModelError(
+        f"unknown model {name!r}.{hint} Known: {', '.join(names)}; or a local folder, or a Hub name such as 'owner/name'."
+    )
 
 
 def _existing(name: str) -> Path | None:
@@ -184,18 +164,6 @@ def _existing(name: str) -> Path | None:
         return path if name.strip() and path.exists() else None
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, or a NUL: not a path
         return None
-
-
-def _unknown(name: str, *, is_path: bool) -> str:
-    if is_path:
-        return f"there is no model folder {name!r}: check the path, or give an alias such as 'nano' or a Hub name"
-    with _lock:
-        names = list(_models)
-    close = difflib.get_close_matches(name.lower(), names, n=3)
-    hint = f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
-    return (
-        f"unknown model {name!r}.{hint} Known: {', '.join(names)}; or a local folder, or a Hub name such as 'owner/name'."
-    )
 
 
 for _spec in _BUILT_IN:

@@ -51,43 +51,30 @@ class TextTokenizer:
             # For training: it splits words at random, so that a text would get a new vector each time.
             tokenizer.model.dropout = None
         self._tokenizer = tokenizer
-        head, tail = _special_ids(tokenizer)
-        self.prefix: tuple[int, ...] = head
-        self.suffix: tuple[int, ...] = tail
-        self.repaired = end_token_id is not None and tail[-1:] != (end_token_id,)
+        self.prefix, self.suffix = _special_ids(tokenizer)
         self._appended: tuple[int, ...] = ()
-        if end_token_id is not None and self.repaired:
+        if end_token_id is not None and self.suffix[-1:] != (end_token_id,):
             self._appended = (end_token_id,)
-            self.suffix = (*tail, end_token_id)
+            self.suffix += self._appended
+        self.repaired = bool(self._appended)
 
     @cached_property
     def vocabulary_size(self) -> int:
         """Number of ids, added tokens included: one more than the highest id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    @property
-    def special_tokens(self) -> int:
-        """How many special tokens every text gets."""
-        return len(self.prefix) + len(self.suffix)
-
     def encode(self, texts: Sequence[str], *, max_length: int) -> list[Tokens]:
-        """Encode texts, each cut at the end so that the special tokens survive.
-
-        Args:
-            texts: Checked strings, see ``check_texts``.
-            max_length: Most tokens a text may have, special tokens included.
-        """
+        """Encode texts that ``check_texts`` returned, each cut to ``max_length`` so that the special tokens survive."""
         return [self._cut(ids, max_length) for ids in self._ids(texts)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text, special tokens included, before any cut."""
-        extra = len(self._appended)
-        return [len(ids) + extra for ids in self._ids(texts)]
+        return [len(ids) for ids in self._ids(texts)]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             with panics_as_errors():
-                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+                return [[*encoding.ids, *self._appended] for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         except RuntimeError as error:
             if len(texts) > 1:
                 return [ids for text in texts for ids in self._ids([text])]
@@ -97,7 +84,6 @@ class TextTokenizer:
             ) from error
 
     def _cut(self, ids: list[int], max_length: int) -> Tokens:
-        ids.extend(self._appended)
         length = len(ids)
         if length > max_length:
             keep = max_length - len(self.suffix)
@@ -107,11 +93,7 @@ class TextTokenizer:
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Turn a panic of the tokenizer into an error: Rust's panics are not an ``Exception``, so nothing would catch them.
-
-    Raises:
-        RuntimeError: When the tokenizer panics.
-    """
+    """Raise a ``RuntimeError`` when the tokenizer panics: a Rust panic is not an ``Exception``, so nothing catches it."""
     try:
         yield
     except BaseException as error:
@@ -169,25 +151,13 @@ def _describe(value: Any) -> str:
 
 
 def check_length(position: int, length: int, max_length: int, truncate: Truncate) -> bool:
-    """Return whether a text is cut.
-
-    Args:
-        position: Its position in the call, for the message.
-        length: Its number of tokens before the cut.
-        max_length: Most tokens it may have.
-        truncate: "end" allows the cut, "error" refuses it.
-
-    Raises:
-        InputTooLongError: When the text is too long and ``truncate`` is "error".
-    """
-    if length <= max_length:
-        return False
-    if truncate == "error":
+    """Return whether a text of ``length`` tokens is cut; raise an ``InputTooLongError`` when ``truncate`` forbids it."""
+    if length > max_length and truncate == "error":
         raise InputTooLongError(
             f"texts[{position}] has {length} tokens, more than max_length={max_length}: split it, raise max_length, or "
             'pass truncate="end"'
         )
-    return True
+    return length > max_length
 
 
 def check_ids(rows: Sequence[Sequence[int]], vocabulary_size: int) -> list[bytes]:

@@ -405,7 +405,7 @@ def _check_prompt(prompt: str, pooling: Pooling, opened: Opened) -> None:
 
 
 def _max_length(opened: Opened, wanted: int | None) -> int:
-    limit, special = opened.files.limit, opened.tokenizer.special_tokens
+    limit, special = opened.files.limit, len(opened.tokenizer.prefix) + len(opened.tokenizer.suffix)
     if wanted is None:
         return opened.files.max_length
     if not special < wanted <= limit:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlx_qwen_embeddings._fork import ForkSafeLock
 
 KEY_VERSION = 1
-"""Increased when the meaning of a stored vector changes, so that old ones are never read."""
+"""Raised when the meaning of a stored vector changes, so that old ones are never read."""
 
 
 class CachedVector(NamedTuple):
@@ -38,7 +38,7 @@ class CacheKeys:
         Args:
             model: Fingerprint of the model's content and revision.
             dtype: Device and compute type.
-            **options: What the model computes with: the prompt as it is put before the text, and so on.
+            **options: What the vector is computed with: the prompt as it is put before the text, and so on.
         """
         fields = {"version": KEY_VERSION, "model": model, "dtype": dtype, **options}
         self._start = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=20)
@@ -64,7 +64,7 @@ class MemoryCache:
         """Make an empty cache.
 
         Args:
-            max_bytes: Most bytes of keys, vectors and their bookkeeping.
+            max_bytes: Maximum size of keys, vectors and their bookkeeping.
             ttl: Seconds that a vector is kept; None is for ever.
             clock: Returns the time in seconds.
         """

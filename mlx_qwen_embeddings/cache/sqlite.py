@@ -19,16 +19,16 @@ from mlx_qwen_embeddings.cache.sqlite_file import ERRORS, CacheFile, explain
 from mlx_qwen_embeddings.errors import CacheFileError
 
 READ_SECONDS, WRITE_SECONDS = 0.5, 2.0
-"""Longest waits for another process: to read, for its recovery of a journal; to write, for its transactions."""
+"""Longest waits for another process: when reading, for its recovery of a journal; when writing, for its transactions."""
 
 RETRY_SECONDS = 30.0
 """How long the file is not used after a failure, so that not every call waits for it."""
 
 TOUCH_SECONDS, TOUCHED_KEYS = 60.0, 4096
-"""Uses are written to the file once a minute, or after this many hits: a single hit writes nothing."""
+"""Uses are written to the file together, once a minute or after this many hits, because every write costs time."""
 
 FOR_EVER = 1e10
-"""A longer time to live, in seconds, counts as none: 300 years, whose milliseconds still fit into SQLite's integers."""
+"""A time to live above this, 300 years, counts as none: much longer ones do not fit into SQLite's integers."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ class SqliteCache:
 
         Args:
             path: The file. SQLite keeps two more beside it while it is open.
-            max_bytes: Most bytes of the file; the journal beside it takes about 16 MiB more.
+            max_bytes: Maximum size of the file; the journal beside it takes about 16 MiB more.
             ttl: Seconds that a vector is kept; None is for ever.
-            precision: Type of stored components, see ``encode``; with float32, entries that others rounded are misses.
+            precision: Type of stored components, see ``encode``; with float32, entries stored as float16 are misses.
             clock: Returns the time in seconds since 1970.
         """
         self._path = path

@@ -24,7 +24,7 @@ _REMEDIES = {
 _NO_ACCESS = "make its folder one that this user may write to, or name another file in cache_path"
 
 SCHEMA = 1
-"""Increased when the tables change. An older file is emptied, a newer one is not touched."""
+"""Raised when the tables change. An older file is emptied, a newer one is not touched."""
 
 PAGE_BYTES = 2048
 """Vectors of 384 to 4,096 components fill 75 to 98 per cent of such pages, in either precision. With SQLite's default of
@@ -95,7 +95,7 @@ class CacheFile:
 
         Args:
             path: The file; its folder is made too.
-            seconds: Longest wait for another process that writes.
+            seconds: Longest wait for another process that is writing.
 
         Raises:
             CacheFileError: When the file belongs to another program or a newer version.
@@ -205,7 +205,7 @@ class CacheFile:
         """Drop entries, shrink the file, and return the number dropped.
 
         Args:
-            max_bytes: Most bytes of what is left; None sets no bound.
+            max_bytes: Maximum size of what is left; None sets no bound.
             created: Drop what was stored at this time or earlier; None drops nothing.
             used: Drop what was last used at this time or earlier; None drops nothing.
         """

@@ -23,7 +23,7 @@ class TieredCache(MemoryCache):
         """Put an empty cache in memory in front of a file.
 
         Args:
-            max_bytes: Most bytes in memory.
+            max_bytes: Maximum size in memory.
             file: Asked for what memory lacks.
             stats: Counts the hits of the file.
             ttl: Seconds that a vector is kept in memory; None is for ever.

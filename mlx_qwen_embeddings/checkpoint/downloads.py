@@ -1,43 +1,29 @@
 """List and delete the models in the Hugging Face cache, and estimate what a model takes on disk and in memory."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlx_qwen_embeddings.checkpoint.hub import cache_state
 from mlx_qwen_embeddings.registry import ModelSpec
 
+if TYPE_CHECKING:
+    from huggingface_hub import CachedRepoInfo
+
 _BYTES_EACH = {"4-bit DWQ": 0.5625, "8- and 5-bit": 0.833, "8-bit": 1.0625, "mxfp8": 1.03, "bf16": 2, "fp16": 2, "fp32": 4}
-"""Bytes per weight, scales of packed ones included, by what the registry says of a model's weights."""
+"""Bytes per weight by the registry's name for the kind of weights; packed ones include their scales."""
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A repository in the cache.
-
-    Attributes:
-        path: Its folder.
-        size: Bytes on disk; files that revisions share count once.
-        revisions: Commits in the cache.
-    """
-
-    path: Path
-    size: int
-    revisions: tuple[str, ...]
-
-
-def downloads(cache_dir: Path | None = None) -> dict[str, Download]:
-    """Return every model in the cache by its Hub name.
+def downloads(cache_dir: Path | None = None) -> "dict[str, CachedRepoInfo]":
+    """Return what ``huggingface_hub`` knows about every model in the cache, by its Hub name.
 
     Args:
         cache_dir: The cache; None is the Hugging Face cache.
     """
-    info, found = _scan(cache_dir), {}
-    for repo in info.repos if info else ():
-        if repo.repo_type == "model":
-            commits = sorted(revision.commit_hash for revision in repo.revisions)
-            found[repo.repo_id] = Download(Path(repo.repo_path), repo.size_on_disk, tuple(commits))
-    return found
+    from huggingface_hub import scan_cache_dir  # noqa: PLC0415 - 50 ms that not every command need pay
+
+    folder, _ = cache_state(cache_dir, offline=True)
+    repositories = scan_cache_dir(folder).repos if folder.exists() else ()
+    return {repository.repo_id: repository for repository in repositories if repository.repo_type == "model"}
 
 
 def remove(name: str, cache_dir: Path | None = None) -> int:
@@ -50,24 +36,15 @@ def remove(name: str, cache_dir: Path | None = None) -> int:
     Raises:
         FileNotFoundError: When it is not there.
     """
-    found, info = downloads(cache_dir).get(name), _scan(cache_dir)
-    if found is None or info is None:
-        folder, _ = cache_state(cache_dir, offline=True)
-        raise FileNotFoundError(f"{name} is not in {folder}: there is nothing to remove")
-    strategy = info.delete_revisions(*found.revisions)
-    strategy.execute()
-    return int(strategy.expected_freed_size)
-
-
-def _scan(cache_dir: Path | None) -> Any:
-    from huggingface_hub import scan_cache_dir  # noqa: PLC0415 - 50 ms that not every command need pay
-    from huggingface_hub.errors import CacheNotFound  # noqa: PLC0415 - as above
+    from huggingface_hub import scan_cache_dir  # noqa: PLC0415 - as above
 
     folder, _ = cache_state(cache_dir, offline=True)
-    try:
-        return scan_cache_dir(folder)
-    except CacheNotFound:
-        return None
+    found = downloads(cache_dir).get(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not in {folder}: there is nothing to remove")
+    strategy = scan_cache_dir(folder).delete_revisions(*(revision.commit_hash for revision in found.revisions))
+    strategy.execute()
+    return int(strategy.expected_freed_size)
 
 
 def memory_estimate(spec: ModelSpec, device: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Read what a model's files say: configuration, pooling, prompts, lengths, tokenizer. No weights are read."""
+"""Read configuration, pooling, prompts, lengths and tokenizer from a model's files, but no weights."""
 
 import json
 import logging
@@ -21,13 +21,10 @@ from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.tokenization import TextTokenizer
 
 DEFAULT_MAX_LENGTH = 8192
-"""Most tokens of a text unless the caller raises it, because longer texts cost much memory and time."""
+"""Maximum tokens of a text unless the caller raises it: longer texts cost much memory and time."""
 
-MAX_JSON_BYTES = 100_000_000
-"""Largest JSON file that is read. The largest published ones, indexes of weights, have less than a hundredth of that."""
-
-MAX_TEMPLATE_BYTES = 1_000_000
-"""Largest chat template that is read. The largest published ones have a twentieth of that."""
+MAX_TEXT_BYTES = 100_000_000
+"""Largest JSON file or chat template that is read. The largest published ones have less than a hundredth of that."""
 
 _POOLING_NAMES: dict[str, Pooling] = {"cls": "first", "cls_token": "first", "lasttoken": "last"}
 _POOLING_NAMES |= {"max": "max", "max_tokens": "max", "mean": "mean", "mean_tokens": "mean"}
@@ -44,7 +41,7 @@ class ModelFiles:
         path: The folder.
         revision: Commit on the Hub; None for a local folder.
         gguf: The file that holds configuration, tokenizer and weights; None for a folder with config.json. JSON files
-            beside it are used for what it does not say itself.
+            beside it supply what it lacks.
         known_prompts: The registry's prompts by role, used when the files name none.
     """
 
@@ -57,8 +54,8 @@ class ModelFiles:
         """Return the path of a file, which may be missing.
 
         Raises:
-            ModelLoadError: When it is outside the folder, or a link that leads outside. The links of the Hub's cache, from
-                a snapshot to its blobs, are allowed.
+            ModelLoadError: When it is outside the folder, or a link that leads outside. Links in the Hub's cache from a
+                snapshot to its blobs are allowed.
         """
         path = self.path / name
         if self.gguf != path and not is_inside(self.path, path):
@@ -77,7 +74,7 @@ class ModelFiles:
         if not path.is_file():
             return {}
         try:
-            return json.loads(_read_text(path, MAX_JSON_BYTES))
+            return json.loads(_read_text(path))
         except (ValueError, OSError, RecursionError) as error:
             raise ModelLoadError(f"{path} cannot be read as JSON ({error}): download it again") from error
 
@@ -158,17 +155,14 @@ class ModelFiles:
 
     @cached_property
     def limit(self) -> int:
-        """Most tokens that the model can read."""
-        limits = [
-            self.config.get("max_position_embeddings"),
-            self.json("tokenizer_config.json").get("model_max_length"),
-        ]
+        """Maximum number of tokens that the model can read."""
+        limits = self.config.get("max_position_embeddings"), self.json("tokenizer_config.json").get("model_max_length")
         # Tokenizers without a limit carry 1e30.
         return int(min((limit for limit in limits if limit and limit < 2**31), default=DEFAULT_MAX_LENGTH))
 
     @cached_property
     def max_length(self) -> int:
-        """Most tokens of a text by default: sentence-transformers' setting or 8,192, and never above the limit."""
+        """Maximum tokens of a text by default: sentence-transformers' setting or 8,192, but never above the limit."""
         own = self.json("sentence_bert_config.json").get("max_seq_length")
         return min(own or DEFAULT_MAX_LENGTH, self.limit)
 
@@ -185,7 +179,7 @@ class ModelFiles:
         path = self.file("chat_template.jinja")
         if path.is_file():
             try:
-                return _read_text(path, MAX_TEMPLATE_BYTES)
+                return _read_text(path)
             except (ValueError, OSError) as error:
                 raise ModelLoadError(f"{path} cannot be read as a chat template ({error}): download it again") from error
         template = self.json("tokenizer_config.json").get("chat_template")
@@ -257,17 +251,16 @@ def is_inside(folder: Path, path: Path) -> bool:
     return linked and parent.is_relative_to(root)
 
 
-def _read_text(path: Path, most: int) -> str:
-    if path.stat().st_size > most:
-        raise ValueError(f"it has {path.stat().st_size} bytes, more than {most}")
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than {MAX_TEXT_BYTES}")
     return path.read_text(encoding="utf-8")
 
 
 def _pooling(config: dict[str, Any], path: Path) -> Pooling:
     # sentence-transformers writes one "pooling_mode" since 6.0, and wrote one flag per mode before.
-    flags = [
-        name.removeprefix("pooling_mode_") for name, on in config.items() if name.startswith("pooling_mode_") and on is True
-    ]
+    prefix = "pooling_mode_"
+    flags = [name.removeprefix(prefix) for name, on in config.items() if name.startswith(prefix) and on is True]
     mode = config.get("pooling_mode", flags)
     modes = [mode] if isinstance(mode, str) else list(mode)
     if len(modes) != 1 or modes[0] not in _POOLING_NAMES:

@@ -1,4 +1,4 @@
-"""The fingerprint of a model: a hash of all content that its vectors depend on."""
+"""Compute the fingerprint of a model: a hash of all content that its vectors depend on."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from mlx_qwen_embeddings.checkpoint.files import ModelFiles, is_inside
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 
 WHOLE_BYTES = 64 * 2**20
-"""Files up to this size are hashed completely, which takes a tenth of a second."""
+"""Files up to this size are hashed as a whole, which takes a tenth of a second."""
 
 _SAMPLE_BYTES, _SAMPLES = 2**16, 256
 _SUFFIXES = {".json", ".safetensors", ".jinja", ".gguf"}
@@ -33,7 +33,7 @@ def fingerprint(files: ModelFiles) -> str:
     # A GGUF may lie among the files of other models.
     found = [files.gguf, *files.path.glob("*.json")] if files.gguf else files.path.rglob("*")
     for path in sorted(found):
-        inside = path == files.gguf or is_inside(files.path, path)  # the rest is no part of the model, and never read
+        inside = path == files.gguf or is_inside(files.path, path)  # the rest is not part of the model, and never read
         if path.suffix in _SUFFIXES and path.is_file() and inside:
             state.update(f"{path.relative_to(files.path)}\\0{path.stat().st_size}\\0".encode())
             state.update(_content(path))

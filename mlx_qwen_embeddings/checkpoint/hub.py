@@ -1,9 +1,9 @@
-"""Find the folder of a model: on this machine, or on the Hugging Face Hub, from where it is downloaded once."""
+"""Find the folder of a model on this machine, or download it once from the Hugging Face Hub."""
 
 import logging
 import os
-import re
 from collections.abc import Iterable
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.registry import ModelSpec
 
 _SMALL_FILES = ("*.json", "*.jinja", "1_Pooling/*.json")
-"""Beside the weights, all that is downloaded: never a pickle, never code."""
+"""What is downloaded besides the weights: never a pickle, never code."""
 
 ATTEMPTS = 3
-"""How often a download is started: huggingface_hub resumes after a closed connection, but not after one that was reset."""
+"""How often a download is started: huggingface_hub resumes when a connection was closed, but not when it was reset."""
 
 _ANSWER_SECONDS = 10.0
 _HTTP_LIBRARIES = {"httpx", "httpx2", "requests"}  # what huggingface_hub 1, 2 and 0 are built on
@@ -27,19 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class _Request(NamedTuple):
-    """What to take from the Hub.
-
-    Attributes:
-        repository: "owner/name".
-        tag: End of the name of the GGUF file to take, see ``_matching``; None takes safetensors.
-        patterns: Shell patterns of the files to take.
-        revision: Branch, tag or commit; None is the main branch.
-        cache_dir: Where downloads are kept; None is the Hugging Face cache.
-    """
+    """What to take from the Hub."""
 
     repository: str
-    tag: str | None
-    patterns: list[str]
+    tag: str | None  # end of the name of the GGUF file to take, see ``_pattern``; None takes safetensors
+    patterns: list[str]  # shell patterns of the files to take
     revision: str | None
     cache_dir: Path | None
 
@@ -49,7 +41,7 @@ def open_folder(
 ) -> ModelFiles:
     """Return the model's folder, after downloading what is missing, with a progress bar.
 
-    What is in the cache is used without asking the Hub. Of a repository whose name ends in GGUF one file is taken; when
+    What is in the cache is used without asking the Hub. From a repository whose name ends in GGUF, one file is taken; when
     there are several, ``:Q8_0`` after the name picks one. Large files are compared with their sha256 once.
 
     Args:
@@ -67,7 +59,19 @@ def open_folder(
     request = _request(spec, revision, cache_dir)
     folder = _cached(request)
     if folder is None or not is_complete(folder, request.patterns):
-        folder = _completed(request, folder, offline=offline)
+        try:
+            folder = _download(request, offline=offline)
+        except ModelLoadError as error:
+            if folder is None:
+                raise
+            logger.warning(
+                "%s was downloaded by another program, perhaps in part, and could not be completed: it is used as it is. "
+                "Files that name the pooling or the prompts may be missing. (%s)",
+                folder,
+                error,
+            )
+        else:
+            mark_complete(folder, request.patterns)
     refuse_corrupted(folder, request.patterns)
     return _files(folder, request)
 
@@ -85,7 +89,7 @@ def find_folder(spec: ModelSpec, *, revision: str | None = None, cache_dir: Path
 
 
 def cache_state(cache_dir: Path | None, *, offline: bool) -> tuple[Path, bool]:
-    """Return the folder of downloaded models, and whether only what is there is used."""
+    """Return the folder of downloaded models, and whether the Hub must not be asked for more."""
     from huggingface_hub import constants  # noqa: PLC0415 - 50 ms that a local model need not pay
 
     return Path(cache_dir or constants.HF_HUB_CACHE), bool(offline or constants.HF_HUB_OFFLINE)
@@ -112,7 +116,7 @@ def _request(spec: ModelSpec, revision: str | None, cache_dir: Path | None) -> _
 
 
 def _files(folder: Path, request: _Request) -> ModelFiles:
-    gguf = None if request.tag is None else folder / _choose_requested(_gguf_names(folder), request)
+    gguf = None if request.tag is None else folder / _choose(_gguf_names(folder), request.tag, request.repository)
     return ModelFiles(folder, revision=folder.name, gguf=gguf)
 
 
@@ -141,26 +145,8 @@ def _can_load(folder: Path, request: _Request) -> bool:
     # Another program may have downloaded the configuration only.
     if not (folder / "config.json").exists() or not (folder / "tokenizer.json").exists():
         return False
-    index = ModelFiles(folder).json("model.safetensors.index.json")
-    shards = set(index.get("weight_map", {}).values())
+    shards = set(ModelFiles(folder).json("model.safetensors.index.json").get("weight_map", {}).values())
     return all((folder / shard).exists() for shard in shards) if shards else any(folder.glob("*.safetensors"))
-
-
-def _completed(request: _Request, found: Path | None, *, offline: bool) -> Path:
-    try:
-        folder = _download(request, offline=offline)
-    except ModelLoadError as error:
-        if found is None:
-            raise
-        logger.warning(
-            "%s was downloaded by another program, perhaps in part, and could not be completed: it is used as it is. Files "
-            "that name the pooling or the prompts may be missing. (%s)",
-            found,
-            error,
-        )
-        return found
-    mark_complete(folder, request.patterns)
-    return folder
 
 
 def _download(request: _Request, *, offline: bool) -> Path:
@@ -174,7 +160,15 @@ def _download(request: _Request, *, offline: bool) -> Path:
     try:
         return _fetch(request)
     except HfHubHTTPError as error:
-        raise ModelLoadError(_refusal(request, error)) from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reasons: dict[int | None, str] = {
+            401: "it does not exist, or is private: check the name, or log in with `hf auth login`",
+            403: "access is not granted: accept the model's terms on its page and log in with `hf auth login`",
+            404: f"there is no such model, or no revision {request.revision or 'main'!r} of it: check both",
+            429: "too many requests: wait a few minutes, or log in with `hf auth login` for a higher limit",
+        }
+        reason = reasons.get(status, f"{_first_line(error)}. {_REMEDY}")
+        raise ModelLoadError(f"the Hub refused {request.repository} (status {status}): {reason}") from error
     except (OSError, RuntimeError, HTTPError) as error:
         raise ModelLoadError(f"{missing} and could not be downloaded: {_first_line(error)}. {_REMEDY}") from error
 
@@ -189,7 +183,7 @@ def _fetch(request: _Request) -> Path:
     info = HfApi(endpoint=endpoint).model_info(request.repository, revision=request.revision, timeout=_ANSWER_SECONDS)
     names = [file.rfilename for file in info.siblings or ()]
     if request.tag is not None:
-        _choose_requested(names, request)
+        _choose(names, request.tag, request.repository)
     elif names and not any(name.endswith(".safetensors") for name in names):
         raise ModelLoadError(_no_safetensors(names, request.repository))
     attempt = 1
@@ -217,21 +211,8 @@ def _no_safetensors(names: list[str], repository: str) -> str:
     )
 
 
-def _refusal(request: _Request, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    reasons: dict[int | None, str] = {
-        401: "it does not exist, or is private: check the name, or log in with `hf auth login`",
-        403: "access is not granted: accept the model's terms on its page and log in with `hf auth login`",
-        404: f"there is no such model, or no revision {request.revision or 'main'!r} of it: check both",
-        429: "too many requests: wait a few minutes, or log in with `hf auth login` for a higher limit",
-    }
-    reason = reasons.get(status, f"{_first_line(error)}. {_REMEDY}")
-    return f"the Hub refused {request.repository} (status {status}): {reason}"
-
-
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _gguf_names(folder: Path) -> list[str]:
@@ -239,23 +220,17 @@ def _gguf_names(folder: Path) -> list[str]:
 
 
 def _matching(names: Iterable[str], tag: str) -> list[str]:
-    """Return the GGUF files whose name ends in ``tag``, as llama.cpp and Ollama write it: "Q8_0", "f16"; "" takes all."""
-    wanted = re.compile(rf".*[-._/]{re.escape(tag)}\.gguf" if tag else r".*\.gguf", re.IGNORECASE)
-    return sorted(name for name in names if wanted.fullmatch(name) and "mmproj" not in name)
+    """Return the GGUF files whose name ends in ``tag``; "" takes all."""
+    return sorted(name for name in matching(names, _pattern(tag)) if "mmproj" not in name)
 
 
 def _pattern(tag: str) -> str:
-    """Return the shell pattern of the files that ``_matching`` finds."""
+    """Return the shell pattern of a tag, in either case, as llama.cpp and Ollama write it: "Q8_0", "f16"."""
     letters = (f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in tag)
     return f"*[-._/]{''.join(letters)}.gguf" if tag else "*.gguf"
 
 
-def _choose_requested(names: list[str], request: _Request) -> str:
-    remedy = f"{request.repository}:Q8_0 takes the one whose name ends in Q8_0"
-    return _choose(names, request.tag or "", request.repository, remedy)
-
-
-def _choose(names: list[str], tag: str, where: str, remedy: str) -> str:
+def _choose(names: list[str], tag: str, where: str, remedy: str | None = None) -> str:
     """Return the one GGUF file that matches; raise ``ModelLoadError``, which lists them, when there are none or several."""
     found = _matching(names, tag)
     if len(found) == 1:
@@ -264,4 +239,5 @@ def _choose(names: list[str], tag: str, where: str, remedy: str) -> str:
     if not listed:
         raise ModelLoadError(f"{where} has no .gguf file")
     problem = f"has {len(found)} GGUF files" if found else f"has no GGUF file {tag!r}"
+    remedy = remedy or f"{where}:Q8_0 takes the one whose name ends in Q8_0"
     raise ModelLoadError(f"{where} {problem}: {', '.join(listed)}. Say which one: {remedy}")

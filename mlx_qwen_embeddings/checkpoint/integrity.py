@@ -1,10 +1,9 @@
 """Check what ``huggingface_hub`` does not: that a cached model lacks no file, and that its large files are not corrupted.
 
-``huggingface_hub`` refuses a large file of the wrong size when it downloads it. It does not compare content, and it takes a
-snapshot that another program started, file by file, for a complete one. The cache names a large file by the sha256 that the
-Hub announced (``blobs/<sha256>``), so its content can be checked at any time: once, because hashing 16 GB takes longer than
-loading them. What was checked is recorded beside the blobs. A cache without symbolic links has no such names, and is not
-checked.
+``huggingface_hub`` refuses a large file of the wrong size, but does not compare its content. When another program has
+downloaded only some files of a snapshot, it takes them for all. The cache names a large file by the sha256 that the Hub
+announced (``blobs/<sha256>``), so its content can be checked. That is done once, because hashing 16 GB takes longer than
+loading them, and recorded beside the blobs. A cache without symbolic links has no such names, and is not checked.
 """
 
 import json
@@ -27,10 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_complete(snapshot: Path, patterns: list[str]) -> bool:
-    """Return whether the snapshot is known to have every file of the repository that the patterns name.
-
-    One that another program began may lack the files that name the pooling and the prompts.
-    """
+    """Return whether the snapshot is known to have every file of the repository that the patterns name."""
     # With the list of a commit's files in its cache, huggingface_hub itself returns no snapshot that lacks one.
     listing = _repository(snapshot) / "trees" / f"{snapshot.name}.json"
     return listing.is_file() or _read(snapshot)["complete"].get(snapshot.name) == patterns
@@ -97,10 +93,9 @@ def _remove(snapshot: Path, corrupted: dict[Path, Path]) -> str:
 
 
 def _read(snapshot: Path) -> dict[str, dict[str, Any]]:
-    record: Any = None
-    with suppress(OSError, ValueError):  # without a record, or with a broken one, everything is checked again
-        record = json.loads((_repository(snapshot) / RECORD).read_text(encoding="utf-8"))
-    parts = record if isinstance(record, dict) else {}
+    parts: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):  # without a record, or with a broken one, everything is checked again
+        parts = dict(json.loads((_repository(snapshot) / RECORD).read_text(encoding="utf-8")))
     return {name: part if isinstance(part := parts.get(name), dict) else {} for name in ("files", "complete")}
 
 

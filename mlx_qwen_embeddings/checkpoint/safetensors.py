@@ -1,4 +1,4 @@
-"""Check the layout of a safetensors file before it is mapped: native code must not see a crafted or cut file.
+"""Check the layout of a safetensors file before MLX maps it: native code must not see a crafted or cut file.
 
 Format: https://github.com/huggingface/safetensors#format: 8 bytes of header length, a JSON header, then the data, in which
 tensors follow one another without a gap.
@@ -33,9 +33,7 @@ def check_safetensors(path: Path) -> None:
     position = 0
     for start, end, name in spans:
         if start != position:
-            raise ModelLoadError(
-                f"{path} is no valid safetensors file: tensor {name!r} starts at {start}, not at {position}"
-            )
+            raise ModelLoadError(f"{path} is no valid safetensors file: tensor {name!r} starts at {start}, not {position}")
         position = end
     if position != data_bytes:
         raise ModelLoadError(

@@ -4,6 +4,7 @@ The ``tokenizers`` package reads any file that is well formed, and twenty rules 
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ from mlx_qwen_embeddings.errors import ModelLoadError
 from mlx_qwen_embeddings.tokenization import panics_as_errors
 
 MAX_BYTES = 100_000_000
-"""Largest file that is read; the largest published tokenizers have 35 MB."""
+"""Largest file that is read. The largest published tokenizers have 35 MB."""
 
 MAX_GROWTH = 64
-"""How many times longer a normalizer may make a text; those of published tokenizers at most double it."""
+"""How many times longer a normalizer may make a text. Those of published tokenizers at most double the length."""
 
 MAX_WORD = 1000
 """Longest word that WordPiece may split, in letters: the time grows with the square. Published tokenizers stop at 100."""
@@ -45,7 +46,9 @@ def _read(path: Path) -> Tokenizer:
     if size > MAX_BYTES:
         raise ValueError(f"it has {size} bytes, more than the {MAX_BYTES} that any tokenizer needs")
     raw = path.read_bytes()
-    _check_growth(raw.decode())  # first, because reading the file applies its normalizer to the added tokens
+    # First, because reading the file applies its normalizer to the added tokens.
+    if math.prod(map(_growth, _normalizers(raw.decode()))) > MAX_GROWTH:
+        raise ValueError(f"its normalizer can make a text more than {MAX_GROWTH} times longer")
     with panics_as_errors():
         tokenizer: Tokenizer = Tokenizer.from_buffer(raw)
     longest = getattr(tokenizer.model, "max_input_chars_per_word", 0)
@@ -54,16 +57,8 @@ def _read(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _check_growth(text: str) -> None:
-    growth = 1.0
-    for step in _objects(list(_normalizers(text))):
-        growth *= _growth(step)
-        if growth > MAX_GROWTH:
-            raise ValueError(f"its normalizer can make a text more than {MAX_GROWTH} times longer")
-
-
 def _normalizers(text: str) -> Iterator[Any]:
-    """Yield every value that is named "normalizer": parsing all 11 MB of a file takes half as long as loading it."""
+    """Yield every value that is named "normalizer". Parsing the whole file would take half as long as loading it."""
     if r"\u00" in text:  # the name may be written with escapes
         content = json.loads(text)
         yield content.get("normalizer") if isinstance(content, dict) else None
@@ -72,21 +67,18 @@ def _normalizers(text: str) -> Iterator[Any]:
         yield json.JSONDecoder().raw_decode(text, found.end())[0]
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every JSON object in a value, itself included."""
-    if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _objects(inner)
-
-
-def _growth(step: dict[str, Any]) -> float:
-    """Return how many times longer a step of a normalizer can make a text; its type may be left out."""
-    if "prepend" in step:
-        return 1.0 + len(step["prepend"])
-    if "pattern" not in step or "content" not in step:
+def _growth(step: Any) -> float:
+    """Return how many times longer a normalizer, with all that it contains, can make a text; its type may be left out."""
+    if isinstance(step, list):
+        return math.prod(map(_growth, step), start=1.0)
+    if not isinstance(step, dict):
         return 1.0
-    pattern, content = step["pattern"], step["content"]
-    replaced = pattern.get("String", "") if isinstance(pattern, dict) else ""
-    # A regular expression may match one letter, or none.
-    return max(1.0, len(content) / len(replaced)) if replaced else 1.0 + len(content)
+    growth = math.prod(map(_growth, step.values()), start=1.0)
+    if "prepend" in step:
+        growth *= 1 + len(step["prepend"])
+    elif "pattern" in step and "content" in step:
+        pattern, content = step["pattern"], step["content"]
+        replaced = pattern.get("String", "") if isinstance(pattern, dict) else ""
+        # A regular expression may match one letter, or none.
+        growth *= max(1.0, len(content) / len(replaced)) if replaced else 1 + len(content)
+    return growth

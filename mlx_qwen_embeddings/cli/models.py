@@ -18,7 +18,8 @@ from mlx_qwen_embeddings.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from mlx_qwen_embeddings.checkpoint.downloads import Download
+    from huggingface_hub import CachedRepoInfo
+
     from mlx_qwen_embeddings.registry import ModelSpec
 
 _SIZES = ("download", "on_disk", "memory_cpu", "memory_gpu")
@@ -90,7 +91,7 @@ def remove(name: NamedModel, *, model_dir: ModelDirOption = None, yes: YesOption
     source = _repository(spec)
     found = downloads.downloads(model_dir).get(source)
     if found and not yes:
-        typer.confirm(f"Delete {source} ({human_size(found.size)}) in {found.path}?", abort=True)
+        typer.confirm(f"Delete {source} ({human_size(found.size_on_disk)}) in {found.repo_path}?", abort=True)
     typer.echo(f"removed {source}: {human_size(downloads.remove(source, model_dir))} freed")
 
 
@@ -98,7 +99,7 @@ def _repository(spec: "ModelSpec") -> str:
     return spec.source.partition(":")[0]  # what follows names one of several GGUF files
 
 
-def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
+def _facts(spec: "ModelSpec", found: "CachedRepoInfo | None") -> dict[str, Any]:
     from mlx_qwen_embeddings.checkpoint.downloads import memory_estimate, stored_bytes
 
     return {
@@ -109,8 +110,8 @@ def _facts(spec: "ModelSpec", found: "Download | None") -> dict[str, Any]:
         "dimensions": spec.dimensions,
         "max_length": spec.max_length,
         "download": spec.download_bytes,
-        "on_disk": found.size if found else stored_bytes(spec) if spec.local else None,
-        "folder": str(found.path) if found else spec.source if spec.local else None,
+        "on_disk": found.size_on_disk if found else stored_bytes(spec) if spec.local else None,
+        "folder": str(found.repo_path) if found else spec.source if spec.local else None,
         "memory_cpu": memory_estimate(spec, "cpu"),
         "memory_gpu": memory_estimate(spec, "gpu"),
     }

@@ -197,7 +197,7 @@ def test_a_revision_of_a_local_folder_makes_no_sense(tmp_path: Path) -> None:
 
 
 def test_a_json_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(model_files, "MAX_TEXT_BYTES", 1000)
     folder(tmp_path, modules=[{"path": "x" * 2000}])
     with pytest.raises(
         ModelLoadError, match=r"modules\.json cannot be read as JSON \(it has 20\d\d bytes, more than 1000\)"

@@ -1,1 +1,1 @@
-"""Read GGUF files but for their weights: header and metadata. ``compute.weights`` reads the weights."""
+"""Read the header and the metadata of GGUF files; ``compute.weights`` reads their weights."""

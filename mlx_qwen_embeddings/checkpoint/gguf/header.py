@@ -1,4 +1,4 @@
-"""Read and check the header of a GGUF file before it is mapped: native code must not see a crafted or cut file.
+"""Read and check the header of a GGUF file before MLX maps it: native code must not see a crafted or cut file.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Little-endian: magic, version, counts, key-value pairs,
 tensor descriptions, then the data at the next multiple of the alignment.
@@ -23,7 +23,7 @@ _STRING, _ARRAY = 8, 9
 class _Cursor:
     """A position in the header, moved by every read.
 
-    Every method raises ``ValueError`` when the file has fewer bytes than it asks for, so no count in it needs a check.
+    Every method raises ``ValueError`` when it needs more bytes than the file has, so counts need no check of their own.
     """
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -55,19 +55,14 @@ class _Cursor:
 
     def value(self) -> Any:
         """Return one value, which is preceded by its type."""
-        kind = self.number("I")
+        kind, count = self.number("I"), None
         if kind == _ARRAY:
             kind, count = self.number("I"), self.number("Q")
-            if kind == _STRING:
-                return [self.string() for _ in range(count)]
-            return self.numbers(_letter(kind), count)
-        return self.string() if kind == _STRING else self.number(_letter(kind))
-
-
-def _letter(kind: int) -> str:
-    if kind not in _SCALARS:
-        raise ValueError(f"a value of type {kind}, which no served model has")
-    return _SCALARS[kind]
+        if kind == _STRING:
+            return self.string() if count is None else [self.string() for _ in range(count)]
+        if kind not in _SCALARS:
+            raise ValueError(f"a value of type {kind}, which no served model has")
+        return self.number(_SCALARS[kind]) if count is None else self.numbers(_SCALARS[kind], count)
 
 
 _MAX_DIMENSIONS = 4
@@ -98,7 +93,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself.
+    """What a GGUF file says about itself.
 
     Attributes:
         path: The file.
@@ -149,7 +144,7 @@ def _parse(path: Path, cursor: _Cursor) -> Header:
     described = dict(_tensor(path, cursor) for _ in range(tensors))
     if len(described) != tensors:
         raise ValueError("two tensors have the same name")
-    _check_spans(described, _alignment(metadata), cursor)
+    _check_spans(described, metadata.get("general.alignment", 32), cursor)
     return Header(path, metadata, {name: tensor for name, (tensor, _, _) in described.items()})
 
 
@@ -172,19 +167,13 @@ def _tensor(path: Path, cursor: _Cursor) -> tuple[str, tuple[Tensor, int, int]]:
     return name, (Tensor(label, shape[::-1]), offset, math.prod(shape) // weights * size)
 
 
-def _alignment(metadata: Mapping[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", 32)
+def _check_spans(described: Mapping[str, tuple[Tensor, int, int]], alignment: Any, cursor: _Cursor) -> None:
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):  # noqa: PLR2004 - the format's least
         raise ValueError(f"general.alignment is {alignment!r}, no power of two from 8 up")
-    return alignment
-
-
-def _check_spans(described: Mapping[str, tuple[Tensor, int, int]], alignment: int, cursor: _Cursor) -> None:
     start = -(-cursor.position // alignment) * alignment
     for name, (_, offset, size) in described.items():
         if offset % alignment:
             raise ValueError(f"tensor {name!r} begins at {offset}, no multiple of the alignment {alignment}")
-        if start + offset + size > cursor.size:
-            raise ValueError(
-                f"tensor {name!r} ends at byte {start + offset + size} of a file of {cursor.size}: it is cut short"
-            )
+        end = start + offset + size
+        if end > cursor.size:
+            raise ValueError(f"tensor {name!r} ends at byte {end} of a file of {cursor.size}: it is cut short")

@@ -29,8 +29,6 @@ MODULES = {
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen2 and Qwen3 split words; from Qwen3-Embedding's tokenizer.json."""
 
-_ARCHITECTURES = ("qwen3",)
-
 _KEYS = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
@@ -43,8 +41,8 @@ _KEYS = {
     "max_position_embeddings": "context_length",
 }
 
-_POOLING: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
-"""By llama.cpp's ``llama_pooling_type``; 0 is none, 4 a reranker."""
+_POOLING: dict[int, Pooling | None] = {0: None, 1: "mean", 2: "first", 3: "last"}
+"""By llama.cpp's ``llama_pooling_type``; 4 is a reranker."""
 
 _BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
 """Bits per weight of the types that stay packed, in groups of 32."""
@@ -67,12 +65,12 @@ def config_of(header: Header) -> dict[str, Any]:
     """Return the configuration.
 
     Raises:
-        ModelLoadError: When the architecture is not served as GGUF, or the file is a part of a split model.
+        ModelLoadError: When the architecture is not served as GGUF, or the file is one part of a split model.
     """
-    if header.architecture not in _ARCHITECTURES:
+    if header.architecture != "qwen3":
         raise ModelLoadError(
-            f"{header.path} holds a model of architecture {header.architecture!r}; as GGUF only "
-            f"{', '.join(_ARCHITECTURES)} is served: take the model's safetensors folder"
+            f"{header.path} holds a model of architecture {header.architecture!r}; as GGUF only qwen3 is served: take the "
+            "model's safetensors folder"
         )
     if header.metadata.get("split.count", 1) > 1:
         raise ModelLoadError(f"{header.path} is a piece of a split model: put it together with llama-gguf-split --merge")
@@ -95,8 +93,7 @@ def config_of(header: Header) -> dict[str, Any]:
 
 
 def _end_token_id(header: Header) -> int | None:
-    # The eos of Qwen3-Embedding's files is <|im_end|>, which ends a turn of chat. The encoder was trained with the padding
-    # token at the end of a text.
+    # The eos of Qwen3-Embedding's files is <|im_end|>, which ends a turn of chat. A text has to end with the padding token.
     tokens = header.metadata.get("tokenizer.ggml.tokens", [])
     named = (header.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("padding", "eos"))
     known = (token for token in named if isinstance(token, int) and token < len(tokens))
@@ -107,11 +104,9 @@ def pooling_of(header: Header) -> Pooling | None:
     """Return the pooling that the file names; None when it names none.
 
     Raises:
-        ModelLoadError: When it is one that makes no embedding.
+        ModelLoadError: When it names one that makes no embedding.
     """
     kind = header.own("pooling_type", 0)
-    if kind == 0:
-        return None
     if kind not in _POOLING:
         raise ModelLoadError(f"{header.path} asks for pooling_type {kind}, which gives no embedding (4 is a reranker)")
     return _POOLING[kind]
@@ -136,15 +131,17 @@ def build_tokenizer(header: Header, end_token_id: int) -> Tokenizer:
     """
     tokens: list[str] = header.metadata["tokenizer.ggml.tokens"]
     types: list[int] = header.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
-        raise _broken(header, f"{len(tokens)} tokens ({len(set(tokens))} different), {len(types)} types")
     merges = [tuple(merge.split(" ")) for merge in header.metadata["tokenizer.ggml.merges"]]
-    # llama.cpp fills the table up to the number of embeddings with tokens of the type "unused".
-    vocabulary = {token: number for number, token in enumerate(tokens) if types[number] != _UNUSED}
     try:
+        if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
+            raise ValueError(f"{len(tokens)} tokens ({len(set(tokens))} different), {len(types)} types")  # noqa: TRY301 - as BPE does
+        # llama.cpp fills the table up to the number of embeddings with tokens of the type "unused".
+        vocabulary = {token: number for number, token in enumerate(tokens) if types[number] != _UNUSED}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # tokenizers raises nothing narrower
-        raise _broken(header, str(error)) from error
+        raise ModelLoadError(
+            f"{header.path}: its tokenizer cannot be rebuilt ({error}): download it again, or put tokenizer.json beside it"
+        ) from error
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -172,9 +169,3 @@ def check_sibling(header: Header, tokenizer: Tokenizer) -> None:
                 f"{header.path}: the tokenizer.json beside it belongs to another model: its token {number} is "
                 f"{tokenizer.id_to_token(number)!r}, the file's is {token!r}"
             )
-
-
-def _broken(header: Header, reason: str) -> ModelLoadError:
-    return ModelLoadError(
-        f"{header.path}: its tokenizer cannot be rebuilt ({reason}): download it again, or put tokenizer.json beside it"
-    )

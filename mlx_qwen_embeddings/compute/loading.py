@@ -30,7 +30,6 @@ class EncoderModel(Protocol):
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
         """Turn padded ids (B, L) and lengths (B,) into hidden states (B, L, D)."""
-        ...
 
 
 @runtime_checkable
@@ -39,11 +38,9 @@ class CausalModel(EncoderModel, Protocol):
 
     def last_hidden(self, ids: mx.array, lengths: mx.array, prefix: Sequence[KeysValues] | None = None) -> mx.array:
         """Turn padded ids (B, L) that follow a prefix into the hidden state of each last real token (B, D)."""
-        ...
 
     def prefill(self, ids: mx.array) -> list[KeysValues]:
         """Turn the ids of a prefix (1, P) into its keys and values in each layer."""
-        ...
 
 
 def load_model(files: ModelFiles, backend: Backend) -> EncoderModel:

@@ -6,10 +6,10 @@ import importlib.metadata
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from timeit import repeat
 from types import ModuleType
 
 from mlx_qwen_embeddings._extras import pip_command
@@ -99,28 +99,18 @@ def _mkl() -> str | None:
     return next((str(path.resolve()) for path in paths if path.exists()), None)
 
 
-def best_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Return the shortest time that a call took, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def measure_gflops(mx: ModuleType, size: int = 256, repeats: int = 3) -> float:
     """Time square float32 matrix products and return the best rate in GFLOP/s."""
     a = mx.random.normal((size, size))
     mx.eval(a)
-    return float(2 * size**3 / best_seconds(lambda: mx.eval(a @ a), repeats + 1) / 1e9)
+    return float(2 * size**3 / min(repeat(lambda: mx.eval(a @ a), number=1, repeat=repeats + 1)) / 1e9)
 
 
 def measure_bandwidth(mx: ModuleType, megabytes: int = 512, repeats: int = 5) -> float:
     """Time the product of a row and a matrix too large for any cache, and return the best rate of reading in GB/s."""
     row, matrix = mx.ones((1, 8192)), mx.ones((8192, megabytes * 2**20 // (4 * 8192)))
     mx.eval(row, matrix)
-    return float(matrix.nbytes / best_seconds(lambda: mx.eval(row @ matrix), repeats) / 1e9)
+    return float(matrix.nbytes / min(repeat(lambda: mx.eval(row @ matrix), number=1, repeat=repeats)) / 1e9)
 
 
 def warn_if_slow(mx: ModuleType) -> None:

@@ -5,13 +5,12 @@ from html import escape
 
 _LEFT = 'style="text-align:left;vertical-align:top"'
 
-
 Table = tuple[str, Mapping[str, object]]
 """A caption, and values by name."""
 
 
 class NotebookTable:
-    """Shows an object as a table with a row for each of its facts; everything in it is escaped."""
+    """Shows an object as a table with a row for each value; everything in it is escaped."""
 
     __slots__ = ()
 
@@ -19,8 +18,8 @@ class NotebookTable:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        caption, facts = self._table()
-        rows = (f"<tr><th {_LEFT}>{_cell(name)}</th><td {_LEFT}>{_cell(fact)}</td></tr>" for name, fact in facts.items())
+        caption, values = self._table()
+        rows = (f"<tr><th {_LEFT}>{_cell(name)}</th><td {_LEFT}>{_cell(value)}</td></tr>" for name, value in values.items())
         return f"<table><caption {_LEFT}><b>{_cell(caption)}</b></caption>{''.join(rows)}</table>"
 
 

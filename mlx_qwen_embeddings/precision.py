@@ -67,10 +67,8 @@ def restore(
     if precision in {"int8", "uint8"}:
         low, high = np.asarray(unit_ranges(array.shape[-1]) if ranges is None else ranges, dtype=np.float32)
         buckets = array.astype(np.float32) + (128.5 if precision == "int8" else 0.5)
-        values = low + buckets * ((high - low) / _STEPS)
-    else:
-        values = array
-    return np.asarray(values, dtype=np.float32)
+        array = low + buckets * ((high - low) / _STEPS)
+    return np.asarray(array, dtype=np.float32)
 
 
 def value_ranges(vectors: ArrayLike) -> NDArray[np.float32]:
@@ -111,12 +109,11 @@ def load_ranges(path: str | Path) -> NDArray[np.float32]:
     """
     try:
         saved = json.loads(Path(path).read_text("utf-8"))
-        ranges = np.array([saved["lowest"], saved["highest"]], dtype=np.float32)
+        return np.array([saved["lowest"], saved["highest"]], dtype=np.float32)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} holds no ranges: save_ranges(path, value_ranges(vectors)) writes them ({error!r})"
         ) from error
-    return ranges
 
 
 def _read(vectors: ArrayLike) -> NDArray[np.float32]:

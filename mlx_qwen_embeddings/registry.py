@@ -49,8 +49,7 @@ class ModelSpec:
         """Raise a ``ValueError`` for a row that could never be resolved."""
         if not self.name or not self.source:
             raise ValueError(f"a model needs a name and a source, got name={self.name!r}, source={self.source!r}")
-        unknown = [role for role in self.prompts if role not in get_args(Role)]
-        if unknown:
+        if unknown := [role for role in self.prompts if role not in get_args(Role)]:
             raise ValueError(f"{self.name!r} has a prompt for {unknown[0]!r}: the roles are {' and '.join(get_args(Role))}")
 
 
@@ -134,9 +133,8 @@ def resolve(name: str) -> ModelSpec:
         UnknownModelError: When it is none of these; the message lists similar names and all aliases.
     """
     with _lock:
-        spec = _models.get(name.strip().lower())
-    if spec:
-        return spec
+        if spec := _models.get(name.strip().lower()):
+            return spec
     if path := _existing(name):
         # A file in the Hub's cache is a link to a blob without a file name, so links to files are not resolved.
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name

@@ -138,7 +138,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.expanduser().read_text("utf-8"))
     except ValueError as error:  # wrong syntax, or not UTF-8
         raise ValueError(f"{path} is not a TOML file ({error})") from error
-    known = {*ServerSettings.model_fields, *EngineSettings.model_fields}
-    if unknown := sorted(set(found) - known):
+    known = ServerSettings.model_fields | EngineSettings.model_fields
+    if unknown := sorted(found.keys() - known.keys()):
         raise ValueError(f"{path}: there is no setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return found

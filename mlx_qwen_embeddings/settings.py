@@ -11,10 +11,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 Device = Literal["auto", "cpu", "gpu"]
 
 PREFIX = "MLX_QWEN_"
-DEFAULT_MODEL = "small"
-
-CACHE_FILE = "vectors.sqlite"
-"""Name of the cache file where ``cache_path`` is a folder."""
 
 
 def _refuse_float16(value: object) -> object:
@@ -64,7 +60,7 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
-    model: str = Field(default=DEFAULT_MODEL, min_length=1)
+    model: str = Field(default="small", min_length=1)
     """Alias, Hub name or local folder."""
 
     revision: str | None = None
@@ -121,7 +117,7 @@ class EngineSettings(BaseModel):
         if "\0" in str(value):
             raise ValueError(f"{str(value)!r} holds a zero byte, which no file name can")
         path = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
-        return path if path.suffix and not path.is_dir() else path / CACHE_FILE
+        return path if path.suffix and not path.is_dir() else path / "vectors.sqlite"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:

@@ -2,22 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from itertools import count, cycle, repeat
 from typing import Any
 
 import numpy as np
 
 from mlx_qwen_embeddings._html import NotebookTable, Table
 from mlx_qwen_embeddings.engine import EmbeddingEngine
-from mlx_qwen_embeddings.tools.evaluate import passages, questions
+from mlx_qwen_embeddings.tools.evaluate import LABELLED, passages, read_retrieval
 
 BATCH_SIZES = (1, 8, 32, 128)
 CLIENTS = (1, 4, 16, 64)
-SHARES = {"batches": 0.5, "clients": 0.4, "cache": 0.1}
-"""How the time is divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +82,14 @@ def run_bench(model: str | None = None, *, seconds: float = 60, **settings: Any)
         seconds: Roughly how long to measure, not counting the time to load the model and to finish the last call.
         **settings: Fields of ``EngineSettings``.
     """
-    start = time.perf_counter()
+    start, questions = time.perf_counter(), list(read_retrieval(LABELLED).queries.values())
     with EmbeddingEngine(model, **(settings | {"cache_bytes": 0, "cache_path": None})) as engine:
         engine.warmup()
-        throughput = _throughput(engine, passages(), seconds * SHARES["batches"] / len(BATCH_SIZES))
-        latency = _latency(engine, questions(), seconds * SHARES["clients"] / len(CLIENTS))
+        throughput = _throughput(engine, passages(), 0.5 * seconds / len(BATCH_SIZES))
+        latency = _latency(engine, questions, 0.4 * seconds / len(CLIENTS))
         load_seconds, facts, name = engine.stats().load_seconds, engine.facts, engine.settings.model
     with EmbeddingEngine(model, **(settings | {"cache_path": None})) as engine:
-        speedup = _cache_speedup(engine.warmup(), questions(), seconds * SHARES["cache"])
+        speedup = _cache_speedup(engine.warmup(), questions[:32], 0.1 * seconds)
     spent = time.perf_counter() - start
     return BenchReport(name, facts.device, facts.dtype, load_seconds, throughput, latency, speedup, spent)
 
@@ -104,23 +101,19 @@ def _throughput(engine: EmbeddingEngine, texts: list[str], seconds: float) -> li
         if rows and size / rows[-1].texts_per_second > 2 * seconds:
             break
         before = engine.stats().tokens
-        calls, spent = _repeat(partial(_embed_some, engine, texts, size), seconds)
+        batches = zip(*[cycle(texts)] * size, strict=True)  # each takes the next texts of one endless iterator
+        calls, spent = _time_calls(engine.embed_documents, batches, seconds)
         rows.append(Throughput(size, calls * size / spent, (engine.stats().tokens - before) / spent))
     return rows
 
 
-def _embed_some(engine: EmbeddingEngine, texts: list[str], size: int, number: int) -> None:
-    start = number * size
-    engine.embed_documents([texts[(start + place) % len(texts)] for place in range(size)])
-
-
-def _repeat(call: Callable[[int], Any], seconds: float) -> tuple[int, float]:
+def _time_calls(call: Callable[[Any], Any], batches: Iterator[Any], seconds: float) -> tuple[int, float]:
     """Call until the time is up, at least once; return the number of calls and the seconds they took."""
-    start, number, spent = time.perf_counter(), 0, 0.0
-    while not number or spent < seconds:
-        call(number)
-        number, spent = number + 1, time.perf_counter() - start
-    return number, spent
+    start, calls, spent = time.perf_counter(), 0, 0.0
+    while not calls or spent < seconds:
+        call(next(batches))
+        calls, spent = calls + 1, time.perf_counter() - start
+    return calls, spent
 
 
 def _latency(engine: EmbeddingEngine, texts: list[str], seconds: float) -> list[Latency]:
@@ -149,9 +142,6 @@ async def _ask(engine: EmbeddingEngine, texts: list[str], clients: int, seconds:
 
 
 def _cache_speedup(engine: EmbeddingEngine, texts: list[str], seconds: float) -> float:
-    few = texts[:32]
-    start = time.perf_counter()
-    engine.embed_queries(few)
-    computed = time.perf_counter() - start
-    calls, spent = _repeat(lambda _: engine.embed_queries(few), min(seconds, 1))
+    _, computed = _time_calls(engine.embed_queries, repeat(texts), 0)
+    calls, spent = _time_calls(engine.embed_queries, repeat(texts), min(seconds, 1))
     return computed / (spent / calls)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,20 +112,14 @@ def evaluate_pairs(
 
 
 def rank_scores(data: RetrievalSet, documents: Vectors, queries: Vectors) -> list[float]:
-    """Return the nDCG@10 of each query.
-
-    Args:
-        data: The set.
-        documents: Unit vectors of its documents, in its order; shape (documents, d).
-        queries: Unit vectors of its queries; shape (queries, d).
-    """
+    """Return the nDCG@10 of each query, from unit vectors in the set's order; shapes (documents, d) and (queries, d)."""
     # One rank more, because a query that is also a document (as in ArguAna) finds itself. BEIR does not count that.
     found = top_k(queries, documents, k=RANKS + 1)[1].tolist()
     names = list(data.documents)
-    rankings = (
-        [names[row] for row in rows if names[row] != query] for query, rows in zip(data.queries, found, strict=True)
-    )
-    return [ndcg(ranking, data.relevance[query], RANKS) for query, ranking in zip(data.queries, rankings, strict=True)]
+    return [
+        ndcg([names[row] for row in rows if names[row] != query], data.relevance[query])
+        for query, rows in zip(data.queries, found, strict=True)
+    ]
 
 
 def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], k: int = RANKS) -> float:
@@ -139,12 +134,9 @@ def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], k: int = RANKS)
         0 to 1; 0 if no document is relevant.
     """
     gains = [max(relevance.get(document, 0.0), 0.0) for document in ranking[:k]]
-    best = _discounted(sorted((max(gain, 0.0) for gain in relevance.values()), reverse=True)[:k])
-    return _discounted(gains) / best if best else 0.0
-
-
-def _discounted(gains: Sequence[float]) -> float:
-    return float(sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)))
+    best = sorted((max(gain, 0.0) for gain in relevance.values()), reverse=True)[:k]
+    found, most = (sum(gain / math.log2(rank + 2) for rank, gain in enumerate(row)) for row in (gains, best))
+    return found / most if most else 0.0
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -176,11 +168,6 @@ def passages() -> list[str]:
     return list(dict.fromkeys(read_retrieval(LABELLED).documents.values()))
 
 
-def questions() -> list[str]:
-    """Return the distinct questions of the labelled set."""
-    return list(dict.fromkeys(read_retrieval(LABELLED).queries.values()))
-
-
 def read_retrieval(folder: Path, limit: int | None = None) -> RetrievalSet:
     """Read ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` (or ``qrels/test.tsv``).
 
@@ -193,7 +180,11 @@ def read_retrieval(folder: Path, limit: int | None = None) -> RetrievalSet:
     """
     documents = {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in _rows(folder / "corpus.jsonl")}
     texts = {row["_id"]: row["text"] for row in _rows(folder / "queries.jsonl")}
-    relevance = _relevance(folder)
+    path = folder / "qrels.tsv"
+    relevance: dict[str, dict[str, float]] = {}
+    for query, document, gain in _lines(path if path.is_file() else folder / "qrels" / "test.tsv", scored=2):
+        if gain > 0:
+            relevance.setdefault(query, {})[document] = gain
     if not relevance:
         raise DatasetError(f"{folder}: the relevance file names no document as relevant")
     if unknown := relevance.keys() - texts.keys():
@@ -214,17 +205,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 f'{path}, line {number}: every line must be a JSON object with "_id" and "text" ({error!r})'
             ) from error
         yield row
-
-
-def _relevance(folder: Path) -> dict[str, dict[str, float]]:
-    path = folder / "qrels.tsv"
-    if not path.is_file():
-        path = folder / "qrels" / "test.tsv"
-    relevance: dict[str, dict[str, float]] = {}
-    for query, document, score in _lines(path, scored=2):
-        if score > 0:
-            relevance.setdefault(query, {})[document] = score
-    return relevance
 
 
 def read_pairs(path: Path, limit: int | None = None) -> tuple[list[float], list[str], list[str]]:

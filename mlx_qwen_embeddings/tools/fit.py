@@ -96,8 +96,9 @@ def fit(
     trials: list[Trial] = []
     queries: dict[int, float] = {}
     device, dtype = "", ""
-    lane_counts = _lane_counts(base)
-    for lanes in lane_counts:
+    most_lanes = min(cores(), MOST_LANES)
+    lane_counts = {most_lanes, 1} if base.lanes is None else {base.lanes}
+    for lanes in sorted(lane_counts, reverse=True):
         tried = {"lanes": lanes, "batch_tokens": BATCH_TOKENS[-1], "cache_bytes": 0, "cache_path": None}
         before = resident_memory()
         with EmbeddingEngine(settings=base.model_copy(update=tried)) as engine:
@@ -126,13 +127,6 @@ def parse_bytes(amount: str | int) -> int:
         ) from error
 
 
-def _lane_counts(base: EngineSettings) -> tuple[int, ...]:
-    if base.lanes is not None:
-        return (base.lanes,)
-    most = min(cores(), MOST_LANES)
-    return (most, 1) if most > 1 else (1,)
-
-
 def _query_seconds(engine: EmbeddingEngine) -> float:
     taken = []
     for number in range(6):
@@ -144,7 +138,9 @@ def _query_seconds(engine: EmbeddingEngine) -> float:
 
 def _measure(engine: EmbeddingEngine, lanes: int, sizes: tuple[int, ...], before: int, seconds: float) -> Iterator[Trial]:
     """Measure each batch size twice until the time is up; the first size is always measured."""
-    start, texts = time.perf_counter(), _texts(sizes[-1] // 32)
+    start, words = time.perf_counter(), " ".join(passages()).split()
+    places = [number * 37 % (len(words) - TEXT_WORDS) for number in range(max(1, sizes[-1] // 32))]
+    texts = [" ".join(words[place : place + TEXT_WORDS]) for place in places]
     free_buffers = CACHE_LIMIT[engine.facts.device]  # a few batches do not fill them yet
     longest, last = max(engine.count_tokens(texts[:64])), 0.0
     for size in sizes:
@@ -160,12 +156,6 @@ def _measure(engine: EmbeddingEngine, lanes: int, sizes: tuple[int, ...], before
         last, stats = min(taken), engine.stats()
         memory = max(resident_memory(), before + stats.peak_memory_bytes) + max(0, free_buffers - kept_memory())
         yield Trial(lanes, size, last, (stats.tokens - tokens) / 2 / last, memory)
-
-
-def _texts(number: int) -> list[str]:
-    words = " ".join(passages()).split()
-    starts = [place * 37 % (len(words) - TEXT_WORDS) for place in range(max(1, number))]
-    return [" ".join(words[start : start + TEXT_WORDS]) for start in starts]
 
 
 def _choose(trials: list[Trial], queries: dict[int, float], limit: int | None, target: float | None) -> Trial:

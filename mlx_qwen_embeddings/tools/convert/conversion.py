@@ -25,6 +25,9 @@ from mlx_qwen_embeddings.tools.evaluate import LABELLED, rank_scores, read_retri
 
 SHOWN_CHARACTERS = 60
 
+Measured = tuple[NDArray[np.float32], NDArray[np.float64]]
+"""Vectors of the labelled set's documents and queries, shape (texts, d), and each query's nDCG@10."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -208,18 +211,16 @@ def _run(settings: EngineSettings, result: Path, options: CallOptions, *, report
         return compare(measure(engine, options), measured)
 
 
-def measure(engine: EmbeddingEngine, options: CallOptions) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return the vectors of the labelled set's documents and queries, (texts, d), and each query's nDCG@10."""
+def measure(engine: EmbeddingEngine, options: CallOptions) -> Measured:
+    """Run a model on the labelled set."""
     data = read_retrieval(LABELLED)
     documents = engine.embed_documents(data.documents.values(), **options)
     queries = engine.embed_queries(data.queries.values(), **options)
     return np.concatenate([documents, queries]), np.array(rank_scores(data, documents, queries))
 
 
-def compare(
-    source: tuple[NDArray[np.float32], NDArray[np.float64]], result: tuple[NDArray[np.float32], NDArray[np.float64]]
-) -> Cost:
-    """Compare two models by what ``measure`` returned for each."""
+def compare(source: Measured, result: Measured) -> Cost:
+    """Return how far the result's vectors and scores are from the source's."""
     data = read_retrieval(LABELLED)
     texts = [*data.documents.values(), *data.queries.values()]
     cosines = np.einsum("nd,nd->n", source[0], result[0], dtype=np.float64)

@@ -7,7 +7,6 @@ model.
 
 import io
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -26,8 +25,6 @@ from mlx_qwen_embeddings.compute.mlx.backend import Backend, claim_thread, compu
 from mlx_qwen_embeddings.compute.quantization import unpack
 from mlx_qwen_embeddings.options import Pooling
 from mlx_qwen_embeddings.tools.convert.packing import DTYPES, ConversionError, Packing
-
-logger = logging.getLogger(__name__)
 
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*", "NOTICE*", "*_*/*.json")
 """Patterns of the files that are copied: tokenizer, modules of sentence-transformers, prompts, model card. Never code."""
@@ -65,29 +62,28 @@ def write_weights(
             claim_thread(backend)
             with load_errors(files):
                 model, weights, layers = build(files)
-                dtype = dtype or ("float32" if layers and _is_float32(files.config) else _most_common_dtype(weights))
+                # Among packed weights only the scales have a type, and it may be a smaller one: nano's are float16.
+                declared = files.config.get("torch_dtype") or files.config.get("dtype")
+                dtype = dtype or ("float32" if layers and declared == "float32" else _most_common_dtype(weights))
                 fill(model, unpack(weights, layers, mx.float32), getattr(mx, dtype))
             del weights
-            named = _as_language_model(model) if _is_language_model(files.config) else model
+            named = model
+            if _is_language_model(files.config):  # whose encoder is a part, so that its weights' names begin with "model."
+                named = nn.Module()
+                named.model = model
             config = _config(files.config, dtype)
-            with redirect_stdout(io.StringIO()) as output:
+            with redirect_stdout(io.StringIO()):  # mlx-lm prints
                 if packing:
                     named, config = mlx_lm.quantize_model(
                         named, config, packing.group_size, packing.bits, mode=packing.mode
                     )
                 unpacked = _count_unpacked(files, named, packing)
                 mlx_lm.save_model(target, named, donate_model=True)
-            logger.debug("mlx-lm: %s", output.getvalue())
             mlx_lm.save_config(config, target / "config.json")
             return dtype, bool(layers) and packing is not None, unpacked
     finally:
         free_buffers()
         mx.clear_streams()  # otherwise MLX aborts the process at exit, since this thread ends
-
-
-def _is_float32(config: Mapping[str, Any]) -> bool:
-    # Among packed weights only the scales have a type, and it may be a smaller one: nano's are float16.
-    return (config.get("torch_dtype") or config.get("dtype")) == "float32"
 
 
 def _most_common_dtype(weights: Mapping[str, mx.array]) -> str:
@@ -98,13 +94,6 @@ def _most_common_dtype(weights: Mapping[str, mx.array]) -> str:
 
 def _is_language_model(config: Mapping[str, Any]) -> bool:
     return bool(config["model_type"] == "qwen3")
-
-
-def _as_language_model(model: nn.Module) -> nn.Module:
-    # In a language model the encoder is a part, so every weight's name begins with "model.".
-    whole = nn.Module()
-    whole.model = model
-    return whole
 
 
 def _config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

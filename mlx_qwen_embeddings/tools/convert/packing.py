@@ -41,15 +41,7 @@ class Packing:
 
 
 def choose_packing(bits: int | None, group_size: int | None, mode: str | None) -> Packing | None:
-    """Fill in what was not given.
-
-    Args:
-        bits: Bits per weight; may be None if the mode has only one width, or if nothing is to be packed.
-        group_size: Number of weights that share a scale; None takes the mode's default.
-        mode: A key of ``BITS_AND_GROUPS``; None is "affine".
-
-    Returns:
-        None if all arguments are None: nothing is to be packed.
+    """Fill in what was not given to ``convert``; return None if nothing is to be packed.
 
     Raises:
         ConversionError: If MLX has no such combination; the message lists the choices.

@@ -4,7 +4,8 @@ The engine repairs some of these faults when it opens a model. Here they fail, b
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -48,12 +49,8 @@ def file_checks(
 ) -> Iterator[Check]:
     """Check a model's files.
 
-    Args:
-        files: The model's folder.
-        weights: Its safetensors files; empty for other formats, whose numbers are not checked.
-        published: The published model that it is; None if it is not known to be one.
-        dtype: Compute type.
-        card: The registry's row with pooling and prompts, for families that do not determine them; None if there is none.
+    ``weights`` are its safetensors files; the numbers in other formats are not checked. ``card`` is the registry's row with
+    pooling and prompts, for families that do not determine them.
     """
     yield _guard("end token", "a special token closes a text", lambda: _end_token(files))
     yield _guard("end token, cut", "it closes a text that was cut, too", lambda: _end_token(files, cut=True))
@@ -65,7 +62,7 @@ def file_checks(
         yield _guard("pooling", f"{card.pooling} token", lambda: _pooling(files, str(card.pooling)))
         yield _guard("prompts", "those of the model's card", lambda: _prompts_of_card(files, card))
     if weights:
-        yield from _weight_checks(files, [flaw for path in weights for flaw in _readable_flaws(path)], dtype)
+        yield from _weight_checks(files, [flaw for path in weights for flaw in _find_flaws(path)], dtype)
 
 
 def _guard(name: str, expected: str, check: Callable[[], Check]) -> Check:
@@ -112,11 +109,8 @@ def _prompts_of_card(files: ModelFiles, card: ModelSpec) -> Check:
     expected = {role: card.prompts.get(role, "") for role in get_args(Role)}
     own = {role: files.prompts.get(role, "") for role in expected}
     remedy = f'set "prompts" to {json.dumps(expected)} in {files.path}/config_sentence_transformers.json'
-    return Check.equal("prompts", _quoted(expected), _quoted(own), remedy)
-
-
-def _quoted(prompts: Mapping[str, str]) -> str:
-    return ", ".join(f"{role} {text!r}" for role, text in prompts.items())
+    wanted, found = (", ".join(f"{role} {text!r}" for role, text in prompts.items()) for prompts in (expected, own))
+    return Check.equal("prompts", wanted, found, remedy)
 
 
 def _prompts(files: ModelFiles, published: PublishedModel | None) -> Check:
@@ -158,28 +152,18 @@ def _shown(flaws: list[Flaw]) -> str:
     return f"{flaws[0].tensor} holds {flaws[0].values} in {flaws[0].stored_as}{more}" if flaws else ""
 
 
-def _readable_flaws(path: Path) -> list[Flaw]:
-    try:
-        return list(find_flaws(path))
-    except (ValueError, OSError, TypeError, KeyError):
-        return []  # a broken header is reported, with its reason, when the model is loaded
-
-
-def find_flaws(path: Path) -> Iterator[Flaw]:
-    """Look for NaN, infinity and overflow in the tensors of a safetensors file, without loading the model.
-
-    Raises:
-        ValueError: If the file has no readable header.
-        OSError: If the file cannot be read.
-    """
-    header, data_bytes = read_header(path)
-    start = path.stat().st_size - data_bytes
-    for name, entry in header.items():
-        if entry.get("dtype") in FLOAT_FORMATS:
-            begin, end = entry["data_offsets"]
-            values = _worst_value(path, start + begin, end - begin, *FLOAT_FORMATS[entry["dtype"]])
-            if values:
-                yield Flaw(name, entry["dtype"], values)
+def _find_flaws(path: Path) -> Iterator[Flaw]:
+    """Look for NaN, infinity and overflow in the tensors of a safetensors file, without loading the model."""
+    # A broken header is reported, with its reason, when the model is loaded.
+    with suppress(ValueError, OSError, TypeError, KeyError):
+        header, data_bytes = read_header(path)
+        start = path.stat().st_size - data_bytes
+        for name, entry in header.items():
+            if entry.get("dtype") in FLOAT_FORMATS:
+                begin, end = entry["data_offsets"]
+                values = _worst_value(path, start + begin, end - begin, *FLOAT_FORMATS[entry["dtype"]])
+                if values:
+                    yield Flaw(name, entry["dtype"], values)
 
 
 def _worst_value(path: Path, offset: int, size: int, integer: str, infinity: int) -> str:

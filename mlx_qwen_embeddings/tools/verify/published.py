@@ -73,10 +73,7 @@ class PublishedModel:
     def tolerance(self, config: dict[str, Any], dtype: str, kinds: Collection[str] = ()) -> float:
         """Return the largest difference that is allowed between a score and the published one.
 
-        Args:
-            config: The model's configuration.
-            dtype: Compute type.
-            kinds: Types of the tensors of a GGUF file.
+        ``kinds`` are the types of the tensors of a GGUF file.
         """
         # bfloat16 has eight bits of mantissa, and there are 28 layers: in vLLM it moved the card's own scores by 0.003.
         allowed = [self.precision, 5e-3 if dtype == "bfloat16" else 0.0]
@@ -105,17 +102,16 @@ def find_published(source: str, files: ModelFiles, weights: list[Path]) -> Publi
     """Return the published model that a folder holds; None if it is not known to hold one.
 
     A matching name is not enough: the size must match too, and the owner must be known unless the name is a folder's.
-
-    Args:
-        source: Hub name or folder.
-        files: The model's folder.
-        weights: Its safetensors files.
+    ``source`` is a Hub name or a folder; ``weights`` are the model's safetensors files.
     """
     for model in published_models():
         if model.weights is not None:
-            if len(weights) == 1 and _same_weights(weights[0], *model.weights):
+            size, sha256 = model.weights  # comparing the size first spares hashing large files
+            if [path.stat().st_size for path in weights] == [size] and file_digest(weights[0], "sha256") == sha256:
                 return model
-        elif _named(model.name, source) and all(files.config.get(key) == value for key, value in model.shape.items()):
+        elif model.shape.items() <= files.config.items() and any(
+            re.fullmatch(re.escape(model.name) + _FORM, name, re.IGNORECASE) for name in _names(source)
+        ):
             return model
     return None
 
@@ -123,35 +119,20 @@ def find_published(source: str, files: ModelFiles, weights: list[Path]) -> Publi
 def find_card(spec: ModelSpec, files: ModelFiles, published: PublishedModel | None) -> ModelSpec | None:
     """Return the registry's row with the model's pooling and prompts; None if there is none.
 
-    Args:
-        spec: The model as it was asked for. A folder is identified by its name and size.
-        files: Its folder.
-        published: The published model that it is.
+    A folder is identified by its name and size.
     """
     if spec.pooling is not None:
         return spec
     path = Path(spec.source)
-    names = {path.name, _hub_name(path)[1], *([published.name] if published else ())}
-    lowered = {name.lower() for name in names}
-    for row in list_models():
-        if (
-            row.pooling
-            and row.source.rpartition("/")[2].lower() in lowered
-            and row.dimensions == files.config["hidden_size"]
-        ):
-            return row
-    return None
+    names = {path.name.lower(), _hub_name(path)[1].lower(), published.name.lower() if published else ""}
+    rows = [row for row in list_models() if row.pooling and row.dimensions == files.config["hidden_size"]]
+    return next((row for row in rows if row.source.rpartition("/")[2].lower() in names), None)
 
 
 def _hub_name(path: Path) -> tuple[str, str]:
     """Return owner and name from a path in huggingface_hub's cache: models--owner--name/snapshots/commit."""
     owner, _, name = path.parent.parent.name.removeprefix("models--").partition("--")
     return owner, name
-
-
-def _named(name: str, source: str) -> bool:
-    pattern = re.compile(re.escape(name) + _FORM, re.IGNORECASE)
-    return any(pattern.fullmatch(candidate) for candidate in _names(source))
 
 
 def _names(source: str) -> Iterator[str]:
@@ -164,7 +145,3 @@ def _names(source: str) -> Iterator[str]:
     owner, name = _hub_name(path)
     if owner.lower() in _OWNERS:
         yield name
-
-
-def _same_weights(path: Path, size: int, sha256: str) -> bool:
-    return path.stat().st_size == size and file_digest(path, "sha256") == sha256  # the size spares hashing large files

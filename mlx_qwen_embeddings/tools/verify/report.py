@@ -1,6 +1,5 @@
 """The result of ``verify``."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,7 +48,7 @@ class VerifyReport(NotebookTable):
     @property
     def ok(self) -> bool:
         """Whether all checks passed."""
-        return all(row.ok for row in self.rows)
+        return not self.failures
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -58,7 +57,7 @@ class VerifyReport(NotebookTable):
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {"model": self.model, "ok": self.ok, "known": self.known, "rows": [asdict(row) for row in self.rows]}
+        return asdict(self) | {"ok": self.ok}
 
     @property
     def heading(self) -> str:
@@ -70,14 +69,11 @@ class VerifyReport(NotebookTable):
 
     def __str__(self) -> str:
         """Return the table as plain text, followed by the remedies."""
-        return "\n".join([self.heading, *self._lines(), *(f"{row.name}: {row.remedy}" for row in self.failures)])
-
-    def _lines(self) -> Iterator[str]:
         cells = [("", "check", "expected", "found")]
         cells += [("✓" if row.ok else "✗", row.name, row.expected, row.found) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
-            yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+        return "\n".join([self.heading, *lines, *(f"{row.name}: {row.remedy}" for row in self.failures)])
 
     def _table(self) -> Table:
         failed = "{0.found}, not {0.expected}: {0.remedy}"

@@ -4,18 +4,16 @@ The engine repairs what it can and warns. Here that fails, with the remedy.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.checkpoint.hub import open_folder
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.model import compute_type
 from mlx_qwen_embeddings.errors import EmbeddingFailedError, ModelLoadError, NonFiniteEmbeddingError
-from mlx_qwen_embeddings.registry import ModelSpec, resolve
+from mlx_qwen_embeddings.registry import resolve
 from mlx_qwen_embeddings.settings import EngineSettings
 from mlx_qwen_embeddings.tools.verify.files import file_checks
 from mlx_qwen_embeddings.tools.verify.published import PublishedModel, find_card, find_published
@@ -61,46 +59,29 @@ def verify(model: str, *, revision: str | None = None, **settings: Any) -> Verif
     wanted = wanted.model_copy(update={"cache_path": None})  # vectors that an earlier run stored would hide faults
     spec = resolve(wanted.model)
     dtype = compute_type(wanted)
-    try:
-        files, weights, published = _open(spec, wanted)
-    except ModelLoadError as error:
-        row = Check("loads", ok=False, expected="a complete model", found="it cannot be opened", remedy=str(error))
-        return VerifyReport(wanted.model, (row,))
-    card = find_card(spec, files, published)
-    with EmbeddingEngine(settings=wanted) as engine:
-        rows = (
-            *file_checks(files, weights, published, dtype, card),
-            *_vector_checks(engine, dtype, published, _tolerance(files, published, dtype)),
-        )
-    return VerifyReport(wanted.model, rows, published.name if published else None)
-
-
-def _open(spec: ModelSpec, wanted: EngineSettings) -> tuple[ModelFiles, list[Path], PublishedModel | None]:
     # It imports MLX, which must come after the choice of a back end.
     from mlx_qwen_embeddings.compute.weights import weight_paths  # noqa: PLC0415 - see above
 
-    files = open_folder(spec, revision=wanted.revision, offline=wanted.offline, cache_dir=wanted.cache_dir)
-    _ = files.family
-    weights = [] if files.gguf else weight_paths(files)
-    return files, weights, find_published(spec.source, files, weights)
-
-
-def _tolerance(files: ModelFiles, published: PublishedModel | None, dtype: str) -> float:
+    try:
+        files = open_folder(spec, revision=wanted.revision, offline=wanted.offline, cache_dir=wanted.cache_dir)
+        _ = files.family  # raises for an architecture that is not supported
+        weights = [] if files.gguf else weight_paths(files)
+    except ModelLoadError as error:
+        row = Check("loads", ok=False, expected="a complete model", found="it cannot be opened", remedy=str(error))
+        return VerifyReport(wanted.model, (row,))
+    published = find_published(spec.source, files, weights)
+    checks = list(file_checks(files, weights, published, dtype, find_card(spec, files, published)))
     kinds = {tensor.kind for tensor in files.header.tensors.values()} if files.header else set()
-    return published.tolerance(files.config, dtype, kinds) if published else 0.0
+    tolerance = published.tolerance(files.config, dtype, kinds) if published else 0.0
+    with EmbeddingEngine(settings=wanted) as engine:
+        checks += _vector_checks(engine, dtype, published, tolerance)
+    return VerifyReport(wanted.model, tuple(checks), published.name if published else None)
 
 
 def _vector_checks(
     engine: EmbeddingEngine, dtype: str, published: PublishedModel | None, tolerance: float
 ) -> Iterator[Check]:
-    """Load the model and check its vectors.
-
-    Args:
-        engine: A new engine with a cache.
-        dtype: Compute type.
-        published: The published model that it is; None if it is not known to be one.
-        tolerance: Largest difference from a published score.
-    """
+    """Load the model with a new engine that has a cache, and check its vectors."""
     try:
         vectors = engine.embed_documents(PROBES)
     except ModelLoadError as error:
@@ -117,9 +98,13 @@ def _vector_checks(
     yield _cached(engine)
     yield _dimensions(engine, vectors)
     if published is not None:
-        yield _scores(engine, published, tolerance)
+        found = engine.embed_queries(published.queries) @ engine.embed_documents(published.documents).T
+        yield _matches("published scores", found.ravel(), np.ravel(published.scores), tolerance, published)
         # A coordinate differs by less than a score, which sums over all of them.
-        yield from _coordinates(engine, published, max(tolerance / 2, published.precision))
+        tolerance = max(tolerance / 2, published.precision)
+        for role, text, first in published.coordinates:
+            vector = (engine.embed_queries if role == "query" else engine.embed_documents)([text])[0, : len(first)]
+            yield _matches(f"published {role}", vector, np.array(first), tolerance, published)
 
 
 def _loads(engine: EmbeddingEngine, dtype: str) -> Check:
@@ -168,18 +153,6 @@ def _dimensions(engine: EmbeddingEngine, vectors: NDArray[np.float32]) -> Check:
     return _near(
         "dimensions", _difference(short, expected), 1e-5, f"{half} dimensions: the first {half}, then normalised", _BUG
     )
-
-
-def _scores(engine: EmbeddingEngine, published: PublishedModel, tolerance: float) -> Check:
-    found = engine.embed_queries(published.queries) @ engine.embed_documents(published.documents).T
-    return _matches("published scores", found.ravel(), np.ravel(published.scores), tolerance, published)
-
-
-def _coordinates(engine: EmbeddingEngine, published: PublishedModel, tolerance: float) -> Iterator[Check]:
-    for role, text, first in published.coordinates:
-        embed = engine.embed_queries if role == "query" else engine.embed_documents
-        vector = embed([text])[0, : len(first)]
-        yield _matches(f"published {role}", vector, np.array(first), tolerance, published)
 
 
 def _matches(

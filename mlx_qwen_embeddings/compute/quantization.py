@@ -45,7 +45,8 @@ def packings(config: Mapping[str, Any], weights: Mapping[str, mx.array]) -> dict
             "the weights are quantised but config.json has no 'quantization': copy it from the model's repository"
         )
     single = {name.removeprefix("model."): value for name, value in said.items() if isinstance(value, dict)}
-    return {layer: _packing(single.get(layer, said)) for layer in layers}
+    how = {layer: single.get(layer, said) for layer in layers}
+    return {layer: Packing(own.get("group_size"), own.get("bits"), own.get("mode", "affine")) for layer, own in how.items()}
 
 
 def _refuse_other_formats(method: str | None, names: Iterable[str]) -> None:
@@ -60,10 +61,6 @@ def _refuse_other_formats(method: str | None, names: Iterable[str]) -> None:
         f"{reason}, which is not read: take a conversion to MLX (mlx-community on Hugging Face has them), or make one from "
         "the original, unquantised weights with mlx-qwen convert"
     )
-
-
-def _packing(said: Mapping[str, Any]) -> Packing:
-    return Packing(said.get("group_size"), said.get("bits"), said.get("mode", "affine"))
 
 
 _MODE_BITS = {"mxfp4": 4, "mxfp8": 8, "nvfp4": 4}

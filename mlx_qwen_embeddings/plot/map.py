@@ -111,7 +111,7 @@ def embedding_map(
     axes.set(xticks=[], yticks=[], xlabel=across, ylabel=along, title=title or "")
     axes.margins(0.08)
     groups = _groups(labels, len(given))
-    for (name, rows), look in zip(groups.items(), _looks(groups), strict=True):
+    for (name, rows), look in zip(groups.items(), [*looks(MOST_GROUPS), (GREY, ".")], strict=False):
         _draw(axes, points[rows], name, look, len(given))
     if labels is not None:
         legend = picture.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -135,11 +135,6 @@ def _groups(labels: Sequence[object] | None, count: int) -> dict[str, NDArray[np
     if len(counts) > len(kept):
         groups[f"{len(counts) - len(kept)} others"] = np.flatnonzero(~np.isin(names, kept))
     return groups
-
-
-def _looks(groups: dict[str, NDArray[np.intp]]) -> list[tuple[str, str]]:
-    own = looks(min(len(groups), MOST_GROUPS))
-    return [*own, (GREY, ".")][: len(groups)]
 
 
 def _draw(axes: Axes, points: Points, name: str, look: tuple[str, str], count: int) -> None:

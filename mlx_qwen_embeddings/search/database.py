@@ -130,11 +130,7 @@ class Store:
 
 
 def _among(files: Iterable[str]) -> str:
-    return f"file IN ({', '.join(_quoted(file) for file in files)})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return "file IN ({})".format(", ".join("'" + file.replace("'", "''") + "'" for file in files))
 
 
 def embeddings_for(

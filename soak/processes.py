@@ -12,14 +12,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from cache_kills import examine, kill_writers
-
 from mlx_qwen_embeddings import EmbeddingEngine
 from soak.callers import ask
 from soak.judge import judge
 from soak.ledger import Ledger
 from soak.targets import Scene
 from soak.texts import Request
+from tests.kills.cache import examine, kill_writers
 
 PATIENCE = 120.0
 """Seconds after which a child is lost."""

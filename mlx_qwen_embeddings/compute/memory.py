@@ -113,6 +113,6 @@ def check_memory(needed: Sequence[int], lanes: int, reusable: int, tokens: int) 
     if available is None or together <= SHARE * (available + reusable):
         return
     raise MemoryError(
-        f"out of memory: {tokens:,} tokens at once need about {human_size(together)} beside the weights, and "
+        f"out of memory: {tokens:,} tokens at once need about {human_size(together)} besides the weights, and "
         f"{human_size(available + reusable)} are free: free some, or cut the text with max_length"
     )

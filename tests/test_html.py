@@ -75,7 +75,7 @@ def test_a_finished_file_and_a_score() -> None:
 
 
 def test_a_finished_corpus_and_an_index() -> None:
-    assert cells(CorpusReport(Path(BAD), 20, 20_000, 512, 384, 1.234)) == [
+    assert cells(CorpusReport(Path(BAD), 20_000, 512, 384, 1.234, 20)) == [
         [BAD],
         ["parts", "20"],
         ["rows", "20,000"],

@@ -10,7 +10,8 @@ from typing import Protocol, Unpack
 
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings._files import move, sync
-from mlx_qwen_embeddings._html import NotebookTable, Table
+from mlx_qwen_embeddings._html import Table
+from mlx_qwen_embeddings.bulk.file import BulkReport
 from mlx_qwen_embeddings.bulk.job import Job, ModelStamp, embed, run
 from mlx_qwen_embeddings.bulk.parquet import Corpus, RangeReader, as_lists, open_corpus
 from mlx_qwen_embeddings.bulk.targets import check_free
@@ -42,8 +43,7 @@ class CorpusJob(Job):
     def check_output(self) -> None:
         """Raise ``FileExistsError`` when the folder holds files of anything but a bulk job."""
         if not self.state.is_dir() and self.folder.exists() and any(self.folder.iterdir()):
-            message = f"{self.folder} holds files that are not from a bulk job: choose a new or empty folder"
-            raise FileExistsError(message)
+            raise FileExistsError(f"{self.folder} holds files that are not from a bulk job: choose a new or empty folder")
 
     def rows_in(self, number: int) -> int | None:
         """Return the number of rows in the part's footer; None when it cannot be read."""
@@ -56,11 +56,8 @@ class CorpusJob(Job):
     def write(self, number: int, engine: EmbeddingEngine, reader: RangeReader) -> int:
         """Embed and write one part, and return its number of rows.
 
-        The file appears whole or not at all. Writing it again gives the same file.
-
-        Raises:
-            ValueError: When a row has no text.
-            MLXQwenEmbeddingsError: See the engine's methods; positions in the message count from the part's first row.
+        The file appears whole or not at all. Writing it again gives the same file. Positions in the messages of the
+        engine's errors count from the part's first row.
         """
         start, rows = number * self.part_rows, self.size(number)
         table = reader.table(start, start + rows)
@@ -87,47 +84,41 @@ class Runner(Protocol):
         """Embed and write the missing parts in any order, and yield the number of rows of each finished part."""
 
 
+@dataclass
 class LocalRunner:
     """Computes parts in this process, one after the other."""
 
-    def __init__(self, engine: EmbeddingEngine) -> None:
-        """Keep the engine to compute with."""
-        self._engine = engine
+    engine: EmbeddingEngine
 
     def stamp(self) -> ModelStamp:
         """Open the model and return its stamp."""
-        return ModelStamp.of(self._engine)
+        return ModelStamp.of(self.engine)
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         """Embed and write the missing parts in order, and yield the number of rows of each."""
         reader = RangeReader(job.source)
         for number in missing:
-            yield job.write(number, self._engine, reader)
+            yield job.write(number, self.engine, reader)
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusReport(NotebookTable):
-    """The result of ``embed_parquet``.
+class CorpusReport(BulkReport):
+    """The result of ``embed_parquet``: a ``BulkReport`` whose target is a folder of parts.
 
     Attributes:
-        folder: Where the parts are.
         parts: Number of parts.
-        rows: Number of rows in all parts.
-        resumed: Number of rows that an earlier run had embedded.
-        dimensions: Width of the vectors before packing; "binary" and "ubinary" pack eight components into a byte.
-        seconds: How long this run took.
     """
 
-    folder: Path
     parts: int
-    rows: int
-    resumed: int
-    dimensions: int
-    seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the parts, which is also the ``target``."""
+        return self.target
 
     def _table(self) -> Table:
-        facts = {"parts": self.parts, "rows": self.rows, "from an earlier run": self.resumed, "dimensions": self.dimensions}
-        return str(self.folder), facts | {"time": f"{self.seconds:.2f} s"}
+        caption, facts = super(CorpusReport, self)._table()  # slots make a new class, so super() alone fails
+        return caption, {"parts": self.parts, **facts}
 
 
 def embed_parquet(
@@ -169,7 +160,6 @@ def embed_parquet(
     """
     began, checked, corpus = time.perf_counter(), EmbedOptions(**options), open_corpus(Path(source), column)
     check_free(vector_column, corpus.columns, corpus.name)
-    path = Path(folder).absolute()
     job = CorpusJob(
         source=corpus,
         fingerprint=corpus.footers,
@@ -178,11 +168,11 @@ def embed_parquet(
         role=role,
         vector_column=vector_column,
         options=checked,
-        folder=path,
+        folder=Path(folder).absolute(),
     )
     job.check_output()
     chosen = runner or LocalRunner(model if isinstance(model, EmbeddingEngine) else get_engine(model))
     stamp = chosen.stamp()
     resumed = run(job, stamp, partial(chosen.run, job), restart=restart)
     width = checked.dimensions or stamp.dimensions
-    return CorpusReport(path, job.count, job.rows, resumed, width, time.perf_counter() - began)
+    return CorpusReport(job.folder, job.rows, resumed, width, time.perf_counter() - began, job.count)

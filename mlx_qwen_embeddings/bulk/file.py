@@ -33,21 +33,14 @@ WHOLE = "whole"
 
 @dataclass(frozen=True, kw_only=True)
 class FileJob(Job):
-    """A job that keeps vectors in parts beside the target, and joins them with the rows once all parts exist.
-
-    Attributes:
-        target: The file to write.
-        form: Format of the target.
-        schema: What ``columns_of`` returned.
-        overwrite: Whether to replace an existing target.
-    """
+    """A job that keeps vectors in parts beside the target, and joins them with the rows once all parts exist."""
 
     suffix = ".npy"
 
     source: Source
     target: Path
     form: Format
-    schema: Any
+    schema: Any  # what columns_of returned
     overwrite: bool
 
     def check_output(self) -> None:
@@ -94,7 +87,9 @@ class FileJob(Job):
     def finish(self, model: ModelStamp) -> None:
         """Write the complete file beside the parts."""
         path = self.folder / WHOLE
-        blocks = chain([self._no_vectors(model)], (self._load(number) for number in range(self.count)))
+        width = self.options.dimensions or model.dimensions
+        empty = quantize(np.empty((0, width), np.float32), self.options.precision, unit_ranges(width))
+        blocks = chain([empty], map(self._load, range(self.count)))
         write_target(self.source, blocks, path, self.form, rows=self.rows, column=self.vector_column, schema=self.schema)
         sync(path)
 
@@ -114,11 +109,6 @@ class FileJob(Job):
         vectors: NDArray[Any] = np.load(self.path(number), mmap_mode="r", allow_pickle=False)
         return vectors
 
-    def _no_vectors(self, model: ModelStamp) -> NDArray[Any]:
-        """Return an empty array with the width and type of the vectors."""
-        width = self.options.dimensions or model.dimensions
-        return quantize(np.empty((0, width), np.float32), self.options.precision, unit_ranges(width))
-
 
 @dataclass(frozen=True, slots=True)
 class BulkReport(NotebookTable):
@@ -126,7 +116,7 @@ class BulkReport(NotebookTable):
 
     Attributes:
         target: The finished file.
-        rows: Number of rows in the file.
+        rows: Number of rows.
         resumed: Number of rows that an earlier run had embedded.
         dimensions: Width of the vectors before packing; "binary" and "ubinary" pack eight components into a byte.
         seconds: How long this run took.
@@ -210,5 +200,4 @@ def embed_file(
 
 def _refuse_existing(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        message = f"{target} exists: pass overwrite=True (--overwrite) to replace it"
-        raise FileExistsError(message)
+        raise FileExistsError(f"{target} exists: pass overwrite=True (--overwrite) to replace it")

@@ -153,16 +153,13 @@ class Job(ABC):
 
 
 def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[int]], *, restart: bool) -> int:
-    """Embed the missing parts and finish the job.
+    """Embed the missing parts, finish the job, and return the number of rows that an earlier run had embedded.
 
     Args:
         job: What to do.
         model: Stamp of the model that ``embed`` uses.
         embed: Embeds and writes the given parts, and yields the number of rows of each.
         restart: Whether to discard what an earlier run has done.
-
-    Returns:
-        The number of rows that an earlier run had embedded.
 
     Raises:
         ValueError: When an earlier run was started with other values, or the source changes during this one.
@@ -173,7 +170,11 @@ def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[i
     with locked(job.state):
         found = None if restart else read_manifest(job.state)
         if found and found["job"] != manifest:
-            raise ValueError(_difference(job.folder, found["job"], manifest))
+            differing = [name for name in found["job"] | manifest if found["job"].get(name) != manifest.get(name)]
+            raise ValueError(
+                f"{job.folder} holds the parts of a run with a different {', '.join(differing)}: "
+                "repeat that run to continue it, or pass restart=True (--restart) to discard its parts"
+            )
         finished = bool(found and found["finished"])
         if not finished:
             job.check_output()
@@ -196,28 +197,19 @@ def run(job: Job, model: ModelStamp, embed: Callable[[Sequence[int]], Iterator[i
                             job.folder.rmdir()
                 raise
             if job.source.fingerprint() != job.fingerprint:
-                message = f"{job.source.name} was changed while it was embedded: run it again with restart=True (--restart)"
-                raise ValueError(message)
+                remedy = "run it again with restart=True (--restart)"
+                raise ValueError(f"{job.source.name} was changed while it was embedded: {remedy}")
             job.finish(model)
             _write_manifest(job.state, manifest, finished=True)
         job.deliver()
     return earlier
 
 
-def _difference(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    differing = [name for name in found | wanted if found.get(name) != wanted.get(name)]
-    return (
-        f"{folder} holds the parts of a run with a different {', '.join(differing)}: "
-        "repeat that run to continue it, or pass restart=True (--restart) to discard its parts"
-    )
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process, and create it if necessary. The lock is released however the process ends.
+    """Lock the folder, and create it if necessary. Raise ``OSError`` when another process holds the lock.
 
-    Raises:
-        OSError: When another process holds the lock.
+    The lock is released however the process ends.
     """
     path = folder / LOCK
     while True:
@@ -226,8 +218,7 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                message = f"another process is at work in {folder}: wait for it, or choose another output"
-                raise OSError(message) from error
+                raise OSError(f"another process is at work in {folder}: wait for it, or choose another output") from error
             # The previous holder may just have removed the file; then this lock excludes nobody.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 
 from mlx_qwen_embeddings._extras import require
 from mlx_qwen_embeddings.bulk.sources import ParquetSource
-
-SUFFIXES = (".parquet", ".pq")
 
 
 class RowGroup(NamedTuple):
@@ -70,18 +67,15 @@ def open_corpus(path: Path, column: str) -> Corpus:
         FileNotFoundError: When there is no Parquet file.
         ValueError: When a file cannot be read, lacks the column, or has other columns than the first file.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() == ".parquet")
     if not files:
-        message = f"{path} is neither a Parquet file nor a folder that holds any (*.parquet)"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"{path} is neither a Parquet file nor a folder that holds any (*.parquet)")
     parquet, first = require("pyarrow.parquet", "parquet", "Parquet"), ParquetSource(files[0], column)
-    if column not in first.schema.names:
-        first.check(None, 1, first.schema.names)
+    first.check("", 1, first.schema.names)  # raises when the column is missing
     state, groups, start = hashlib.blake2b(digest_size=16), list[RowGroup](), 0
     for file in files:
         if not ParquetSource(file, column).schema.equals(first.schema):
-            message = f"{file} has other columns than {files[0]}: embed them separately, into two folders"
-            raise ValueError(message)
+            raise ValueError(f"{file} has other columns than {files[0]}: embed them separately, into two folders")
         state.update(f"{file.name} {file.stat().st_size} ".encode() + _footer(file))
         metadata, before = parquet.read_metadata(file), 0
         for number in range(metadata.num_row_groups):
@@ -104,23 +98,19 @@ class RangeReader:
     """Reads ranges of a corpus, from any thread. Keeps the last row group, so that neighbouring ranges decode it once."""
 
     def __init__(self, corpus: Corpus) -> None:
-        """Keep the corpus; files are opened when they are read."""
         self._corpus = corpus
         self._held: tuple[RowGroup, Any] | None = None
         self._lock = threading.Lock()
 
     def table(self, start: int, stop: int) -> Any:
         """Return the rows from ``start`` up to ``stop`` with all columns, as a ``pyarrow.Table``."""
-        arrow = require("pyarrow", "parquet", "Parquet")
+        groups = [group for group in self._corpus.groups if group.start < stop and group.start + group.rows > start]
         with self._lock:
-            return arrow.concat_tables(self._pieces(start, stop))
+            whole = require("pyarrow", "parquet", "Parquet").concat_tables(map(self._read, groups))
+        return whole.slice(start - groups[0].start, stop - start)
 
     def texts(self, table: Any, start: int) -> list[str]:
-        """Return the texts of a table that begins at row ``start`` of the corpus.
-
-        Raises:
-            ValueError: When a row has no text; the message names file and row.
-        """
+        """Return the texts of a table that begins at row ``start`` of the corpus. Raise ``ValueError`` for a wrong row."""
         found: list[Any] = table.column(self._corpus.column).to_pylist()
         for row, text in enumerate(found, start):
             if not isinstance(text, str) or not text.isascii():
@@ -129,17 +119,10 @@ class RangeReader:
                 source.check(text, group.before + row - group.start + 1, self._corpus.columns)
         return found
 
-    def _pieces(self, start: int, stop: int) -> Iterator[Any]:
-        for group in self._corpus.groups:
-            if group.start < stop and group.start + group.rows > start:
-                first, last = max(start - group.start, 0), min(stop - group.start, group.rows)
-                yield self._read(group).slice(first, last - first)
-
     def _read(self, group: RowGroup) -> Any:
         if self._held is None or self._held[0] != group:
-            self._held = None  # free it before reading the next: memory may not hold two
-            parquet = require("pyarrow.parquet", "parquet", "Parquet")
-            with parquet.ParquetFile(group.file) as file:
+            self._held = None  # free it first: memory may not hold two
+            with require("pyarrow.parquet", "parquet", "Parquet").ParquetFile(group.file) as file:
                 self._held = group, file.read_row_group(group.number)
         return self._held[1]
 

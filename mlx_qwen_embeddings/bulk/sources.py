@@ -26,12 +26,10 @@ Row = Mapping[str, Any]
 
 
 class Source(ABC):
-    """Rows in a fixed order that can be read repeatedly. One column holds the texts."""
+    """Rows in a fixed order that can be read repeatedly. One column holds the texts. Errors name the source."""
 
     def __init__(self, name: str, column: str) -> None:
-        """Keep the name to use in messages, and the column of the texts."""
-        self.name = name
-        self.column = column
+        self.name, self.column = name, column
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
@@ -42,11 +40,7 @@ class Source(ABC):
         """Return a hash of the content; equal hashes mean equal rows."""
 
     def texts(self) -> Iterator[str]:
-        """Read only the texts.
-
-        Raises:
-            ValueError: When a row has no text; the message counts rows from 1.
-        """
+        """Read only the texts. Raise ``ValueError`` for a row without one; the message counts rows from 1."""
         for number, row in enumerate(self.rows(), 1):
             yield self.check(row.get(self.column), number, row)
 
@@ -57,16 +51,15 @@ class Source(ABC):
 
     def check(self, text: object, number: int, columns: Sequence[str] | Row) -> str:
         """Return the text of a row, or raise a ``ValueError`` that says what the row holds instead."""
+        place = f"{self.name}, row {number}"
         if self.column not in columns:
             there = ", ".join(map(repr, columns)) or "none"
-            message = f"{self.name}, row {number} has no column {self.column!r}, but {there}: choose one of its columns"
-            raise ValueError(message)
+            raise ValueError(f"{place} has no column {self.column!r}, but {there}: choose one of its columns")
         if not isinstance(text, str):
             kind = "empty" if text is None else f"a value of type {type(text).__name__}"
-            message = f"{self.name}, row {number}: column {self.column!r} is {kind}, not a text: leave the row out"
-            raise ValueError(message)  # noqa: TRY004 - the file is wrong, not the call
-        if not text.isascii():
-            check_unicode(text, f"{self.name}, row {number}")
+            # The file is wrong, not the call.
+            raise ValueError(f"{place}: column {self.column!r} is {kind}, not a text: leave the row out")  # noqa: TRY004
+        check_unicode(text, place)
         return text
 
 
@@ -74,7 +67,6 @@ class MemorySource(Source):
     """Rows that the caller holds in memory."""
 
     def __init__(self, rows: Sequence[Row], *, name: str = "the input", column: str = "text") -> None:
-        """Keep the rows."""
         super().__init__(name, column)
         self._rows = rows
 
@@ -88,10 +80,9 @@ class MemorySource(Source):
 
 
 class FileSource(Source):
-    """Rows of a file."""
+    """Rows of a file, which is opened when it is read."""
 
     def __init__(self, path: Path, column: str) -> None:
-        """Keep the path; the file is opened when it is read."""
         super().__init__(str(path), column)
         self.path = path
 
@@ -126,23 +117,20 @@ class JsonLinesSource(FileSource):
     def rows(self) -> Iterator[Row]:
         """Parse the lines."""
         for number, line in enumerate(self.lines(), 1):
-            if line.strip():
-                yield self._parse(line, number)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{self.name}, line {number} is not JSON ({error})") from error
+            if not isinstance(row, dict):
+                message = f"{self.name}, line {number} is not a JSON object: every line must be one, {{...}}"
+                raise ValueError(message)  # noqa: TRY004 - the file is wrong, not the call
+            yield row
 
     def records(self) -> Iterator[str]:
         """Return the lines unchanged: parsing and rewriting a number may change its digits."""
         return filter(None, map(str.strip, self.lines()))
-
-    def _parse(self, record: str, number: int) -> Row:
-        try:
-            row = json.loads(record)
-        except (ValueError, RecursionError) as error:
-            message = f"{self.name}, line {number} is not JSON ({error})"
-            raise ValueError(message) from error
-        if not isinstance(row, dict):
-            message = f"{self.name}, line {number} is not a JSON object: every line must be one, {{...}}"
-            raise ValueError(message)  # noqa: TRY004 - the file is wrong, not the call
-        return row
 
 
 class CsvSource(FileSource):
@@ -157,7 +145,8 @@ class CsvSource(FileSource):
             reader = csv.reader(file, delimiter=self.delimiter)
             try:
                 names = next(reader, [])
-                self._check_names(names)
+                if repeated := [name for position, name in enumerate(names) if name in names[:position]]:
+                    raise ValueError(f"{self.name} has two columns {repeated[0]!r}: rename one of them")
                 for number, cells in enumerate(filter(None, reader), 1):
                     if len(cells) != len(names):
                         message = f"{self.name}, row {number} has {len(cells)} cells, but there are {len(names)} columns"
@@ -166,12 +155,6 @@ class CsvSource(FileSource):
             except (csv.Error, UnicodeDecodeError) as error:
                 message = f"{self.name}, line {reader.line_num + 1} cannot be read as CSV in UTF-8: {error}"
                 raise ValueError(message) from error
-
-    def _check_names(self, names: list[str]) -> None:
-        repeated = [name for position, name in enumerate(names) if name in names[:position]]
-        if repeated:
-            message = f"{self.name} has two columns {repeated[0]!r}: rename one of them"
-            raise ValueError(message)
 
 
 class TsvSource(CsvSource):
@@ -190,13 +173,11 @@ class ParquetSource(FileSource):
 
     def texts(self) -> Iterator[str]:
         """Read only the column of the texts."""
-        if self.column not in self.schema.names:
-            self.check(None, 1, self.schema.names)
-        number = 0
-        for batch in self.batches([self.column]):
-            for text in batch.column(0).to_pylist():
-                number += 1
-                yield self.check(text, number, self.schema.names)
+        columns = self.schema.names
+        self.check("", 1, columns)  # raises when the column is missing, even if there are no rows
+        texts = (text for batch in self.batches([self.column]) for text in batch.column(0).to_pylist())
+        for number, text in enumerate(texts, 1):
+            yield self.check(text, number, columns)
 
     def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
         """Read ``pyarrow.RecordBatch``es of the given columns; None means all."""
@@ -214,8 +195,7 @@ class ParquetSource(FileSource):
         try:
             return parquet.ParquetFile(self.path)
         except arrow.ArrowException as error:
-            message = f"{self.path} cannot be read as Parquet: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"{self.path} cannot be read as Parquet: {error}") from error
 
 
 SOURCES: dict[str, type[FileSource]] = {
@@ -224,20 +204,13 @@ SOURCES: dict[str, type[FileSource]] = {
     ".csv": CsvSource,
     ".tsv": TsvSource,
     ".parquet": ParquetSource,
-    ".pq": ParquetSource,
 }
 
 
 def open_source(path: Path, column: str = "text", suffix: str | None = None) -> FileSource:
-    """Return the rows of a file. A file with an unknown suffix is read as one text per line.
+    """Return the rows of a file. ``suffix`` names its format, such as ".csv"; None takes the suffix of its name.
 
-    Args:
-        path: The file.
-        column: The column that holds the texts.
-        suffix: Format of the file, such as ".csv"; None takes the suffix of its name.
-
-    Raises:
-        ValueError: For a .json file, because it may hold an array.
+    A file with an unknown suffix is read as one text per line. A .json file raises ``ValueError``: it may hold an array.
     """
     found = (path.suffix if suffix is None else suffix).lower()
     if found == ".json":
@@ -249,8 +222,7 @@ def open_source(path: Path, column: str = "text", suffix: str | None = None) -> 
 def to_json(row: Row, name: str) -> str:
     """Return a row as a JSON object: times in ISO 8601, decimals as strings, NaN and infinity as null.
 
-    Raises:
-        ValueError: For a value that JSON cannot hold; the message begins with ``name``.
+    Any other value that JSON cannot hold raises ``ValueError``; the message begins with ``name``.
     """
     try:
         try:
@@ -258,8 +230,7 @@ def to_json(row: Row, name: str) -> str:
         except ValueError:
             return json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
     except TypeError as error:
-        message = f"{name}: a column cannot be written as JSON ({error}): write Parquet"
-        raise ValueError(message) from error
+        raise ValueError(f"{name}: a column cannot be written as JSON ({error}): write Parquet") from error
 
 
 def _without_nan(value: Any) -> Any:
@@ -276,5 +247,4 @@ def _plain(value: object) -> str:
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
-    message = f"it holds {type(value).__name__}"
-    raise TypeError(message)
+    raise TypeError(f"it holds {type(value).__name__}")

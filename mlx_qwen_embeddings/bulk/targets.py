@@ -14,34 +14,19 @@ from mlx_qwen_embeddings.bulk.parquet import as_lists
 from mlx_qwen_embeddings.bulk.sources import BATCH_ROWS, ParquetSource, Source, to_json
 
 Format: TypeAlias = Literal["json", "jsonl", "npy", "parquet"]
-FORMATS: dict[str, Format] = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".npy": "npy",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".npy": "npy", ".parquet": "parquet"}
 
 
 def format_of(target: Path) -> Format:
-    """Return the format for a file's suffix.
-
-    Raises:
-        ValueError: For an unknown suffix.
-    """
+    """Return the format for a file's suffix; raise ``ValueError`` for an unknown one."""
     form = FORMATS.get(target.suffix.lower())
     if form is None:
-        message = f"{target}: the name of the output must end in one of {', '.join(FORMATS)}"
-        raise ValueError(message)
+        raise ValueError(f"{target}: the name of the output must end in one of {', '.join(FORMATS)}")
     return form
 
 
 def columns_of(source: Source, form: Format, column: str) -> Any:
-    """Check that the target can hold the source's columns, before anything is computed.
-
-    Returns:
-        The columns as a ``pyarrow.Schema`` for Parquet, otherwise None.
+    """Return the source's columns as a ``pyarrow.Schema`` for Parquet, otherwise None, before anything is computed.
 
     Raises:
         ValueError: When the target cannot hold them, or a column already has the name of the vectors.
@@ -75,23 +60,16 @@ def _schema_of(source: Source) -> Any:
 def check_free(column: str, names: Iterable[str], source: str) -> None:
     """Raise ``ValueError`` when the source already has a column with the name of the vectors."""
     if column in names:
-        message = f"{source} has a column {column!r} already: choose another name for the vectors"
-        raise ValueError(message)
+        raise ValueError(f"{source} has a column {column!r} already: choose another name for the vectors")
 
 
 def write_target(
     source: Source, blocks: Iterator[NDArray[Any]], path: Path, form: Format, *, rows: int, column: str, schema: Any
 ) -> None:
-    """Write the file.
+    """Write rows and vectors to ``path``.
 
-    Args:
-        source: The rows.
-        blocks: The vectors, in arrays of any length. The first array is empty; it has the width and type of all.
-        path: The file.
-        form: Format of the file.
-        rows: Number of rows.
-        column: Name of the column of vectors; not used for .npy.
-        schema: What ``columns_of`` returned.
+    ``blocks`` are arrays of any number of vectors. The first is empty, and has the width and type of all. ``schema`` is
+    what ``columns_of`` returned.
     """
     if form == "parquet":
         _write_parquet(source, blocks, path, column, schema)
@@ -119,13 +97,10 @@ def records_with(records: Iterable[str], vectors: Iterable[NDArray[Any]], column
     name = json.dumps(column, ensure_ascii=False)
     for record, vector in zip(records, vectors, strict=True):
         inside = record[1:-1].rstrip()
-        yield f"{{{inside}{', ' if inside.strip() else ''}{name}: {_vector_json(vector)}}}"
-
-
-def _vector_json(vector: NDArray[Any]) -> str:
-    # Nine significant digits are enough to read back the same float32.
-    digits = ".9g" if vector.dtype.kind == "f" else "d"
-    return f"[{', '.join(format(value, digits) for value in vector.tolist())}]"
+        # Nine significant digits are enough to read back the same float32.
+        digits = ".9g" if vector.dtype.kind == "f" else "d"
+        values = ", ".join(format(value, digits) for value in vector.tolist())
+        yield f"{{{inside}{', ' if inside.strip() else ''}{name}: [{values}]}}"
 
 
 def _write_npy(blocks: Iterator[NDArray[Any]], path: Path, rows: int) -> None:

@@ -5,6 +5,7 @@ import pickle
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,6 @@ class RayRunner:
             logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every run and every restart
         self._placement = placement or Placement()
         self._model, self._settings = model, dict(settings or {})
-        self._shared: SharedModel | None = None
 
     def stamp(self) -> ModelStamp:
         """Find or download the model on one of the nodes, and return its stamp.
@@ -66,7 +66,7 @@ class RayRunner:
             ModelLoadError: When the node cannot load the model.
             ValueError: When no node has room for an actor.
         """
-        return self._found().stamp
+        return self._shared.stamp
 
     def run(self, job: CorpusJob, missing: Sequence[int]) -> Iterator[int]:
         """Embed and write the missing parts, and yield the number of rows of each finished part.
@@ -80,7 +80,7 @@ class RayRunner:
             PartWriter,
             batch_size=1,
             compute=self._placement.strategy(),
-            fn_constructor_args=(self._found(), job),
+            fn_constructor_args=(self._shared, job),
             **self._placement.resources(),
         )
         written.context.enable_progress_bars = written.context.print_on_execution_start = False
@@ -94,17 +94,16 @@ class RayRunner:
         finally:
             batches.close()  # stops the actors at once
 
-    def _found(self) -> SharedModel:
-        if self._shared is None:
-            self._shared = SharedModel.find(self._model, self._settings, self._placement)
-        return self._shared
+    @cached_property
+    def _shared(self) -> SharedModel:
+        return SharedModel.find(self._model, self._settings, self._placement)
 
 
 class PartWriter:
     """An actor that reads, embeds and writes parts of a corpus."""
 
     def __init__(self, model: SharedModel, job: CorpusJob) -> None:
-        """Keep the arguments. Loading waits for the first part, because Ray reports an error here as a dead actor."""
+        # The model is loaded for the first part: Ray would report an error here as a dead actor.
         self._model, self._job, self._lock = model, job, threading.Lock()
         self._opened: tuple[EmbeddingEngine, RangeReader] | None = None
 
@@ -119,13 +118,12 @@ class PartWriter:
     def _write(self, number: int) -> int:
         job = self._job
         if not job.state.is_dir():
-            message = f"{job.folder} is not there on every node: choose a folder that all of them share"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"{job.folder} is not there on every node: choose a folder that all of them share")
         # An actor that dies leaves its mark behind. Ray Data alone would retry a part that kills every actor forever.
         name = job.path(number).name
         if len(list(job.state.glob(f"{name}.*.started.tmp"))) >= MOST_DEATHS:
-            message = f"{MOST_DEATHS} actors died over part {number}: they may have run out of memory, or lost their nodes"
-            raise WorkersDiedError(message)
+            causes = "they may have run out of memory, or lost their nodes"
+            raise WorkersDiedError(f"{MOST_DEATHS} actors died over part {number}: {causes}")
         mark = job.state / f"{name}.{uuid.uuid4().hex}.started.tmp"
         mark.touch()
         try:

@@ -78,22 +78,16 @@ class TableEmbedder:
     """An actor that adds vectors to tables."""
 
     def __init__(self, model: SharedModel, column: str, role: Role, vector_column: str, options: EmbedOptions) -> None:
-        """Open the engine and load the model."""
         self._engine = model.open().warmup()
         self._column, self._vector_column, self._role, self._options = column, vector_column, role, options
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Add the vectors of one column.
-
-        Raises:
-            ValueError: When the column of texts is missing, or a column already has the name of the vectors.
-        """
+        """Add the vectors of one column. Refuse a table without that column, or with one that has the vectors' name."""
         if self._column not in table.column_names or self._vector_column in table.column_names:
             there = ", ".join(table.column_names)
-            message = (
+            raise ValueError(
                 f"the dataset has the columns {there}: column={self._column!r} must be one of them, "
                 f"and vector_column={self._vector_column!r} must not"
             )
-            raise ValueError(message)
         texts = table.column(self._column).to_pylist()
         return table.append_column(self._vector_column, as_lists(embed(self._engine, texts, self._role, self._options)))

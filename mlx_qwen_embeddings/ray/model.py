@@ -35,11 +35,6 @@ class SharedModel:
     def find(cls, model: str | None, settings: Mapping[str, Any], placement: Placement) -> Self:
         """Find or download the model on one node, with the resources of an actor, and pin its commit.
 
-        Args:
-            model: Alias, Hub name, or a folder with the same path on every node.
-            settings: Further fields of ``EngineSettings``.
-            placement: The resources of an actor.
-
         Raises:
             UnknownModelError: When no model has this name.
             ModelLoadError: When the node cannot load the model.
@@ -66,8 +61,7 @@ class SharedModel:
         node = ray.get_runtime_context().get_node_id()
         here = f"node {node} opened {engine.settings.model} as {found}, the first node as {wanted}"
         remedy = "set dtype=, so that all nodes compute in one type" if found[0] == wanted[0] else _ONE_CONTENT
-        message = f"{here}, so their vectors cannot be compared: {remedy}"
-        raise ModelLoadError(message)
+        raise ModelLoadError(f"{here}, so their vectors cannot be compared: {remedy}")
 
 
 _ONE_CONTENT = "use a Hub name, a folder that all nodes share, or copies with the same modification times (rsync -a)"

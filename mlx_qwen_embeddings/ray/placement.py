@@ -36,8 +36,8 @@ class Placement:
             return
         fewest, most = self.concurrency if isinstance(self.concurrency, tuple) else (self.concurrency,) * 2
         if not 1 <= fewest <= most:
-            message = f"concurrency={self.concurrency}: use a number of actors from 1, or a pair of the fewest and the most"
-            raise ValueError(message)
+            remedy = "use a number of actors from 1, or a pair of the fewest and the most"
+            raise ValueError(f"concurrency={self.concurrency}: {remedy}")
 
     def resources(self) -> dict[str, Any]:
         """Return the resources that Ray reserves for each actor.
@@ -50,42 +50,31 @@ class Placement:
         if gpus:
             return {"num_gpus": gpus} | ({} if self.num_cpus is None else {"num_cpus": self.num_cpus})
         if self.num_cpus == 0:
-            message = (
+            raise ValueError(
                 "num_cpus=0 is for actors with a GPU, and these have none: use at least a part of a CPU, or num_cpus=1"
             )
-            raise ValueError(message)
         smallest = min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=1)
         return {"num_cpus": max(1, int(smallest) - 1) if self.num_cpus is None else self.num_cpus}
 
     def check_fits(self) -> None:
-        """Check that a node can hold an actor. Otherwise Ray would wait forever.
-
-        Raises:
-            ValueError: When none can; the message says what an actor needs and what the largest node has.
-        """
+        """Raise ``ValueError`` when no node can hold an actor: Ray would wait forever."""
         needed, nodes = self.resources(), _nodes()
         if any(all(node.get(_NAMES[name], 0) >= amount for name, amount in needed.items()) for node in nodes):
             return
         largest = max([node.get(_NAMES[name], 0) for name in needed] for node in nodes)
         asked = " and ".join(f"{name}={amount:g}" for name, amount in needed.items())
         there = " and ".join(f"{amount:g} {_NAMES[name]}s" for name, amount in zip(needed, largest, strict=True))
-        message = f"no node of the cluster can hold an actor of {asked}: the largest has {there}, so ask for less"
-        raise ValueError(message)
+        raise ValueError(f"no node of the cluster can hold an actor of {asked}: the largest has {there}, so ask for less")
 
     def check_room_for_reading(self) -> None:
-        """Check that the actors leave a CPU for reading. Otherwise Ray Data would wait for one forever.
-
-        Raises:
-            ValueError: When they leave none; the message says how many CPUs there are.
-        """
+        """Raise ``ValueError`` when the actors leave no CPU for reading: Ray Data would wait for one forever."""
         fewest = self.concurrency[0] if isinstance(self.concurrency, tuple) else self.concurrency or 1
         taken, there = fewest * self.resources().get("num_cpus", 0), sum(node.get("CPU", 0) for node in _nodes())
         if there - taken < 1:
-            message = (
+            raise ValueError(
                 f"{fewest} actors of {taken / fewest:g} CPUs leave none of the cluster's {there:g} to read with: "
                 "use a smaller num_cpus or concurrency"
             )
-            raise ValueError(message)
 
     def strategy(self) -> ActorPoolStrategy:
         """Return Ray Data's compute strategy for the actors."""

@@ -75,7 +75,8 @@ class StopsAfter(LocalRunner):
 def test_the_output_has_the_rows_and_vectors_of_the_source(tmp_path: Path, engine: EmbeddingEngine) -> None:
     source, folder = write_corpus(tmp_path / "in"), tmp_path / "out"
     report = embed_parquet(source, folder, model=engine, part_rows=10, dimensions=64)
-    assert report == CorpusReport(folder, 11, ROWS, 0, 64, report.seconds)
+    assert report == CorpusReport(folder, ROWS, 0, 64, report.seconds, 11)
+    assert report.folder == folder
     table, vectors = read(folder)
     assert table["id"].to_pylist() == list(range(ROWS))
     assert table["text"].to_pylist() == texts()

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from mlx_qwen_embeddings.server.errors import handle_errors
@@ -53,32 +52,25 @@ def create_app(settings: ServerSettings, engines: EngineSettings) -> FastAPI:
         version=metadata.version("mlx-qwen-embeddings"),
         description="Text embeddings from models on this machine: OpenAI's API, and a simpler one.",
         lifespan=lifespan,
-        middleware=_layers(settings, traffic, metrics),
     )
     app.state.traffic = traffic
     handle_errors(app)
-    service = Service(settings, models)
-    keyed = [BEARER] if settings.keys() else []
+    keys = settings.keys()
+    # Each layer wraps those added before it.
+    app.add_middleware(Limits, traffic=traffic, settings=settings)
+    app.add_middleware(ApiKeys, keys=keys)
+    if settings.cors_origins:
+        # Outside the API keys: a browser sends its preflight request without one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # OpenAI's client for JavaScript sends a dozen of its own
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Observe, metrics=metrics)
+    service, keyed = Service(settings, models), [BEARER] if keys else []
     for router in (openai_routes(service), simple_routes(service)):
         app.include_router(router, dependencies=keyed)
     app.include_router(state_routes(models, traffic, metrics, keyed))
     return app
-
-
-def _layers(settings: ServerSettings, traffic: Traffic, metrics: Metrics) -> list[Middleware]:
-    """Return the layers, the outermost first."""
-    layers = [Middleware(Observe, metrics=metrics)]
-    if settings.cors_origins:
-        # Outside the API keys: a browser sends its preflight request without one.
-        layers.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],  # OpenAI's client for JavaScript sends a dozen of its own
-                expose_headers=["X-Request-ID", "Retry-After"],
-            )
-        )
-    layers.append(Middleware(ApiKeys, keys=settings.keys()))
-    layers.append(Middleware(Limits, traffic=traffic, settings=settings))
-    return layers

@@ -1,6 +1,5 @@
 """Errors in OpenAI's format, and the HTTP status of each of this package's exceptions."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -98,13 +97,9 @@ def handle_errors(app: FastAPI) -> None:
     """Make every error of an endpoint a response in OpenAI's format."""
 
     @app.exception_handler(ApiError)
-    async def _(request: Request, error: ApiError) -> JSONResponse:
-        request.state.error = error.code
-        return error.response()
-
     @app.exception_handler(RequestValidationError)
-    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        refused = _invalid_request(error.errors())
+    async def _(request: Request, error: ApiError | RequestValidationError) -> JSONResponse:
+        refused = error if isinstance(error, ApiError) else _invalid_request(error.errors()[0])
         request.state.error = refused.code
         return refused.response()
 
@@ -115,17 +110,16 @@ def handle_errors(app: FastAPI) -> None:
         return response
 
 
-def _invalid_request(errors: Sequence[Any]) -> ApiError:
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "it ends too early")
+def _invalid_request(error: dict[str, Any]) -> ApiError:
+    if error["type"] == "json_invalid":
+        reason = error.get("ctx", {}).get("error", "it ends too early")
         return ApiError(400, f"the body is not JSON: {reason}", "invalid_json")
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = [str(part) for part in error["loc"] if part != "body"]
     if place and place[0] == "input":
         # pydantic reports each form of the union; one sentence says what all of them accept.
         message = "input must be a string or a list of strings, at least one, of valid Unicode"
     elif place:
-        message = f"{'.'.join(place)}: {first['msg']}"
+        message = f"{'.'.join(place)}: {error['msg']}"
     else:
         message = "the body must be a JSON object, sent with the header Content-Type: application/json"
     return ApiError(422, message, "invalid_request", param=place[0] if place else None)

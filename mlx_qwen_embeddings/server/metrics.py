@@ -39,8 +39,8 @@ COUNTERS = {
 }
 
 
-class Metrics:
-    """The registry of one server.
+class Metrics(Collector):
+    """The metrics of one server; collects those of the engines whenever Prometheus asks.
 
     Args:
         models: Models whose engines are read.
@@ -48,19 +48,18 @@ class Metrics:
     """
 
     def __init__(self, models: Models, in_progress: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
+        self._models, self._in_progress = models, in_progress
+        registry = self.registry = CollectorRegistry()
         self._requests = Counter(
-            "mlx_qwen_requests", "Requests by endpoint and status.", ["endpoint", "status"], registry=self.registry
+            "mlx_qwen_requests", "Requests by endpoint and status.", ["endpoint", "status"], registry=registry
         )
-        self._failures = Counter(
-            "mlx_qwen_request_failures", "Requests that failed, by error code.", ["code"], registry=self.registry
-        )
+        self._failures = Counter("mlx_qwen_request_failures", "Failed requests by error code.", ["code"], registry=registry)
         self._seconds = Histogram(
-            "mlx_qwen_request_seconds", "Time to the response.", ["endpoint"], buckets=SECONDS, registry=self.registry
+            "mlx_qwen_request_seconds", "Time to the response.", ["endpoint"], buckets=SECONDS, registry=registry
         )
-        self.registry.register(EngineCollector(models, in_progress))
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
 
     def count_request(self, endpoint: str, status: int, code: str | None, seconds: float) -> None:
         """Count a request that has ended; ``code`` is that of its error, if it failed."""
@@ -69,16 +68,9 @@ class Metrics:
         if code:
             self._failures.labels(code).inc()
 
-
-class EngineCollector(Collector):
-    """Reads the engines' counters whenever Prometheus asks."""
-
-    def __init__(self, models: Models, in_progress: Callable[[], int]) -> None:
-        self._models, self._in_progress = models, in_progress
-
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of every engine that was opened."""
-        engines = dict(self._models.engines)
+        engines = self._models.engines
         stats = {name: engine.stats() for name, engine in engines.items()}
         yield GaugeMetricFamily("mlx_qwen_requests_in_hand", "Requests in progress.", value=self._in_progress())
         loaded = sum(engine.loaded for engine in engines.values())

@@ -45,26 +45,20 @@ class Models:
         self._settings = engines.model_dump(exclude={"model"}, exclude_unset=True)
         first = settings.models[0] if settings.models and "model" not in engines.model_fields_set else engines.model
         self.default = first
-        self.warm = (first,) if settings.warm is None else settings.warm
-        # Unlike a request, the operator may also name a folder or any model on the Hub.
-        served = settings.models or (*(spec.name for spec in list_models()), first, *self.warm)
+        warm = (first,) if settings.warm is None else settings.warm
         self.specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
-        for name in served:
-            self._add(name)
-        for name in (first, *self.warm):
-            self.find(name)
+        # Unlike a request, the operator may also name a folder or any model on the Hub.
+        for name in settings.models or (*(spec.name for spec in list_models()), first, *warm):
+            if name.lower() not in self._names:
+                spec = self.specs[name] = resolve(name)
+                for other in (name, spec.name, *spec.aliases, *(() if spec.local else (spec.source,))):
+                    self._names.setdefault(other.lower(), name)
+        self.find(first)
+        self.warm = tuple(self.find(name).name for name in warm)
         self.engines: dict[str, EmbeddingEngine] = {}
         self._loading: dict[str, asyncio.Task[EmbeddingEngine]] = {}
         self._loaded_once: set[str] = set()
-
-    def _add(self, name: str) -> None:
-        if name.lower() in self._names:
-            return
-        spec = resolve(name)
-        self.specs[name] = spec
-        for other in (name, spec.name, *spec.aliases, *(() if spec.local else (spec.source,))):
-            self._names.setdefault(other.lower(), name)
 
     def find(self, name: str) -> Asked:
         """Look up a name, which may end in ``:query`` or ``:document``.
@@ -78,8 +72,9 @@ class Models:
         stem, _, role = name.rpartition(":")
         known = self._names.get(stem.strip().lower())
         if known is None or role not in {"query", "document"}:
-            message = f"the model {name!r} is not served here: {', '.join(self.specs)} are, also with :query or :document"
-            raise UnknownModelError(message)
+            raise UnknownModelError(
+                f"the model {name!r} is not served here: {', '.join(self.specs)} are, also with :query or :document"
+            )
         return Asked(known, cast("Role", role))
 
     async def engine(self, asked: Asked) -> EmbeddingEngine:
@@ -107,8 +102,7 @@ class Models:
         return task
 
     async def _load(self, name: str) -> EmbeddingEngine:
-        engine = get_engine(name, **self._settings)
-        self.engines[name] = engine
+        engine = self.engines[name] = get_engine(name, **self._settings)
         logger.info("loading", extra={"model": name})
         # A daemon thread: the process can exit meanwhile, and a download can take an hour.
         await asyncio.wrap_future(run_in_thread(engine.warmup, "mlx-qwen-loading"))
@@ -117,11 +111,7 @@ class Models:
         return engine
 
     def facts(self, name: str) -> ModelFacts | None:
-        """Return the facts of a model, from its engine or else from its files. Call it on another thread: it reads files.
-
-        Returns:
-            None when the model is not downloaded, or when its files are faulty.
-        """
+        """Return what is known of a model, or None when it is not downloaded or its files are faulty. It may read files."""
         if name in self._loaded_once:
             return self.engines[name].facts
         try:
@@ -138,20 +128,20 @@ class Models:
 
     async def warm_up(self) -> None:
         """Load the models of ``warm`` one after the other; try those that fail again after a pause."""
-        missing, pause = [self.find(name).name for name in self.warm], FIRST_PAUSE
-        while missing := [name for name in missing if not await self._try_to_load(name)]:
+        pause = FIRST_PAUSE
+        while True:
+            for name in self.warm:
+                if name not in self._loaded_once:
+                    await asyncio.wait([self._task(name)])
+            if self.ready:
+                return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _try_to_load(self, name: str) -> bool:
-        if name not in self._loaded_once:
-            await asyncio.wait([self._task(name)])
-        return name in self._loaded_once
 
     @property
     def ready(self) -> bool:
         """Whether every model of ``warm`` has been loaded once; one that has since made room for another counts."""
-        return all(self.find(name).name in self._loaded_once for name in self.warm)
+        return self._loaded_once.issuperset(self.warm)
 
     async def close(self) -> None:
         """Close the engines."""

@@ -1,7 +1,6 @@
 """Run the server until it is told to stop, then finish the requests it accepted; write the log as JSON."""
 
 import asyncio
-import ipaddress
 import json
 import logging
 import os
@@ -72,17 +71,18 @@ class DrainingServer(uvicorn.Server):
         """Begin to drain at the first signal, stop waiting at the second, and force the exit at a later one."""
         if self.should_exit or self._loop is None:
             self.should_exit = self.force_exit = True
-            return
-        if self._traffic.draining:
+        elif self._traffic.draining:
             self.config.timeout_graceful_shutdown = 0
             self.should_exit = True
-            return
-        self._traffic.draining = True
-        asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        else:
+            self._traffic.draining = True
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     async def _drain(self) -> None:
         logger.info("draining", extra={"requests": self._traffic.in_progress})
-        if not await self._traffic.drained(self._drain_seconds):
+        try:
+            await asyncio.wait_for(self._traffic.idle.wait(), self._drain_seconds)
+        except TimeoutError:
             logger.warning("draining timed out", extra={"requests": self._traffic.in_progress})
         self.should_exit = True
 
@@ -95,10 +95,13 @@ def serve(settings: ServerSettings, engines: EngineSettings) -> None:
         ValueError: When the file of API keys holds none.
         OSError: When that file cannot be read, or the port is taken.
     """
-    release_idle_cores()
+    # By default MKL's threads spin for 200 ms after a batch, on cores that the event loop and the other lanes need: on two
+    # busy cores that halved the throughput at 16 and 64 connections. Within a batch they have to spin: when they slept at
+    # once, 8 texts took 150 ms on all-MiniLM instead of 40. MKL reads this when the first model is loaded.
+    os.environ.setdefault("KMP_BLOCKTIME", "5")
     log_as_json(settings.log_level)
     app = create_app(settings, engines)
-    if not settings.keys() and not _is_loopback(settings.host):
+    if not (settings.keys() or settings.host in {"localhost", "::1"} or settings.host.startswith("127.")):
         logger.warning("no API keys: anyone who reaches this address can use the server", extra={"host": settings.host})
     config = uvicorn.Config(
         app,
@@ -113,22 +116,4 @@ def serve(settings: ServerSettings, engines: EngineSettings) -> None:
     try:
         server.run()
     except SystemExit as error:  # uvicorn exits like this when it cannot listen
-        message = f"cannot listen on {settings.host} port {settings.port}: the log says why"
-        raise OSError(message) from error
-
-
-def release_idle_cores() -> None:
-    """Let MKL's threads sleep soon after a batch, unless the operator has set KMP_BLOCKTIME.
-
-    By default they spin for 200 ms on cores that the event loop and the other lanes need: on two busy cores that halved
-    the throughput at 16 and 64 connections. Within a batch they have to spin: when they slept at once, 8 texts took
-    150 ms on all-MiniLM instead of 40. MKL reads the variable when it is loaded, together with the first model.
-    """
-    os.environ.setdefault("KMP_BLOCKTIME", "5")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        raise OSError(f"cannot listen on {settings.host} port {settings.port}: the log says why") from error

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.errors import InputTooLongError, InvalidTextError, MLXQwenEmbeddingsError, UnknownModelError
 from mlx_qwen_embeddings.options import CallOptions
@@ -110,9 +109,13 @@ class Service:
             message = f"{param} holds {len(texts)} texts, but this server accepts {self.settings.max_texts} per request"
             raise ApiError(400, message, "too_many_texts", param=param)
         try:
-            engine, role = await self._find(model, role, role_param)
+            asked = self.models.find(self.name(model))
+            if role and asked.role and role != asked.role:
+                message = f"the model's name says {asked.role!r} and {role_param} says {role!r}: leave one out"
+                raise ApiError(400, message, "role_conflict", param=role_param)
+            engine = await self.models.engine(asked)
             options = options | CallOptions(wait=False, timeout=self.settings.request_timeout)
-            found = await engine.aembed(texts, role, token_ids=ids, **options)
+            found = await engine.aembed(texts, role or asked.role or "document", token_ids=ids, **options)
         except (MLXQwenEmbeddingsError, ValueError) as error:
             raise ApiError.of(error, param=_wrong_field(error, param)) from error
         state = request.state
@@ -124,17 +127,6 @@ class Service:
     def name(self, model: str | None) -> str:
         """Return the name of the model that answers a request."""
         return self.models.default if model is None else model
-
-    def dimensions(self, model: str | None) -> int:
-        """Return the width of a full vector of a model that has embedded something."""
-        return self.models.engines[self.models.find(self.name(model)).name].dimensions
-
-    async def _find(self, model: str | None, role: Role | None, param: str) -> tuple[EmbeddingEngine, Role]:
-        asked = self.models.find(self.name(model))
-        if role and asked.role and role != asked.role:
-            message = f"the model's name says {asked.role!r} and {param} says {role!r}: leave one out"
-            raise ApiError(400, message, "role_conflict", param=param)
-        return await self.models.engine(asked), role or asked.role or "document"
 
 
 def _wrong_field(error: Exception, texts: str) -> str | None:

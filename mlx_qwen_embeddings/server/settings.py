@@ -109,10 +109,9 @@ class ServerSettings(BaseModel):
         variables = read_environment([*cls.model_fields, *EngineSettings.model_fields], environ)
         given = {name: value for name, value in flags.items() if value is not None}
         found = (_read_toml(Path(path)) if path else {}) | variables | given
-        own = {name: value for name, value in found.items() if name not in EngineSettings.model_fields}
-        engines = {name: value for name, value in found.items() if name in EngineSettings.model_fields}
+        engines = {name: found.pop(name) for name in EngineSettings.model_fields if name in found}
         try:
-            return cls.model_validate(own), EngineSettings.model_validate(engines)
+            return cls.model_validate(found), EngineSettings.model_validate(engines)
         except ValidationError as error:
             raise ValueError(in_one_line(name_variables(error, variables.keys() - given.keys()))) from error
 

@@ -1,8 +1,8 @@
 """Limits on the requests in progress and their bodies, and the end of a request whose client hangs up."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,36 +29,29 @@ class Traffic:
         self._max_requests = max_requests
         self.in_progress = 0
         self.draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        self.idle.set()
 
-    def refusal(self) -> ApiError | None:
-        """Return why no further request is accepted, or None when one is."""
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a request as in progress until the block ends.
+
+        Raises:
+            ApiError: When no further request is accepted.
+        """
         if self.draining:
-            return ApiError(503, "the server is shutting down: ask another", "draining", retry_after=BUSY_SECONDS)
+            raise ApiError(503, "the server is shutting down: ask another", "draining", retry_after=BUSY_SECONDS)
         if self.in_progress >= self._max_requests:
             message = f"{self.in_progress} requests are in progress: try again later"
-            return ApiError(429, message, "too_many_requests", retry_after=BUSY_SECONDS)
-        return None
-
-    def began(self) -> None:
-        """Count a request in."""
+            raise ApiError(429, message, "too_many_requests", retry_after=BUSY_SECONDS)
         self.in_progress += 1
-        self._idle.clear()
-
-    def ended(self) -> None:
-        """Count a request out."""
-        self.in_progress -= 1
-        if not self.in_progress:
-            self._idle.set()
-
-    async def drained(self, seconds: float) -> bool:
-        """Wait until no request is in progress; return False when some still are after ``seconds``."""
+        self.idle.clear()
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+            yield
+        finally:
+            self.in_progress -= 1
+            if not self.in_progress:
+                self.idle.set()
 
 
 class Limits:
@@ -73,20 +66,14 @@ class Limits:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        refusal = self._traffic.refusal()
-        if refusal is not None:
-            await refuse(refusal, scope, receive, send)
-            return
-        self._traffic.began()
         try:
-            async with self._read(scope, receive) as body:
-                await self._run(scope, body, receive, send)
+            with self._traffic.admit():
+                async with self._read(scope, receive) as body:
+                    await self._run(scope, body, receive, send)
         except ApiError as error:
             await refuse(error, scope, receive, send)
         except ClientGoneError:
             scope.setdefault("state", {})["error"] = GONE_CODE
-        finally:
-            self._traffic.ended()
 
     @asynccontextmanager
     async def _read(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
@@ -104,14 +91,17 @@ class Limits:
             try:
                 async with asyncio.timeout(self._settings.request_timeout):
                     while more:
-                        part, more = await _receive_part(receive)
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            raise ClientGoneError
+                        part, more = message.get("body", b""), message.get("more_body", False)
                         self._check(size, len(part))
                         parts.append(part)
                         size += len(part)
                         self._held_bytes += len(part)
             except TimeoutError as error:
-                message = f"the body did not arrive within {self._settings.request_timeout:g} s"
-                raise ApiError(503, message, "timeout", retry_after=BUSY_SECONDS) from error
+                reason = f"the body did not arrive within {self._settings.request_timeout:g} s"
+                raise ApiError(503, reason, "timeout", retry_after=BUSY_SECONDS) from error
             body = b"".join(parts)
             parts.clear()
             yield body
@@ -170,10 +160,3 @@ class Limits:
             raise ClientGoneError from None
         finally:
             watching.cancel()
-
-
-async def _receive_part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    return message.get("body", b""), message.get("more_body", False)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
-from mlx_qwen_embeddings.engine.model import ModelFacts
 from mlx_qwen_embeddings.errors import UnknownModelError
 from mlx_qwen_embeddings.server.errors import ApiError
 from mlx_qwen_embeddings.server.models import Models
@@ -41,8 +40,7 @@ class EmbeddingsRequest(Body):
     ) = Field(description="One or several texts. Token ids are refused unless the server allows them.")
     model: str = Field(description=f"{MODEL_NAMES}.")
     encoding_format: Literal["float", "base64"] | None = Field(
-        default="float",
-        description="`base64` is little-endian float32, whatever the precision; null takes `float`.",
+        default="float", description="`base64` is little-endian float32, whatever the precision; null takes `float`."
     )
     user: str | None = Field(default=None, description="Accepted but not used.")
     role: RoleName = None
@@ -134,7 +132,8 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=declare_errors())
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Embed one or several texts, as OpenAI's clients request it."""
-        texts = _texts(body.input)
+        single = isinstance(body.input, str) or isinstance(body.input[0], int)
+        texts: Sequence[Any] = [body.input] if single else body.input
         found = await service.embed(request, texts, body.model, body.role, body.options, param="input")
         tokens = int(found.tokens.sum())
 
@@ -170,29 +169,21 @@ def openai_routes(service: Service) -> APIRouter:
     return router
 
 
-def _texts(given: Any) -> list[Any]:
-    """Return the texts, or lists of token ids, of an input that may be a single one of them."""
-    if isinstance(given, str) or isinstance(given[0], int):
-        return [given]
-    return list(given)
-
-
 def _entries(models: Models, names: Sequence[str]) -> list[ModelEntry]:
     """Return what is known of these models. Call it on another thread: it reads files."""
-    dtype = models.dtype()
-    return [_entry(models, name, models.facts(name), dtype) for name in names]
-
-
-def _entry(models: Models, name: str, facts: ModelFacts | None, dtype: str | None) -> ModelEntry:
-    spec, engine = models.specs[name], models.engines.get(name)
-    return ModelEntry(
-        id=name,
-        owned_by=spec.source.split("/")[0] if not spec.local else "local",
-        aliases=[*spec.aliases, *([] if spec.local else [spec.source])],
-        dimensions=facts.dimensions if facts else spec.dimensions,
-        max_length=facts.max_length if facts else spec.max_length,
-        pooling=facts.pooling if facts else None,
-        prompts=facts.prompts if facts else None,
-        dtype=facts.dtype if facts else dtype,
-        loaded=engine is not None and engine.loaded,
-    )
+    entries, dtype = [], models.dtype()
+    for name in names:
+        spec, engine, facts = models.specs[name], models.engines.get(name), models.facts(name)
+        entry = ModelEntry(
+            id=name,
+            owned_by="local" if spec.local else spec.source.split("/")[0],
+            aliases=[*spec.aliases, *([] if spec.local else [spec.source])],
+            dimensions=facts.dimensions if facts else spec.dimensions,
+            max_length=facts.max_length if facts else spec.max_length,
+            pooling=facts.pooling if facts else None,
+            prompts=facts.prompts if facts else None,
+            dtype=facts.dtype if facts else dtype,
+            loaded=engine is not None and engine.loaded,
+        )
+        entries.append(entry)
+    return entries

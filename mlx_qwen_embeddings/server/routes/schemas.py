@@ -1,7 +1,7 @@
 """What the request bodies of several endpoints share, and how errors are declared."""
 
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -33,8 +33,7 @@ class Body(BaseModel):
     @property
     def options(self) -> CallOptions:
         """The options for the engine; one that is null takes the engine's default."""
-        given: Any = self.model_dump(include=set(CallOptions.__annotations__), exclude_none=True)
-        return cast("CallOptions", given)
+        return cast("CallOptions", self.model_dump(include=set(CallOptions.__annotations__), exclude_none=True))
 
 
 SERVED = tuple(option.name for option in OPTIONS.values() if option.served)
@@ -51,14 +50,6 @@ def with_options(names: Collection[str] = SERVED) -> Callable[[type[AnyBody]], t
         return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **fields)
 
     return add
-
-
-class State(BaseModel):
-    """The server's state."""
-
-    model_config = example({"status": "ok"})
-
-    status: Literal["ok", "loading", "draining"]
 
 
 class ErrorDetail(BaseModel):
@@ -97,24 +88,19 @@ EXAMPLES = [
     ApiError(500, "the model gave NaN or infinity", "non_finite_embedding"),
     ApiError(503, "the model 'small' is still loading: try again", "model_loading", retry_after=LOADING_SECONDS),
 ]
+REQUEST_ID = {"description": "The id sent with the request, or a new one.", "required": True, "schema": {"type": "string"}}
+RETRY_AFTER = {"description": "Seconds after which to try again.", "required": True, "schema": {"type": "integer"}}
 
 
 def declare_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the declarations of an endpoint's errors: those with these statuses, or by default all."""
-    return {error.status: _declare(error) for error in EXAMPLES if not statuses or error.status in statuses}
-
-
-def _declare(error: ApiError) -> dict[str, Any]:
-    headers = {"X-Request-ID": _header("The request's id: its own, or else a new one. The log has it too.", "string")}
-    if error.retry_after is not None:
-        headers["Retry-After"] = _header("Seconds after which to try again.", "integer")
     return {
-        "model": ErrorResponse,
-        "description": MEANINGS[error.status],
-        "headers": headers,
-        "content": {"application/json": {"example": error.content}},
+        error.status: {
+            "model": ErrorResponse,
+            "description": MEANINGS[error.status],
+            "headers": {"X-Request-ID": REQUEST_ID} | ({} if error.retry_after is None else {"Retry-After": RETRY_AFTER}),
+            "content": {"application/json": {"example": error.content}},
+        }
+        for error in EXAMPLES
+        if not statuses or error.status in statuses
     }
-
-
-def _header(meaning: str, kind: str) -> dict[str, Any]:
-    return {"description": meaning, "required": True, "schema": {"type": kind}}

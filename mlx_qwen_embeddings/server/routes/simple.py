@@ -1,14 +1,12 @@
 """The simpler endpoints: vectors as plain lists, and scores."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StrictStr
 
-from mlx_qwen_embeddings.engine.call import Embedded
 from mlx_qwen_embeddings.server.routes.schemas import Body, ModelName, RoleName, declare_errors, example, with_options
 from mlx_qwen_embeddings.server.service import Service, json_response
 from mlx_qwen_embeddings.similarity import METRICS, Metric
@@ -77,12 +75,7 @@ class SimilarityRequest(Body):
     """Texts to compare with texts."""
 
     model_config = example(
-        {
-            "texts_a": ["What moves the sea?"],
-            "texts_b": ["Tides follow the moon.", "The cat sleeps."],
-            "role_a": "query",
-            "model": "nano",
-        }
+        {"texts_a": ["What moves the sea?"], "texts_b": ["Tides follow the moon."], "role_a": "query", "model": "nano"}
     )
 
     texts_a: list[StrictStr] = Field(description="Texts to compare; each has a row of scores.")
@@ -113,33 +106,30 @@ def simple_routes(service: Service) -> APIRouter:
     """Return the endpoints."""
     router = APIRouter(tags=["simple"])
 
-    async def respond(
-        request: Request, body: TextOptions, texts: list[str], param: str, content: Callable[[Embedded], dict[str, Any]]
-    ) -> Response:
-        """Embed texts, and respond with what ``content`` makes of the result."""
+    async def respond(request: Request, body: EmbedRequest | EmbedBatchRequest) -> Response:
         start = time.perf_counter()
+        texts, param = ([body.text], "text") if isinstance(body, EmbedRequest) else (body.texts, "texts")
         found = await service.embed(request, texts, body.model, body.role, body.options, param=param)
-        dimensions = body.options.get("dimensions") or service.dimensions(body.model)
-        facts = {"dimensions": dimensions, "model": service.name(body.model)}
-        return await json_response(lambda: content(found) | facts | _seconds(start), found.vectors.size)
+        name = service.name(body.model)
+        engine = service.models.engines[service.models.find(name).name]
+        facts = {"dimensions": body.options.get("dimensions") or engine.dimensions, "model": name}
+
+        def content() -> dict[str, Any]:
+            rows, hits = found.vectors.tolist(), found.cached.tolist()
+            made = {"embedding": rows[0], "cached": hits[0]} if param == "text" else {"embeddings": rows, "cached": hits}
+            return made | facts | _seconds(start)
+
+        return await json_response(content, found.vectors.size)
 
     @router.post("/embed", response_model=EmbedResponse, responses=declare_errors())
     async def embed(body: EmbedRequest, request: Request) -> Response:
         """Embed one text."""
-
-        def content(found: Embedded) -> dict[str, Any]:
-            return {"embedding": found.vectors[0].tolist(), "cached": bool(found.cached[0])}
-
-        return await respond(request, body, [body.text], "text", content)
+        return await respond(request, body)
 
     @router.post("/embed_batch", response_model=EmbedBatchResponse, responses=declare_errors())
     async def embed_batch(body: EmbedBatchRequest, request: Request) -> Response:
         """Embed several texts."""
-
-        def content(found: Embedded) -> dict[str, Any]:
-            return {"embeddings": found.vectors.tolist(), "cached": found.cached.tolist()}
-
-        return await respond(request, body, body.texts, "texts", content)
+        return await respond(request, body)
 
     @router.post("/similarity", response_model=SimilarityResponse, responses=declare_errors())
     async def similarity(body: SimilarityRequest, request: Request) -> Response:

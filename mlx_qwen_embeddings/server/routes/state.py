@@ -1,17 +1,27 @@
 """The endpoints for whoever starts, stops and monitors the server."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.params import Depends
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 
 from mlx_qwen_embeddings.server.metrics import Metrics
 from mlx_qwen_embeddings.server.middleware.limits import Traffic
 from mlx_qwen_embeddings.server.models import Models
-from mlx_qwen_embeddings.server.routes.schemas import State, declare_errors
+from mlx_qwen_embeddings.server.routes.schemas import declare_errors, example
+
+
+class State(BaseModel):
+    """The server's state."""
+
+    model_config = example({"status": "ok"})
+
+    status: Literal["ok", "loading", "draining"]
+
 
 NOT_READY: dict[str, Any] = {
     "model": State,

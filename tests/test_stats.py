@@ -32,7 +32,7 @@ def test_a_snapshot_stays_as_it_was() -> None:
         before.texts = 1  # type: ignore[misc]
 
 
-def test_time_adds_up_also_when_the_block_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_adds_up_even_when_the_block_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 1.5, 10.0, 10.25])
     monkeypatch.setattr("mlx_qwen_embeddings.stats.time.perf_counter", lambda: next(moments))
     counter = StatsCounter()
@@ -43,7 +43,7 @@ def test_time_adds_up_also_when_the_block_fails(monkeypatch: pytest.MonkeyPatch)
     assert counter.snapshot().compute_seconds == 1.75
 
 
-def test_a_field_that_does_not_exist_shows() -> None:
+def test_an_unknown_field_is_an_error() -> None:
     counter = StatsCounter()
     counter.add(textes=1)
     with pytest.raises(TypeError, match="textes"):

@@ -2,11 +2,12 @@
 
 import sys
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -42,7 +43,9 @@ class EmbeddingEngine(NotebookTable):
     - ``EmbeddingTimeoutError``, ``EngineClosedError``, and ``EngineBusyError`` under ``wait=False``.
     """
 
-    def __init__(self, model: str | None = None, *, settings: EngineSettings | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, model: str | PathLike[str] | None = None, *, settings: EngineSettings | None = None, **overrides: Any
+    ) -> None:
         """Prepare an engine of your own; ``get_engine`` returns one that is shared.
 
         Args:
@@ -155,7 +158,7 @@ class EmbeddingEngine(NotebookTable):
 
     def stream_documents(
         self, texts: Iterable[str], *, block_size: int = WINDOW_TEXTS, **options: Unpack[CallOptions]
-    ) -> Iterator[Vectors]:
+    ) -> Generator[Vectors, None, None]:
         """Embed any number of documents in bounded memory; the next block is computed while one is used.
 
         Args:
@@ -171,7 +174,9 @@ class EmbeddingEngine(NotebookTable):
         total = len(texts) if isinstance(texts, Sized) else None
         return self._stream(_blocks(iter(check_iterable(texts)), block_size), total, checked)
 
-    def _stream(self, blocks: Iterator[list[str]], total: int | None, options: EmbedOptions) -> Iterator[Vectors]:
+    def _stream(
+        self, blocks: Iterator[list[str]], total: int | None, options: EmbedOptions
+    ) -> Generator[Vectors, None, None]:
         deadline = Deadline(options.timeout)
         call = Call(blocks, make_plan(self._model, self._open(deadline), "document", options), total)
         with closing(drive(call, deadline)) as found:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from mlx_qwen_embeddings._fork import Forkable, ForkSafeLock, Stage, let_go, protect
@@ -128,7 +129,7 @@ _engines: dict[EngineKey, EmbeddingEngine] = {}
 
 
 def get_engine(
-    model: str | None = None,
+    model: str | PathLike[str] | None = None,
     *,
     revision: str | None = None,
     dtype: DType | None = None,

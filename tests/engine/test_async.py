@@ -1,4 +1,4 @@
-"""The asynchronous calls of an engine: like the synchronous ones, merged, from several loops, cancelled, timed out."""
+"""Asynchronous calls of an engine: results, shared batches, several event loops, cancellation, timeouts, threads."""
 
 import asyncio
 import threading
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,33 +51,38 @@ def assert_same(left: Vectors | list[Vectors], right: Vectors) -> None:
 
 @asynccontextmanager
 async def busy(engine: EmbeddingEngine, encoder: WatchedEncoder) -> AsyncIterator[None]:
-    """Hold a batch in hand for as long as the block lasts, so that what is asked in it has to wait."""
+    """Hold a batch for as long as the block lasts, so that calls made in it have to wait."""
     with encoder.held():
-        first = asyncio.create_task(engine.aembed_query("holds the next batch back"))
+        first = asyncio.create_task(engine.aembed_query("holds back the next batch"))
         await asyncio.to_thread(encoder.begun)
         yield
     assert (await asyncio.wait_for(first, PATIENCE)).shape == (384,)
 
 
 async def queued(engine: EmbeddingEngine, number: int) -> None:
-    """Let the loop turn until so many requests wait or run."""
+    """Let the event loop run until this many requests are queued or being computed."""
     await asyncio.to_thread(wait_for_requests, engine, number)
 
 
-async def test_they_give_what_the_synchronous_ones_give(engine: EmbeddingEngine) -> None:
-    for options in ({}, {"dimensions": 64, "instruction": "Find it"}, {"normalize": False, "pooling": "mean"}):
+async def test_async_methods_return_what_sync_methods_return(engine: EmbeddingEngine) -> None:
+    cases: list[dict[str, Any]] = [
+        {},
+        {"dimensions": 64, "instruction": "Find it"},
+        {"normalize": False, "pooling": "mean"},
+    ]
+    for options in cases:
         assert_same(await engine.aembed_documents(TEXTS[:6], **options), engine.embed_documents(TEXTS[:6], **options))
         assert_same(await engine.aembed_queries(TEXTS[:6], **options), engine.embed_queries(TEXTS[:6], **options))
         assert_same(await engine.aembed_query("one", **options), engine.embed_query("one", **options))
     assert (await engine.aembed_documents([], dimensions=64)).shape == (0, 64)
 
 
-async def test_a_text_too_long_for_the_event_loop_is_tokenised_beside_it(engine: EmbeddingEngine) -> None:
+async def test_long_texts_are_tokenised_off_the_event_loop(engine: EmbeddingEngine) -> None:
     long = ["word " * 5000, "short"]
     assert_same(await engine.aembed_documents(long, max_length=64), engine.embed_documents(long, max_length=64))
 
 
-async def test_errors_are_those_of_the_synchronous_ones(engine: EmbeddingEngine) -> None:
+async def test_async_methods_raise_what_sync_methods_raise(engine: EmbeddingEngine) -> None:
     with pytest.raises(TypeError, match=r"texts\[1\] must be a string"):
         await engine.aembed_documents(["a", 1])  # type: ignore[list-item]
     with pytest.raises(InputTooLongError, match=r"texts\[0\] has"):
@@ -86,17 +92,17 @@ async def test_errors_are_those_of_the_synchronous_ones(engine: EmbeddingEngine)
         await engine.aembed_query("late")
 
 
-async def test_calls_at_once_share_batches(engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors) -> None:
+async def test_concurrent_calls_share_batches(engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors) -> None:
     async with busy(engine, encoder):
         calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS]
         await queued(engine, 65)
     assert_same(np.concatenate(await asyncio.gather(*calls)), wanted)
-    assert engine.stats().batches <= 1 + 4  # by length alone
+    assert engine.stats().batches <= 1 + 4  # split by length only
     assert max(map(len, encoder.batches)) >= 16
 
 
-async def test_the_loop_turns_while_a_call_is_held(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
-    # The encoder is let go by the loop itself: were it blocked, the call would never end.
+async def test_the_event_loop_runs_while_a_call_waits(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+    # The event loop itself releases the encoder: if it were blocked, the call would never end.
     with encoder.held():
         call = asyncio.create_task(engine.aembed_documents(TEXTS))
         await asyncio.to_thread(encoder.begun)
@@ -116,7 +122,7 @@ def test_several_loops_in_several_threads(engine: EmbeddingEngine, wanted: Vecto
 
     def loop() -> None:
         barrier.wait(PATIENCE)
-        found.extend(asyncio.run(embed()) for _ in range(2))  # one loop after another, too
+        found.extend(asyncio.run(embed()) for _ in range(2))  # also one event loop after another
 
     threads = [threading.Thread(target=loop) for _ in range(4)]
     for thread in threads:
@@ -128,10 +134,12 @@ def test_several_loops_in_several_threads(engine: EmbeddingEngine, wanted: Vecto
         assert_same(vectors, wanted[:16])
 
 
-# Calls that are not waited for
+# Calls that are given up
 
 
-async def test_a_cancelled_call_frees_its_place(engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors) -> None:
+async def test_a_cancelled_call_frees_its_place_in_the_queue(
+    engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors
+) -> None:
     async with busy(engine, encoder):
         gone = asyncio.create_task(engine.aembed_documents(TEXTS))
         kept = asyncio.create_task(engine.aembed_documents(TEXTS[:2]))
@@ -144,7 +152,7 @@ async def test_a_cancelled_call_frees_its_place(engine: EmbeddingEngine, encoder
     assert sum(map(len, encoder.batches)) == 3
 
 
-async def test_one_cancelled_in_the_middle_of_its_batch_leaves_the_others_right(
+async def test_a_call_cancelled_during_its_batch_leaves_other_calls_right(
     engine: EmbeddingEngine, encoder: WatchedEncoder, wanted: Vectors
 ) -> None:
     async with busy(engine, encoder):
@@ -160,7 +168,7 @@ async def test_one_cancelled_in_the_middle_of_its_batch_leaves_the_others_right(
     assert_same(await engine.aembed_documents(TEXTS[:2]), wanted[:2])
 
 
-async def test_a_call_that_fails_takes_those_of_its_group_along(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+async def test_a_failing_call_cancels_its_task_group(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
     async def together() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.aembed_documents(TEXTS))
@@ -173,7 +181,7 @@ async def test_a_call_that_fails_takes_those_of_its_group_along(engine: Embeddin
         assert engine.stats().queued_requests == 1
 
 
-async def test_waiting_has_an_end(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
+async def test_a_timeout_ends_the_wait(engine: EmbeddingEngine, encoder: WatchedEncoder) -> None:
     async with busy(engine, encoder):
         with pytest.raises(EmbeddingTimeoutError, match=r"timeout=0\.05 s"):
             await engine.aembed_documents(TEXTS, timeout=0.05)
@@ -186,7 +194,7 @@ async def test_waiting_has_an_end(engine: EmbeddingEngine, encoder: WatchedEncod
 
 @asynccontextmanager
 async def crowded(wanted: Vectors) -> AsyncIterator[EmbeddingEngine]:
-    """Have four calls wait for room in the queue for as long as the block lasts; then they get their vectors."""
+    """Let four calls wait for room in the queue for as long as the block lasts; then they get their vectors."""
     with EmbeddingEngine("nano", cache_bytes=0, queue_tokens=1) as engine:
         async with busy(engine, WatchedEncoder(engine)):
             calls = [asyncio.create_task(engine.aembed_documents([text])) for text in TEXTS[:4]]
@@ -207,7 +215,7 @@ async def test_long_prompts_count_for_what_the_loop_tokenises(
     engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    real = module.adrive
+    real = drivers.adrive
 
     async def adrive(call: Call, deadline: Deadline, *, inline: bool) -> Embedded:
         seen.append(inline)

@@ -1,4 +1,4 @@
-"""A text's vector does not depend on its company: alone, among others, awaited, from many threads, in small batches."""
+"""A text's vector does not depend on what else is computed: other texts, other threads, small batches, async calls."""
 
 import asyncio
 import random
@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine
+from mlx_qwen_embeddings.options import Pooling
 
 WORDS = ("the", "tide", "follows", "moon", "over", "grey", "water", "while", "boats", "wait", "near", "quiet", "light")
 THREADS = 16
 
 
 def mixed_texts(number: int = 101, longest: int = 400) -> list[str]:
-    """Give distinct texts of 1 to ``longest`` tokens: the empty one first, then in no order of length."""
+    """Return distinct texts of 1 to ``longest`` tokens: the empty one first, then in no order of length."""
     draw = random.Random(7)
     lengths = [round(longest ** (step / (number - 2))) for step in range(number - 1)]
     draw.shuffle(lengths)
@@ -26,7 +27,7 @@ def mixed_texts(number: int = 101, longest: int = 400) -> list[str]:
 
 TEXTS = mixed_texts()
 FEW = slice(0, 30)
-"""Where a hundred texts would only cost time."""
+"""For tests in which a hundred texts would only cost time."""
 Vectors = NDArray[np.float32]
 
 
@@ -89,7 +90,7 @@ def test_from_sixteen_threads_at_once(engine: EmbeddingEngine, alone: Vectors) -
     found: dict[int, Vectors] = {}
 
     def run(start: int) -> None:
-        # Every thread has another share, in an order of its own, and the shares overlap.
+        # Every thread has a different share in a different order, and the shares overlap.
         barrier.wait(timeout=30)
         found[start] = engine.embed_documents(TEXTS[start::THREADS] + TEXTS[:3])
 
@@ -104,6 +105,6 @@ def test_from_sixteen_threads_at_once(engine: EmbeddingEngine, alone: Vectors) -
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "first"])
-def test_in_every_pooling(pooling: str, engine: EmbeddingEngine) -> None:
+def test_in_every_pooling(pooling: Pooling, engine: EmbeddingEngine) -> None:
     single = np.concatenate([engine.embed_documents([text], pooling=pooling) for text in TEXTS[FEW]])
     assert_same(engine.embed_documents(TEXTS[FEW], pooling=pooling), single)

@@ -1,4 +1,4 @@
-"""What a server asks of an engine: tokens and cache hits of each text, token ids, and not to wait."""
+"""What a server needs of an engine: tokens and cache hits of each text, token ids, and calls that do not wait."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 from mlx_qwen_embeddings import EmbeddingEngine
 from mlx_qwen_embeddings.checkpoint.files import ModelFiles
 from mlx_qwen_embeddings.errors import EngineBusyError
+from mlx_qwen_embeddings.prompts import Role
 from mlx_qwen_embeddings.registry import NANO_FOLDER
 from tests.support.checkpoints import NANO_ENTRIES
 from tests.support.fake_encoder import PATIENCE, WatchedEncoder
@@ -37,7 +38,7 @@ async def test_tokens_and_cache_hits_of_each_text(engine: EmbeddingEngine) -> No
     np.testing.assert_array_equal(first.vectors, engine.embed_documents(TEXTS))
 
 
-async def test_the_role_and_the_cut_count(engine: EmbeddingEngine) -> None:
+async def test_tokens_are_counted_with_the_prompt_and_after_the_cut(engine: EmbeddingEngine) -> None:
     found = await engine.aembed(["tide " * 40], "query", instruction="Find the sea", max_length=30)
     assert found.tokens.tolist() == [30]
     np.testing.assert_array_equal(
@@ -48,20 +49,20 @@ async def test_the_role_and_the_cut_count(engine: EmbeddingEngine) -> None:
 
 @pytest.mark.parametrize("ending", [True, False])
 @pytest.mark.parametrize("role", ["query", "document"])
-async def test_ids_give_the_vectors_of_their_text(engine: EmbeddingEngine, role: str, *, ending: bool) -> None:
+async def test_ids_give_the_vectors_of_their_text(engine: EmbeddingEngine, role: Role, *, ending: bool) -> None:
     ids = ids_of(*TEXTS[:2])
     found = await engine.aembed(
         ids if ending else [row[:-1] for row in ids],
         role,
         token_ids=True,
-        instruction="Find: it",  # type: ignore[arg-type]
+        instruction="Find: it",
     )
-    wanted = await engine.aembed(TEXTS[:2], role, instruction="Find: it")  # type: ignore[arg-type]
+    wanted = await engine.aembed(TEXTS[:2], role, instruction="Find: it")
     np.testing.assert_allclose(found.vectors, wanted.vectors, atol=1e-5)
     assert found.tokens.tolist() == wanted.tokens.tolist()
 
 
-async def test_ids_never_share_an_entry_of_the_cache_with_words(engine: EmbeddingEngine) -> None:
+async def test_ids_and_text_never_share_a_cache_entry(engine: EmbeddingEngine) -> None:
     await engine.aembed(["17 24"])
     assert (await engine.aembed([[17, 24]], token_ids=True)).cached.tolist() == [False]
     assert (await engine.aembed([[17, 24]], token_ids=True)).cached.tolist() == [True]
@@ -75,7 +76,7 @@ async def test_ids_are_cut_before_their_end_token(engine: EmbeddingEngine) -> No
 
 
 @pytest.mark.parametrize("number", [-1, NANO_ENTRIES, 10**12])
-async def test_an_id_of_no_token_is_refused_by_its_place(engine: EmbeddingEngine, number: int) -> None:
+async def test_an_unknown_token_id_is_refused_with_its_position(engine: EmbeddingEngine, number: int) -> None:
     with pytest.raises(
         ValueError, match=rf"texts\[1\]\[0\] is the token id {number}, and .* between 0 and {NANO_ENTRIES - 1}"
     ):
@@ -83,24 +84,24 @@ async def test_an_id_of_no_token_is_refused_by_its_place(engine: EmbeddingEngine
 
 
 @pytest.mark.parametrize("bad", [1.5, True, "7", None, [3]], ids=repr)
-async def test_what_is_no_token_id_is_refused_by_its_place(engine: EmbeddingEngine, bad: object) -> None:
+async def test_anything_but_a_token_id_is_refused_with_its_position(engine: EmbeddingEngine, bad: object) -> None:
     with pytest.raises(TypeError, match=rf"texts\[1\]\[2\] must be a token id, a whole number, got {re.escape(repr(bad))}"):
         await engine.aembed([[3], [4, 5, bad]], token_ids=True)
 
 
-async def test_numbers_that_are_far_too_large_do_no_harm() -> None:
+async def test_absurdly_large_settings_do_no_harm() -> None:
     texts = ["The cat sleeps.", "Tides follow the moon."]
     with EmbeddingEngine("nano", lanes=10**10, cache_ttl=float("inf")) as engine:
         blocks = list(engine.stream_documents(texts, block_size=10**30))
         np.testing.assert_array_equal(np.concatenate(blocks), engine.embed_documents(texts))
 
 
-async def test_ids_and_a_chat_template_do_not_go_together(engine: EmbeddingEngine) -> None:
+async def test_token_ids_with_a_chat_template_are_refused(engine: EmbeddingEngine) -> None:
     with pytest.raises(ValueError, match="not around token ids"):
         await engine.aembed([[3]], token_ids=True, chat_template="{{ messages }}")
 
 
-async def test_who_does_not_wait_is_told_that_the_queue_is_full() -> None:
+async def test_without_waiting_a_full_queue_is_an_error() -> None:
     with EmbeddingEngine("nano", queue_tokens=8) as engine:
         encoder = WatchedEncoder(engine)
         with encoder.held():

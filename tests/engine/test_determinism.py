@@ -1,4 +1,4 @@
-"""The same text gives the same vector: to the bit from the cache, within 1e-5 from the model, whatever else runs."""
+"""The same text gives the same vector whatever else runs: to the bit from the cache, within 1e-5 from the model."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROUNDS = 6
 
 @contextmanager
 def noise(engine: EmbeddingEngine) -> Iterator[None]:
-    """Let threads ask for other texts, and for these, in every company and in every way."""
+    """Let threads ask for these texts and others, in all kinds of calls."""
     enough = threading.Event()
 
     def ask(seed: int) -> None:
@@ -41,7 +41,7 @@ def noise(engine: EmbeddingEngine) -> Iterator[None]:
             thread.join(60)
 
 
-def test_computed_anew_among_other_calls_it_is_the_same_within_rounding() -> None:
+def test_recomputed_among_other_calls_a_vector_is_the_same_within_rounding() -> None:
     with EmbeddingEngine("nano", cache_bytes=0) as engine:
         alone = engine.embed_documents(TEXTS)
         with noise(engine):
@@ -51,7 +51,7 @@ def test_computed_anew_among_other_calls_it_is_the_same_within_rounding() -> Non
 
 
 @pytest.mark.parametrize("kept", [2**28, 0], ids=["memory and file", "file alone"])
-def test_from_the_cache_it_is_the_same_to_the_bit(kept: int, tmp_path: Path) -> None:
+def test_a_cached_vector_is_the_same_to_the_bit(kept: int, tmp_path: Path) -> None:
     with EmbeddingEngine("nano", cache_path=tmp_path, cache_bytes=kept) as engine:
         first = engine.embed_documents(TEXTS).tobytes()
         with noise(engine):
@@ -61,8 +61,8 @@ def test_from_the_cache_it_is_the_same_to_the_bit(kept: int, tmp_path: Path) -> 
         assert later.stats().batches == 0
 
 
-def test_another_process_of_the_model_computes_the_same_bytes() -> None:
-    # Nothing about a vector depends on when or where it was made: no random number, no address, no order of a set.
+def test_another_process_computes_the_same_bytes() -> None:
+    # Nothing about a vector depends on when or where it was made: no random number, no address, no set's order.
     code = """
 import json, sys
 from mlx_qwen_embeddings import EmbeddingEngine

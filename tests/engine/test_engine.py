@@ -1,4 +1,4 @@
-"""The synchronous calls of an engine, on the embedded model: order, options, checks, counters, a stream, and the end."""
+"""Synchronous calls of an engine on the embedded model: order, options, checks and long texts."""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def vectors(engine: EmbeddingEngine) -> Vectors:
     return engine.embed_documents(TEXTS)
 
 
-# What comes back
+# Results
 
 
 def test_vectors_are_float32_of_unit_length_in_the_order_of_the_texts(engine: EmbeddingEngine, vectors: Vectors) -> None:
@@ -52,7 +52,7 @@ def test_a_text_that_is_repeated_is_computed_once(fresh: EmbeddingEngine, vector
     assert stats.tokens == sum(fresh.count_tokens([TEXTS[place] for place in (0, 1, 3)]))
 
 
-def test_texts_that_differ_in_white_space_or_case_alone_are_not_repeats(fresh: EmbeddingEngine) -> None:
+def test_texts_that_differ_only_in_white_space_or_case_are_distinct(fresh: EmbeddingEngine) -> None:
     texts = ["a tide", " a tide", "a tide ", "a tide\n", "A tide"]
     fresh.embed_documents(texts)
     assert (fresh.stats().duplicates, fresh.stats().cache_misses) == (0, len(texts))
@@ -69,12 +69,12 @@ def test_one_query_is_one_vector(engine: EmbeddingEngine) -> None:
     assert_same(engine.embed_query("where?"), engine.embed_queries(["where?"])[0])
 
 
-def test_a_generator_and_a_tuple_will_do(engine: EmbeddingEngine, vectors: Vectors) -> None:
+def test_texts_may_be_a_generator_or_a_tuple(engine: EmbeddingEngine, vectors: Vectors) -> None:
     assert_same(engine.embed_documents(text for text in TEXTS), vectors)
     assert_same(engine.embed_documents(tuple(TEXTS)), vectors)
 
 
-def test_what_was_changed_by_the_caller_stays_as_it_was_in_the_cache(engine: EmbeddingEngine, vectors: Vectors) -> None:
+def test_changing_a_returned_vector_does_not_change_the_cache(engine: EmbeddingEngine, vectors: Vectors) -> None:
     engine.embed_documents(TEXTS)[:] = 7
     assert_same(engine.embed_documents(TEXTS), vectors)
 
@@ -83,7 +83,7 @@ def test_the_cache_gives_what_was_computed(fresh: EmbeddingEngine) -> None:
     computed = fresh.embed_documents(TEXTS, dimensions=32)
     before = fresh.stats()
     np.testing.assert_array_equal(fresh.embed_documents(TEXTS, dimensions=32), computed)
-    raw = fresh.embed_documents(TEXTS, normalize=False)  # dimensions and length are applied on reading
+    raw = fresh.embed_documents(TEXTS, normalize=False)  # dimensions and normalisation are applied after the cache
     assert_same(raw[:, :32] / np.linalg.norm(raw[:, :32], axis=1, keepdims=True), computed)
     after = fresh.stats()
     assert (after.batches, after.cache_hits - before.cache_hits) == (before.batches, 2 * len(TEXTS))
@@ -92,7 +92,7 @@ def test_the_cache_gives_what_was_computed(fresh: EmbeddingEngine) -> None:
 # Options
 
 
-def test_dimensions_are_cut_then_normalised_anew(engine: EmbeddingEngine, vectors: Vectors) -> None:
+def test_vectors_are_cut_to_dimensions_then_normalised(engine: EmbeddingEngine, vectors: Vectors) -> None:
     cut = vectors[:, :100] / np.linalg.norm(vectors[:, :100], axis=1, keepdims=True)
     assert_same(engine.embed_documents(TEXTS, dimensions=100), cut)
 
@@ -105,14 +105,14 @@ def test_without_normalisation_only_the_length_differs(engine: EmbeddingEngine, 
     assert_same(engine.embed_documents(TEXTS, normalize=False, dimensions=50), raw[:, :50])
 
 
-def test_an_instruction_stands_before_the_text_as_the_model_was_trained(engine: EmbeddingEngine) -> None:
+def test_an_instruction_is_put_before_the_text_as_in_training(engine: EmbeddingEngine) -> None:
     asked = [f"Instruct: Find {{it}}\nQuery:{text}" for text in TEXTS]
     np.testing.assert_allclose(
         engine.embed_queries(TEXTS, instruction="Find {it}"), engine.embed_documents(asked), rtol=0, atol=1e-5
     )
 
 
-def test_no_instruction_is_the_models_own_prompt_and_an_empty_one_none(tmp_path: Path) -> None:
+def test_without_an_instruction_the_models_prompt_is_used_and_an_empty_one_means_none(tmp_path: Path) -> None:
     folder = copytree(NANO_FOLDER, tmp_path / "asks")
     (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "ask: "}}', "utf-8")
     with EmbeddingEngine(str(folder)) as engine:
@@ -146,19 +146,23 @@ def test_poolings_differ_and_native_is_the_last_token(engine: EmbeddingEngine, v
         ({"timeout": float("nan")}, "timeout must be seconds above 0"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused(options: dict[str, Any], message: str, engine: EmbeddingEngine) -> None:
+def test_options_that_the_model_cannot_meet_are_refused(
+    options: dict[str, Any], message: str, engine: EmbeddingEngine
+) -> None:
     with pytest.raises(ValueError, match=message):
         engine.embed_documents(TEXTS, **options)
 
 
 @pytest.mark.parametrize("name", ["normalize", "wait", "show_progress"])
-def test_words_for_yes_and_no_are_refused(name: str, engine: EmbeddingEngine) -> None:
+def test_strings_for_true_and_false_are_refused(name: str, engine: EmbeddingEngine) -> None:
+    given: dict[str, Any] = {name: "no"}
     with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
-        engine.embed_documents(TEXTS, **{name: "no"})
+        engine.embed_documents(TEXTS, **given)
 
 
-def test_numpys_whole_numbers_are_whole_numbers(engine: EmbeddingEngine, vectors: Vectors) -> None:
-    found = engine.embed_documents(TEXTS, dimensions=np.int64(64), max_length=np.int32(100))
+def test_numpy_integers_are_accepted(engine: EmbeddingEngine, vectors: Vectors) -> None:
+    numbers: dict[str, Any] = {"dimensions": np.int64(64), "max_length": np.int32(100)}
+    found = engine.embed_documents(TEXTS, **numbers)
     assert found.shape == (len(TEXTS), 64)
     assert_same(found, engine.embed_documents(TEXTS, dimensions=64, max_length=100))
 
@@ -171,14 +175,14 @@ def test_an_unknown_role_is_refused(engine: EmbeddingEngine) -> None:
 # Long texts
 
 
-def test_a_long_text_is_cut_at_the_end_counted_and_told_once(
+def test_a_long_text_is_cut_at_the_end_counted_and_warned_of_once(
     fresh: EmbeddingEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = "one two three four five six seven eight"
     with caplog.at_level(logging.WARNING, "mlx_qwen_embeddings"):
         cut = fresh.embed_documents([long, "short", long], max_length=4)
         fresh.embed_documents([long], max_length=5)
-        fresh.embed_documents([long], max_length=4)  # from the cache, and cut all the same
+        fresh.embed_documents([long], max_length=4)  # from the cache, but still a cut text
     assert_same(cut[0], fresh.embed_documents(["one two three"])[0])
     told = [record.getMessage() for record in caplog.records if "were cut" in record.getMessage()]
     assert len(told) == 1
@@ -187,7 +191,7 @@ def test_a_long_text_is_cut_at_the_end_counted_and_told_once(
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["computed", "cached"])
-def test_a_long_text_is_refused_by_its_position(times: int, fresh: EmbeddingEngine) -> None:
+def test_a_long_text_is_refused_with_its_position(times: int, fresh: EmbeddingEngine) -> None:
     if times == 2:
         fresh.embed_documents(["one two three four"], max_length=4)
     with pytest.raises(InputTooLongError, match=r"texts\[2\] has 5 tokens, more than max_length=4"):
@@ -195,7 +199,7 @@ def test_a_long_text_is_refused_by_its_position(times: int, fresh: EmbeddingEngi
     assert fresh.stats().queued_requests == 0
 
 
-def test_what_is_no_list_of_strings_is_told(engine: EmbeddingEngine) -> None:
+def test_anything_but_a_list_of_strings_is_refused(engine: EmbeddingEngine) -> None:
     with pytest.raises(TypeError, match=r"texts\[1\] must be a string, got int 3"):
         engine.embed_documents(["a", 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"write \[text\]"):

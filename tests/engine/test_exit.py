@@ -1,4 +1,4 @@
-"""The end of a process: whatever an engine is doing, the interpreter exits at once, with its own exit status."""
+"""The end of a process: whatever an engine is doing, the interpreter exits soon and with its own exit status."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ if not hasattr(os, "fork"):
     pytest.skip("signals and forks are POSIX", allow_module_level=True)
 
 SECONDS = 60
-"""Longest that a process may take, most of which goes into imports on a busy machine."""
+"""Longest that a process may take; on a busy machine most of it goes into imports."""
 
 SETUP = """
 import asyncio, faulthandler, signal, sys, threading
 faulthandler.register(signal.SIGUSR1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background processes ignore it
 from mlx_qwen_embeddings.compute.mlx.backend import choose_backend
-choose_backend()  # before the fake imports MLX
+choose_backend()  # before anything imports MLX
 sys.path.insert(0, {folder!r})
 from tests.support.fake_encoder import WatchedEncoder
 from mlx_qwen_embeddings import EmbeddingEngine
@@ -34,27 +34,27 @@ MANY = [f"text number {{number}} of a long call" for number in range(4000)]
 
 
 def run(program: str) -> tuple[int, list[str], str]:
-    """Run a program behind ``SETUP``, and give its exit status, the lines it printed, and its errors."""
+    """Run a program after ``SETUP`` and return its exit status, the lines it printed, and its standard error."""
     source = SETUP.format(folder=str(Path(__file__).parents[2])) + program
     command = [sys.executable, "-c", source]
     with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
         try:
             out, errors = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            # It and its children say where each of their threads is.
+            # The process and its children print where each of their threads is.
             native = native_stacks(process.pid)
             os.killpg(process.pid, signal.SIGUSR1)
             time.sleep(1)
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail("\n".join(("it did not end:", native, *process.communicate())))
-    # What MLX and Python say when a thread is torn down in the middle of something.
+    # What MLX and Python print when a thread is torn down in the middle of something.
     for sign in ("terminate called", "Fatal Python error", "Exception ignored", "There is no Stream"):
         assert sign not in errors
     return process.returncode, out.splitlines(), errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
-def test_a_process_that_does_not_end_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_hangs_reports_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.engine.test_exit.SECONDS", 6)
     with pytest.raises(pytest.fail.Exception, match=r"(?s)thread \d+, \w+, call \d+: .*libc.so.*line 12 in <module>"):
         run("signal.pause()")
@@ -66,7 +66,7 @@ def test_an_engine_that_was_used_and_never_closed() -> None:
     assert "Traceback" not in errors
 
 
-def test_a_thread_that_python_waits_for_gets_its_vectors() -> None:
+def test_a_thread_that_python_joins_gets_its_vectors() -> None:
     program = """
 encoder = WatchedEncoder(engine)
 with encoder.held():
@@ -78,7 +78,7 @@ with encoder.held():
     assert "Traceback" not in errors
 
 
-def test_a_daemon_thread_is_told_and_holds_nothing_up() -> None:
+def test_a_daemon_thread_gets_an_error_and_does_not_delay_the_exit() -> None:
     program = """
 import atexit
 from mlx_qwen_embeddings.engine.worker import _close_all
@@ -105,7 +105,7 @@ with encoder.held():
     assert "Traceback" not in errors
 
 
-def test_calls_of_an_event_loop_that_wait_for_room_hold_nothing_up() -> None:
+def test_async_calls_that_wait_for_room_do_not_delay_the_exit() -> None:
     program = """
 import asyncio, atexit
 from tests.support.fake_encoder import wait_for_waiting
@@ -117,21 +117,21 @@ async def many():
     await asyncio.gather(*(small.aembed_query(f"text {number}") for number in range(5)))
 
 held = encoder.held()
-held.__enter__()  # for ever: only closing the engine ends the calls behind the first
+held.__enter__()  # for ever: only closing the engine ends the calls after the first
 threading.Thread(target=lambda: asyncio.run(many()), daemon=True).start()
 encoder.begun()
 wait_for_waiting(small._model.worker, 4)
-soon = threading.Timer(1.0, encoder._let_go.release)  # the batch in hand is waited for
+soon = threading.Timer(1.0, encoder._let_go.release)  # the exit waits for the batch being computed
 soon.daemon = True
-atexit.register(lambda: print(len(encoder.batches)))  # before the engine is closed: were others let in meanwhile?
+atexit.register(lambda: print(len(encoder.batches)))  # before the engine is closed: were others admitted meanwhile?
 soon.start()
 """
     status, lines, _ = run(program)
     assert (status, lines) == (0, ["1"])
 
 
-def test_a_batch_that_takes_its_time_is_waited_for_and_told() -> None:
-    # Torn down in the middle of a batch, MLX ends the process by a signal.
+def test_the_exit_waits_for_a_slow_batch_and_says_so() -> None:
+    # If MLX is torn down in the middle of a batch, a signal ends the process.
     program = """
 import logging
 from mlx_qwen_embeddings.engine import worker
@@ -228,7 +228,7 @@ print(engine.embed_query("next").shape, len(encoder.batches))
     assert run(program)[:2] == (0, ["interrupted 0", "(384,) 2"])
 
 
-def test_a_thread_that_is_just_about_to_end_is_waited_for() -> None:
+def test_the_exit_waits_for_a_computing_thread_that_no_worker_knows() -> None:
     program = """
 from mlx_qwen_embeddings.compute.mlx import threads
 begun = threading.Event()
@@ -240,7 +240,7 @@ def work():
         begun.set()
     print("done")
 
-threads.start(work, "no worker knows of it")
+threads.start(work, "unknown to any worker")
 begun.wait(20)
 """
     status, lines, errors = run(program)

@@ -1,4 +1,4 @@
-"""Texts that fail, calls that are not served in time, an engine that is closed under load: what each caller is told."""
+"""Texts that fail, calls that time out, an engine closed under load: every caller gets the right error."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def vectors() -> Vectors:
 
 
 class FaultyEncoder(WatchedEncoder):
-    """Raises, or gives NaN, for texts that begin with a word, given by its id."""
+    """Raises, or returns NaN, for texts that begin with a certain token."""
 
     raises: int
     spoils: int
@@ -71,7 +71,7 @@ def test_failures_name_their_positions_and_leave_the_others_cached(fresh: Embedd
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_vector_that_is_not_finite_is_an_error_of_its_own(fresh: EmbeddingEngine) -> None:
+def test_a_non_finite_vector_is_an_error_of_its_own(fresh: EmbeddingEngine) -> None:
     with pytest.raises(NonFiniteEmbeddingError, match=r"texts\[0\] 'fog'.*try dtype='float32'"):
         fresh.embed_query("fog")
     assert fresh.stats().cache_entries == 0
@@ -80,7 +80,7 @@ def test_a_vector_that_is_not_finite_is_an_error_of_its_own(fresh: EmbeddingEngi
 def test_other_callers_are_untouched(fresh: EmbeddingEngine, faulty: FaultyEncoder, vectors: Vectors) -> None:
     with ThreadPoolExecutor(4) as pool:
         with faulty.held():
-            first = pool.submit(fresh.embed_query, "holds the next batch back")
+            first = pool.submit(fresh.embed_query, "holds back the next batch")
             faulty.begun()
             bad = pool.submit(fresh.embed_documents, ["storm", "calm"])
             good = pool.submit(fresh.embed_documents, TEXTS)
@@ -90,9 +90,9 @@ def test_other_callers_are_untouched(fresh: EmbeddingEngine, faulty: FaultyEncod
         assert first.result(PATIENCE).shape == (384,)
 
 
-def test_a_call_that_is_not_served_in_time_frees_its_place(fresh: EmbeddingEngine, faulty: FaultyEncoder) -> None:
+def test_a_timed_out_call_frees_its_place_in_the_queue(fresh: EmbeddingEngine, faulty: FaultyEncoder) -> None:
     with ThreadPoolExecutor(1) as pool, faulty.held():
-        first = pool.submit(fresh.embed_query, "holds the next batch back")
+        first = pool.submit(fresh.embed_query, "holds back the next batch")
         faulty.begun()
         for call in (fresh.embed_documents, fresh.embed_queries):
             with pytest.raises(EmbeddingTimeoutError, match=r"within timeout=0\.05 s: raise it"):
@@ -100,7 +100,7 @@ def test_a_call_that_is_not_served_in_time_frees_its_place(fresh: EmbeddingEngin
         assert fresh.stats().queued_requests == 1
     assert first.result(PATIENCE).shape == (384,)
     assert fresh.embed_query("next", timeout=PATIENCE).shape == (384,)
-    assert len(faulty.batches) == 2  # nothing was run for the two
+    assert len(faulty.batches) == 2  # none for the two that timed out
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -131,7 +131,7 @@ def test_a_job_larger_than_the_queue_holds_a_query_back_by_one_batch(
                 wait_for_requests(engine, 3)
                 encoder.step()
                 (length,) = engine.count_tokens([text])
-                assert length in [tokens for _, tokens in encoder.batches[-1]], "it is in the very next batch"
+                assert length in [tokens for _, tokens in encoder.batches[-1]], "the query is in the very next batch"
                 encoder.step()
                 assert asked.result(PATIENCE).shape == (384,)
         assert job.result(PATIENCE).shape == (80, 384)

@@ -1,4 +1,4 @@
-"""Forks of a process that is in the middle of something: the child gives right vectors, the parent's calls complete."""
+"""Forks of a busy process: the child computes right vectors, and the parent's calls complete."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -51,8 +52,12 @@ def assert_same(vectors: Vectors, wanted: Vectors) -> None:
     np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-5)
 
 
+def embed_with_a_new_engine(text: str) -> Vectors:
+    return EmbeddingEngine("nano").embed_query(text)
+
+
 def wait_for_fork(engine: EmbeddingEngine) -> None:
-    """Wait until a fork waits for the batch in hand."""
+    """Wait until a fork waits for the batch being computed."""
     waiting = engine._model.worker
     with waiting._changed:
         for _ in range(int(PATIENCE * 200)):
@@ -89,7 +94,7 @@ def test_from_several_threads_at_once(engine: EmbeddingEngine, wanted: Vectors) 
         child = Child(lambda: engine.embed_documents(TEXTS))
         found.extend([engine.embed_documents(TEXTS), child.result()])
 
-    # Not a pool's: in a child made by one of its threads its clean-up joins the thread that it runs in.
+    # Not a pool: in a child forked by one of its threads, its clean-up would join the very thread it runs in.
     threads = [threading.Thread(target=fork) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -110,7 +115,7 @@ def test_in_the_middle_of_a_batch(engine: EmbeddingEngine, pool: ThreadPoolExecu
         child = Child(lambda: (engine.stats().queued_requests, engine.embed_documents(TEXTS)))
         assert released.result(PATIENCE) is None
     queued, vectors = child.result()
-    assert queued == 0  # the parent's calls are the parent's
+    assert queued == 0  # the parent's calls stay in the parent
     assert_same(vectors, wanted)
     for call in calls:
         assert_same(call.result(PATIENCE), wanted)
@@ -134,7 +139,12 @@ def test_while_the_model_is_loaded(engine: EmbeddingEngine, pool: ThreadPoolExec
     engine._model.worker._open_encoder = slowly
     call = pool.submit(engine.embed_documents, TEXTS)
     assert begun.wait(PATIENCE)
-    pool.submit(lambda: (wait_for_fork(engine), go_on.set()))
+
+    def go_on_for_a_fork() -> None:
+        wait_for_fork(engine)
+        go_on.set()
+
+    pool.submit(go_on_for_a_fork)
     child = Child(lambda: engine.embed_documents(TEXTS))
     assert_same(child.result(), wanted)
     assert_same(call.result(PATIENCE), wanted)
@@ -144,7 +154,7 @@ def test_right_after_the_first_use_began(pool: ThreadPoolExecutor, wanted: Vecto
     for _ in range(3):
         with EmbeddingEngine("nano", cache_bytes=0) as engine:
             call: Future[Vectors] = pool.submit(engine.embed_documents, TEXTS)
-            child = Child(lambda engine=engine: engine.embed_documents(TEXTS))
+            child = Child(partial(engine.embed_documents, TEXTS))
             assert_same(child.result(), wanted)
             assert_same(call.result(PATIENCE), wanted)
 
@@ -157,9 +167,9 @@ def test_a_batch_that_does_not_end_makes_the_child_refuse(
     with encoder.held():
         call = pool.submit(engine.embed_documents, TEXTS)
         encoder.begun()
-        for refusing in (engine.embed_query, lambda text: EmbeddingEngine("nano").embed_query(text)):
+        for refusing in (engine.embed_query, embed_with_a_new_engine):
             with pytest.raises(EngineClosedError, match=r"forked while a batch ran.*get_context\('spawn'\)"):
-                Child(lambda refusing=refusing: refusing("lost")).result()
+                Child(partial(refusing, "lost")).result()
     assert_same(call.result(PATIENCE), wanted)
     assert_same(engine.embed_documents(TEXTS), wanted)
 
@@ -177,9 +187,9 @@ def test_an_engine_on_a_gpu_makes_the_child_refuse(engine: EmbeddingEngine, want
     encoder = WatchedEncoder(engine)
     engine.warmup()
     encoder.survives_fork = False
-    for refusing in (engine.embed_query, lambda text: EmbeddingEngine("nano").embed_query(text)):
+    for refusing in (engine.embed_query, embed_with_a_new_engine):
         with pytest.raises(EngineClosedError, match=r"GPU context does not survive a fork.*get_context\('spawn'\)"):
-            Child(lambda refusing=refusing: refusing("lost")).result()
+            Child(partial(refusing, "lost")).result()
     assert_same(engine.embed_documents(TEXTS), wanted)
 
 
@@ -187,14 +197,14 @@ CTRL_C = """
 import os, signal, threading
 from mlx_qwen_embeddings import EmbeddingEngine
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background processes ignore it
 engine = EmbeddingEngine("nano", cache_path={cache!r})
 wanted = engine.embed_documents(["a"])
 door = engine._model.cache._file._writer
 held, done = threading.Event(), threading.Event()
 
 def write():
-    with door.lock:  # as while another process writes
+    with door.lock:  # as if another process were writing
         held.set()
         done.wait(20)
 

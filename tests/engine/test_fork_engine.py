@@ -1,4 +1,4 @@
-"""Forks of an idle process: a child gives the vectors of its parent, and the parent goes on."""
+"""Forks of an idle process: a child computes the same vectors as its parent, and the parent carries on."""
 
 import asyncio
 import multiprocessing
@@ -29,7 +29,7 @@ TEXTS = ["The cat sat on the mat.", "Prices rose in May, for the third month in 
 OTHERS = ["Bread needs time.", "The tide follows the moon, and boats wait for it."]
 
 on_import = EmbeddingEngine("nano", cache_bytes=0)
-"""A global of this module: forked children find the parent's, spawned ones one of their own."""
+"""A global of this module: forked children inherit it, spawned children make their own."""
 
 
 def embed_here(text: str) -> tuple[int, Vectors]:
@@ -111,7 +111,7 @@ def test_the_cache_crosses_a_fork(wanted: Vectors) -> None:
         vectors, hits, misses = Child(compute).result()
         assert (hits, misses) == (len(TEXTS), len(OTHERS))
         np.testing.assert_array_equal(vectors[: len(TEXTS)], wanted)
-        assert engine.stats().cache_entries == len(TEXTS)  # the child's stay in the child
+        assert engine.stats().cache_entries == len(TEXTS)  # the child's entries stay in the child
 
 
 def test_the_shared_engine_stays_the_shared_engine() -> None:
@@ -149,7 +149,7 @@ def assert_from_children(found: list[tuple[int, Vectors]], wanted: Vectors) -> N
     np.testing.assert_allclose([vector for _, vector in found], np.tile(wanted, (2, 1)), rtol=0, atol=1e-5)
 
 
-# Models that a child loads by itself
+# Models that a child loads itself
 
 
 def test_a_child_loads_another_model(tmp_path: Path, wanted: Vectors) -> None:
@@ -173,7 +173,7 @@ def test_weights_are_read_as_mlx_reads_them(tmp_path: Path) -> None:
         assert mx.array_equal(found[name], array), name
 
 
-def test_a_gpu_that_was_lost_in_a_fork_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_lost_in_a_fork_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "parent_computed", lambda: True)
     with pytest.raises(ModelLoadError, match=r"does not survive a fork.*get_context\('spawn'\)"):
         backend.claim_thread(backend.Backend("gpu", "bfloat16"))

@@ -1,4 +1,4 @@
-"""What is made while a process forks."""
+"""Objects made while a process forks."""
 
 import threading
 
@@ -8,7 +8,7 @@ from tests.support.fake_encoder import PATIENCE
 
 
 class Recorder(Forkable):
-    """Notes what happens around a fork, and keeps one waiting where it is told to."""
+    """Records what happens around a fork, and delays the fork if it is given an event to wait for."""
 
     def __init__(self, name: str, notes: list[str], go: threading.Event | None = None) -> None:
         self.name, self.notes, self.go, self.begun = name, notes, go, threading.Event()
@@ -25,7 +25,7 @@ class Recorder(Forkable):
         raise AssertionError
 
 
-def test_it_waits_for_the_end_of_the_fork() -> None:
+def test_protecting_a_new_object_waits_for_the_end_of_the_fork() -> None:
     notes: list[str] = []
     slow, new = Recorder("slow", notes, threading.Event()), Recorder("new", notes)
     protect(slow, Stage.OPENING)
@@ -42,7 +42,7 @@ def test_it_waits_for_the_end_of_the_fork() -> None:
     forking.start()
     assert slow.begun.wait(PATIENCE)
     making.start()
-    making.join(0.2)  # made at once, it would neither rest nor go on, whatever it does by now
+    making.join(0.2)  # if it did not wait, it would neither rest nor be told to carry on
     assert slow.go is not None
     slow.go.set()
     forking.join(PATIENCE)

@@ -1,4 +1,4 @@
-"""What nobody needs any more is let go: arrays of a batch that failed, windows of a call that goes on."""
+"""Memory that is no longer needed is freed: arrays of a failed batch, finished windows of a running call."""
 
 import gc
 import weakref
@@ -19,7 +19,7 @@ from tests.support.fake_encoder import Caller, FakeEncoder, make_worker
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Free what nothing refers to, and no circles."""
+    """Free only what nothing refers to, not reference cycles."""
     gc.disable()
     try:
         yield
@@ -32,15 +32,15 @@ class Work:
 
 
 class OutOfMemory(FakeEncoder):
-    """Takes memory for each batch, and has room for one text."""
+    """Takes memory for each batch, and has enough for one text only."""
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: weakref.WeakSet[Work] = weakref.WeakSet()
-        self.held: list[int] = []  # type: ignore[assignment] - how much there was when a batch began
+        self.alive: list[int] = []  # works in memory when each batch began
 
     def encode(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None = None) -> NDArray[np.float32]:
-        self.held.append(len(self.taken))
+        self.alive.append(len(self.taken))
         work = Work()
         self.taken.add(work)
         if len(rows) > 1:
@@ -49,18 +49,18 @@ class OutOfMemory(FakeEncoder):
         return super().encode(rows, pooling, prompt)
 
 
-def test_halves_of_a_batch_do_not_pay_for_the_whole() -> None:
+def test_a_failed_batch_is_freed_before_its_halves_run() -> None:
     encoder = OutOfMemory()
     worker = make_worker(encoder)
     with no_collection():
         caller = Caller([(number, 3) for number in range(16)]).submit(worker)
         assert caller.right
     worker.close()
-    assert len(encoder.held) == 31
-    assert set(encoder.held) == {0}
+    assert len(encoder.alive) == 31
+    assert set(encoder.alive) == {0}
 
 
-def test_an_error_that_is_kept_keeps_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_error_does_not_keep_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_qwen_embeddings.compute import encoder
 
     def fail(self: Any, *_: object) -> None:
@@ -75,14 +75,17 @@ def test_an_error_that_is_kept_keeps_no_model(monkeypatch: pytest.MonkeyPatch) -
             engine.embed_documents(["a"])
         except Exception as error:  # noqa: BLE001 - any
             kept.append(error)
-        model = weakref.ref(engine._model.worker._encoder._model)  # type: ignore[union-attr] - it is loaded
+        loaded = engine._model.worker._encoder
+        assert isinstance(loaded, encoder.Encoder)
+        model = weakref.ref(loaded._model)
+        del loaded
     gc.collect()
     assert "Model failed" in str(kept[0])
     assert model() is None
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_call_lets_go_of_the_windows_that_are_done(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_frees_windows_that_are_done(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     most = 0
 

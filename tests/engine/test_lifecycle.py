@@ -1,4 +1,4 @@
-"""An engine from its first call to its end: counters, progress, pickles, and what it still tells when it is closed."""
+"""An engine from its first call to its end: opening, counters, progress, closing, pickles."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
-from mlx_qwen_embeddings.engine import model as lifecycle
+from mlx_qwen_embeddings.engine import model
 from mlx_qwen_embeddings.engine.model import find_files
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, ModelLoadError
 from tests.support.fake_encoder import PATIENCE
@@ -31,7 +31,7 @@ def vectors() -> Vectors:
 
 @pytest.fixture
 def hanging(fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let the fresh engine's model be found no sooner than the event, as in a slow download."""
+    """Delay finding the fresh engine's model until the event is set, like a slow download."""
     go_on, tries = threading.Event(), []
 
     def wait(settings: EngineSettings) -> Any:
@@ -39,10 +39,10 @@ def hanging(fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator
         assert go_on.wait(PATIENCE)
         return find_files(settings)
 
-    monkeypatch.setattr(lifecycle, "find_files", wait)
+    monkeypatch.setattr(model, "find_files", wait)
     yield go_on
     go_on.set()
-    assert len(tries) == 1, "all calls share it"
+    assert len(tries) == 1, "all calls share one attempt"
 
 
 async def test_the_timeout_holds_while_the_model_is_opened(
@@ -55,12 +55,12 @@ async def test_the_timeout_holds_while_the_model_is_opened(
         await fresh.aembed_documents(TEXTS, timeout=0.05)
     patient = asyncio.create_task(fresh.aembed_documents(TEXTS, timeout=PATIENCE))
     await asyncio.sleep(0)
-    hanging.set()  # it went on all the while, and serves the next calls
+    hanging.set()  # opening went on all the while, and serves later calls
     assert_same(await patient, vectors)
     assert_same(fresh.embed_documents(TEXTS, timeout=PATIENCE), vectors)
 
 
-async def test_what_cannot_be_opened_is_told_and_tried_again(
+async def test_a_model_that_cannot_be_opened_is_an_error_and_is_tried_again(
     fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, vectors: Vectors
 ) -> None:
     def fail(settings: EngineSettings) -> Any:
@@ -68,7 +68,7 @@ async def test_what_cannot_be_opened_is_told_and_tried_again(
         raise ModelLoadError(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "find_files", fail)
+        patch.setattr(model, "find_files", fail)
         with pytest.raises(ModelLoadError, match="no network"):
             fresh.embed_documents(TEXTS, timeout=PATIENCE)
         with pytest.raises(ModelLoadError, match="no network"):
@@ -76,8 +76,9 @@ async def test_what_cannot_be_opened_is_told_and_tried_again(
     assert_same(fresh.embed_documents(TEXTS, timeout=PATIENCE), vectors)
 
 
-def test_counted_tokens_are_those_that_are_computed(fresh: EmbeddingEngine) -> None:
-    for options in ({}, {"instruction": "Find it"}, {"chat_template": "<{{ messages[0].content }}>"}):
+def test_counted_tokens_equal_computed_tokens(fresh: EmbeddingEngine) -> None:
+    cases: list[dict[str, Any]] = [{}, {"instruction": "Find it"}, {"chat_template": "<{{ messages[0].content }}>"}]
+    for options in cases:
         before = fresh.stats().tokens
         counted = fresh.count_tokens(TEXTS, **options)
         assert counted == [fresh.count_tokens([text], **options)[0] for text in TEXTS]
@@ -88,7 +89,7 @@ def test_counted_tokens_are_those_that_are_computed(fresh: EmbeddingEngine) -> N
         fresh.count_tokens([1])  # type: ignore[list-item]
 
 
-def test_figures_of_a_fresh_engine_and_after_its_first_call(fresh: EmbeddingEngine) -> None:
+def test_stats_of_a_fresh_engine_and_after_its_first_call(fresh: EmbeddingEngine) -> None:
     assert fresh.stats() == type(fresh.stats())()
     assert fresh.warmup() is fresh
     stats = fresh.stats()
@@ -101,17 +102,17 @@ def test_figures_of_a_fresh_engine_and_after_its_first_call(fresh: EmbeddingEngi
     assert stats.cache_bytes > 0
 
 
-def test_warming_up_loads_the_model_whatever_is_cached(tmp_path: Path) -> None:
+def test_warmup_loads_the_model_whatever_is_cached(tmp_path: Path) -> None:
     for _ in range(2):
         with EmbeddingEngine("nano", cache_path=tmp_path) as engine:
-            engine.embed_documents(["warm up"])  # from the second time on without the model
+            engine.embed_documents(["warm up"])  # from the file, and without the model, the second time
             before = engine.stats().batches
             engine.warmup()
             assert engine.stats().batches == before + 1
             assert engine.stats().load_seconds > 0
 
 
-def test_a_progress_bar_is_drawn_for_those_who_ask(fresh: EmbeddingEngine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_is_drawn_on_request(fresh: EmbeddingEngine, capsys: pytest.CaptureFixture[str]) -> None:
     fresh.embed_documents(TEXTS)
     assert capsys.readouterr().err == ""
     fresh.embed_documents([*TEXTS, *TEXTS, "new"], show_progress=True)
@@ -121,7 +122,7 @@ def test_a_progress_bar_is_drawn_for_those_who_ask(fresh: EmbeddingEngine, capsy
     assert shown.out == ""
 
 
-def test_a_closed_engine_refuses_and_still_tells_what_it_was() -> None:
+def test_a_closed_engine_refuses_calls_but_keeps_its_properties() -> None:
     with EmbeddingEngine("nano") as engine:
         known = (engine.dimensions, engine.max_length, engine.limit, engine.fingerprint)
         engine.embed_documents(TEXTS)
@@ -137,14 +138,14 @@ def test_a_closed_engine_refuses_and_still_tells_what_it_was() -> None:
     assert engine.stats().memory_bytes == engine.stats().cache_bytes == 0
 
 
-def test_one_that_was_closed_before_its_first_use_refuses() -> None:
+def test_an_engine_closed_before_its_first_use_refuses_calls() -> None:
     engine = EmbeddingEngine("nano")
     engine.close()
     with pytest.raises(EngineClosedError):
         _ = engine.dimensions
 
 
-def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
+def test_an_unreferenced_engine_frees_its_model() -> None:
     engine = EmbeddingEngine("nano").warmup()
     worker = engine._model.worker
     (thread,) = worker._threads
@@ -156,7 +157,7 @@ def test_one_that_nobody_holds_any_more_frees_its_model() -> None:
     assert worker.memory == (0, 0)
 
 
-def test_one_that_is_closed_under_a_call_is_freed() -> None:
+def test_an_engine_closed_during_a_call_is_freed() -> None:
     engine = EmbeddingEngine("nano", batch_tokens=50)
     begun, errors = threading.Event(), list[BaseException]()
 
@@ -177,7 +178,7 @@ def test_one_that_is_closed_under_a_call_is_freed() -> None:
     engine.close()
     asking.join(PATIENCE)
     assert len(errors) == 1
-    # The error holds on to the frames that it went through, and these to the engine.
+    # The error refers to the frames it passed through, and those to the engine.
     errors.clear()
     seen = weakref.ref(engine)
     del engine, asking
@@ -185,7 +186,7 @@ def test_one_that_is_closed_under_a_call_is_freed() -> None:
     assert seen() is None
 
 
-def test_a_pickle_is_its_settings(vectors: Vectors) -> None:
+def test_a_pickle_holds_the_settings_alone(vectors: Vectors) -> None:
     engine = EmbeddingEngine("nano", batch_tokens=77, dtype="float32")
     engine.close()
     with pickle.loads(pickle.dumps(engine)) as twin:  # noqa: S301 - its own bytes
@@ -194,7 +195,7 @@ def test_a_pickle_is_its_settings(vectors: Vectors) -> None:
         assert_same(twin.embed_documents(TEXTS), vectors)
 
 
-def test_it_shows_what_it_was_made_with() -> None:
+def test_repr_shows_the_settings() -> None:
     assert repr(EmbeddingEngine("nano", batch_tokens=77)) == "EmbeddingEngine(model='nano', batch_tokens=77)"
     given = EngineSettings(model="nano", cache_bytes=0)
     assert EmbeddingEngine(settings=given, batch_tokens=5).settings == EngineSettings(
@@ -202,6 +203,6 @@ def test_it_shows_what_it_was_made_with() -> None:
     )
 
 
-def test_none_leaves_a_setting_as_it_was_given() -> None:
+def test_none_leaves_a_setting_as_it_is() -> None:
     given = EngineSettings(model="nano", dtype="float32", lanes=1)
     assert EmbeddingEngine(settings=given, dtype=None, lanes=None, device=None).settings == given

@@ -1,4 +1,4 @@
-"""Shared models in memory: at most so many, the least recently used goes, none while in use, and each is loaded once."""
+"""Shared models in memory: up to a limit, the least recently used retires, none is freed in use, each is loaded once."""
 
 import asyncio
 import contextlib
@@ -26,15 +26,11 @@ from tests.support.fake_encoder import PATIENCE, Caller, FakeEncoder, wait_for_r
 from tests.support.forking import Child
 
 
-class CountedEncoder(FakeEncoder):
-    nbytes = 100
-
-
 class Model:
-    """A worker with a place, whose loads and frees are counted."""
+    """A worker with a place in memory, whose loads are counted."""
 
     def __init__(self, models: LoadedModels, stored_bytes: int = 100, **limits: Any) -> None:
-        self.encoder = CountedEncoder()
+        self.encoder = FakeEncoder()
         self.loads = 0
         self.worker = Worker(self._open, batch_tokens=100, queue_tokens=10**9, stats=StatsCounter())
         self.worker.place = Place(models, EngineSettings(**limits), lambda: stored_bytes)
@@ -67,10 +63,10 @@ def several(models: LoadedModels, count: int, **limits: Any) -> Iterator[list[Mo
     assert models.holders == set()
 
 
-# With workers whose batches the test holds
+# With workers whose batches the tests control
 
 
-def test_the_least_recently_used_makes_room_and_comes_back(models: LoadedModels) -> None:
+def test_the_least_recently_used_model_makes_room_and_comes_back(models: LoadedModels) -> None:
     with several(models, 3) as (a, b, c):
         for model in (a, b, a, c):
             assert model.ask().right
@@ -81,21 +77,21 @@ def test_the_least_recently_used_makes_room_and_comes_back(models: LoadedModels)
         assert [model.loads for model in (a, b, c)] == [1, 2, 1]
 
 
-def test_up_to_the_limit_nothing_goes(models: LoadedModels) -> None:
+def test_up_to_the_limit_no_model_is_freed(models: LoadedModels) -> None:
     with several(models, 3, max_loaded_models=3) as made:
         for model in made * 3:
             assert model.ask().right
         assert [model.loads for model in made] == [1, 1, 1]
 
 
-def test_one_in_use_is_waited_for(models: LoadedModels) -> None:
+def test_a_model_in_use_is_waited_for(models: LoadedModels) -> None:
     with several(models, 2, max_loaded_models=1) as (a, b):
         with a.encoder.held():
             first = a.ask(1)
             a.encoder.begun()
             second = a.ask(2)
             waiting = b.ask(3)
-            a.encoder.step()  # the first is done, the second is in hand
+            a.encoder.step()  # the first is done, the second is being computed
             assert not waiting.request.future.done()
             assert a.is_loaded
         assert first.right
@@ -104,7 +100,7 @@ def test_one_in_use_is_waited_for(models: LoadedModels) -> None:
         assert (a.loads, b.loads, a.is_loaded) == (1, 1, False)
 
 
-def test_one_in_use_is_not_to_be_had(models: LoadedModels) -> None:
+def test_a_model_in_use_does_not_retire(models: LoadedModels) -> None:
     with several(models, 1) as (a,):
         assert not a.worker.retire()  # nothing is loaded
         with a.encoder.held():
@@ -118,7 +114,7 @@ def test_one_in_use_is_not_to_be_had(models: LoadedModels) -> None:
         assert a.worker.retire()
 
 
-def test_one_that_waits_can_be_closed(models: LoadedModels) -> None:
+def test_a_worker_that_waits_for_its_place_can_be_closed(models: LoadedModels) -> None:
     with several(models, 2, max_loaded_models=1) as (a, b):
         with a.encoder.held():
             served = a.ask()
@@ -132,17 +128,17 @@ def test_one_that_waits_can_be_closed(models: LoadedModels) -> None:
         assert b.loads == 0
 
 
-def test_work_that_comes_before_it_went_keeps_it(models: LoadedModels) -> None:
+def test_work_that_comes_before_the_model_is_freed_keeps_it(models: LoadedModels) -> None:
     with several(models, 1) as (a,):
         assert a.ask().right
-        with a.worker._changed:  # its thread cannot look yet
+        with a.worker._changed:  # its thread cannot notice yet
             assert a.worker.retire()
             caller = a.ask(2)
         assert caller.right
         assert (a.loads, a.is_loaded) == (1, True)
 
 
-def test_work_that_comes_while_it_goes_loads_it_again(models: LoadedModels) -> None:
+def test_work_that_comes_while_the_model_is_freed_loads_it_again(models: LoadedModels) -> None:
     with several(models, 1) as (a,):
         assert a.ask().right
         freeing, go_on = threading.Event(), threading.Event()
@@ -161,21 +157,21 @@ def test_work_that_comes_while_it_goes_loads_it_again(models: LoadedModels) -> N
         assert a.loads == 2
 
 
-def test_a_load_that_fails_gives_its_place_back(models: LoadedModels) -> None:
+def test_a_failed_load_gives_its_place_back(models: LoadedModels) -> None:
     with several(models, 2, max_loaded_models=1) as (a, b):
         a.worker._open_encoder = lambda: 1 / 0  # type: ignore[assignment, return-value]
         assert isinstance(a.ask().error(), ZeroDivisionError)
         assert b.ask().right
 
 
-def test_a_bound_in_bytes(models: LoadedModels) -> None:
+def test_the_limit_can_be_in_bytes(models: LoadedModels) -> None:
     with several(models, 3, max_loaded_models=9, max_model_bytes=200) as (a, b, c):
         for model in (a, b, c):
             assert model.ask().right
         assert [model.is_loaded for model in (a, b, c)] == [False, True, True]
 
 
-def test_a_model_that_turns_out_larger_than_its_files_makes_others_go(models: LoadedModels) -> None:
+def test_a_model_larger_than_its_files_makes_others_retire(models: LoadedModels) -> None:
     with several(models, 2, stored_bytes=1, max_loaded_models=9, max_model_bytes=150) as (a, b):
         assert a.ask().right
         (thread,) = a.worker._threads
@@ -184,14 +180,14 @@ def test_a_model_that_turns_out_larger_than_its_files_makes_others_go(models: Lo
         assert [model.is_loaded for model in (a, b)] == [False, True]
 
 
-def test_a_model_larger_than_the_bound_is_alone(models: LoadedModels) -> None:
+def test_a_model_larger_than_the_limit_is_loaded_alone(models: LoadedModels) -> None:
     with several(models, 2, max_loaded_models=9, max_model_bytes=50) as (a, b):
         for model in (a, b, a):
             assert model.ask().right
         assert [model.is_loaded for model in (a, b)] == [True, False]
 
 
-def test_many_callers_of_more_models_than_fit_are_all_served(models: LoadedModels) -> None:
+def test_all_callers_are_served_when_models_do_not_all_fit(models: LoadedModels) -> None:
     barrier = threading.Barrier(8)
     with several(models, 4, max_loaded_models=2) as made, ThreadPoolExecutor(8) as pool:
 
@@ -212,7 +208,7 @@ def test_many_callers_of_more_models_than_fit_are_all_served(models: LoadedModel
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """Give three models, and a process without shared engines."""
+    """Return folders of three models, in a process without shared engines."""
     monkeypatch.setattr(shared, "_engines", {})
     monkeypatch.setattr(shared, "_loaded", LoadedModels())
     copies = [Path(shutil.copytree(NANO_FOLDER, tmp_path / name)) for name in "abc"]
@@ -225,7 +221,7 @@ def loaded(engines: list[EmbeddingEngine]) -> list[bool]:
     return [engine._model.worker.model_bytes > 0 for engine in engines]
 
 
-def test_an_engine_whose_model_went_gives_the_same_vectors(folders: list[Path]) -> None:
+def test_a_model_loaded_again_gives_the_same_vectors(folders: list[Path]) -> None:
     engines = [shared.get_engine(folder, cache_bytes=0) for folder in folders]
     first = [engine.embed_documents(["a text"]) for engine in engines]
     assert loaded(engines) == [False, True, True]
@@ -235,7 +231,7 @@ def test_an_engine_whose_model_went_gives_the_same_vectors(folders: list[Path]) 
     assert loaded(engines) == [True, True, False]
 
 
-def test_its_memory_is_really_freed(folders: list[Path]) -> None:
+def test_the_memory_of_a_retired_model_is_freed(folders: list[Path]) -> None:
     import mlx.core as mx
 
     engines = [shared.get_engine(folder, cache_bytes=0, max_loaded_models=1) for folder in folders]
@@ -260,11 +256,11 @@ def test_the_process_does_not_grow_when_models_take_turns(folders: list[Path]) -
 
     before = take_turns()
     after = [take_turns() for _ in range(4)][-1]
-    # A dozen models took their turn: without the freed memory going back, most of them would still be there.
+    # A dozen models were loaded: if freed memory were not returned, most of them would still count.
     assert after - before < 3 * engines[0]._model.worker.last_model_bytes
 
 
-def test_engines_of_ones_own_are_not_counted(folders: list[Path]) -> None:
+def test_engines_that_are_not_shared_are_not_counted(folders: list[Path]) -> None:
     with EmbeddingEngine(folders[0]) as own:
         engines = [shared.get_engine(folder) for folder in folders[1:]]
         for engine in (own, *engines, own):
@@ -272,12 +268,17 @@ def test_engines_of_ones_own_are_not_counted(folders: list[Path]) -> None:
         assert loaded([own, *engines]) == [True, True, True]
 
 
-def test_callers_that_ask_for_a_model_at_once_load_it_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_qwen_embeddings.compute import encoder
+def test_concurrent_first_callers_load_the_model_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_qwen_embeddings.compute import encoder, loading
 
     loads: list[Any] = []
-    load = encoder.load_model
-    monkeypatch.setattr(encoder, "load_model", lambda *given: loads.append(given) or load(*given))
+    load = loading.load_model
+
+    def count(*given: Any) -> Any:
+        loads.append(given)
+        return load(*given)
+
+    monkeypatch.setattr(encoder, "load_model", count)
     barrier = threading.Barrier(8)
 
     def call(number: int) -> bytes:
@@ -288,10 +289,11 @@ def test_callers_that_ask_for_a_model_at_once_load_it_once(folders: list[Path], 
         vectors = list(pool.map(call, range(8)))
     assert len(loads) == 1
     assert len(shared._engines) == 1
-    np.testing.assert_allclose(*(np.frombuffer(vector, np.float32) for vector in (vectors[0], vectors[-1])), atol=1e-6)
+    first, *_, last = (np.frombuffer(vector, np.float32) for vector in vectors)
+    np.testing.assert_allclose(first, last, atol=1e-6)
 
 
-def test_a_call_that_waits_for_a_place_can_time_out(folders: list[Path]) -> None:
+def test_a_call_whose_model_waits_for_a_place_can_time_out(folders: list[Path]) -> None:
     first, second = (shared.get_engine(folder, max_loaded_models=1) for folder in folders[:2])
     first.warmup()
     worker = first._model.worker
@@ -310,7 +312,7 @@ def test_a_call_that_waits_for_a_place_can_time_out(folders: list[Path]) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_gives_places_out_afresh(folders: list[Path]) -> None:
+def test_a_forked_child_has_all_places(folders: list[Path]) -> None:
     engines = [shared.get_engine(folder, cache_bytes=0, device="cpu") for folder in folders]
     before = [engine.embed_query("a text") for engine in engines]
     pid = os.fork()
@@ -329,8 +331,8 @@ def test_a_forked_child_gives_places_out_afresh(folders: list[Path]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forks_while_models_take_turns_leave_children_that_can_use_all(folders: list[Path]) -> None:
-    # Some of these forks meet a model that waits for its place, one that is being freed, one that is being loaded.
+def test_children_forked_while_models_take_turns_can_use_every_model(folders: list[Path]) -> None:
+    # Some of these forks happen while a model waits for its place, is being freed or is being loaded.
     engines = [shared.get_engine(folder, cache_bytes=0, device="cpu", max_loaded_models=1) for folder in folders]
     wanted = engines[0].embed_query("a text")
     enough = threading.Event()
@@ -364,7 +366,7 @@ def test_a_fork_while_a_model_waits_for_its_place(models: LoadedModels) -> None:
             waits = second.ask(2)
             releasing = threading.Thread(target=let_a_fork_go_on, args=(first,))
             releasing.start()
-            # The child takes none of the parent's places: there both models are to be had, one after the other.
+            # The parent's places do not count in the child: there both models can be loaded, one after the other.
             child = Child(lambda: (first.ask(3).right, second.ask(4).right, len(models.holders)))
             releasing.join(PATIENCE)
         assert child.result() == (True, True, 1)
@@ -380,8 +382,8 @@ def let_a_fork_go_on(model: Model) -> None:
     model.encoder._let_go.release()
 
 
-def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None:
-    """Its vectors would be kept, also on disk, under the key of the model that was there before."""
+def test_a_changed_folder_is_not_loaded_again(tmp_path: Path) -> None:
+    """Otherwise its vectors would be cached, also on disk, under the key of the earlier model."""
     folder, cache = shutil.copytree(NANO_FOLDER, tmp_path / "model"), tmp_path / "vectors.sqlite"
     weights = folder / "model.safetensors"
     original = weights.read_bytes()
@@ -395,14 +397,14 @@ def test_a_folder_that_changed_since_is_not_loaded_again(tmp_path: Path) -> None
         content = bytearray(original)
         content[-1000] ^= 1
         weights.write_bytes(content)
-        np.testing.assert_array_equal(engine.embed_documents(["a cat"]), wanted)  # known already
+        np.testing.assert_array_equal(engine.embed_documents(["a cat"]), wanted)  # from the cache
         with pytest.raises(ModelLoadError, match=rf"{folder} was changed since this engine opened it.*open a new one"):
             engine.embed_documents(["a kitten"])
         weights.write_bytes(original)
         assert engine.embed_documents(["a kitten"]).shape == (1, 384)
 
 
-def test_a_folder_that_was_copied_in_part_is_opened_anew_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_still_being_copied_can_be_opened_once_it_is_complete(tmp_path: Path) -> None:
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "model")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1000])
@@ -410,7 +412,7 @@ def test_a_folder_that_was_copied_in_part_is_opened_anew_once_it_is_whole(tmp_pa
         with pytest.raises(ModelLoadError):
             engine.embed_documents(["a cat"])
         (folder / "model.safetensors").write_bytes(whole)
-        with contextlib.suppress(ModelLoadError):  # "the next call opens it anew", unless the first one had not yet
+        with contextlib.suppress(ModelLoadError):  # "the next call opens it again", unless the first had not opened it yet
             engine.embed_documents(["a cat"])
         np.testing.assert_array_equal(engine.embed_documents(["a cat"]), other.embed_documents(["a cat"]))
     assert engine.fingerprint == other.fingerprint

@@ -1,4 +1,4 @@
-"""``precision`` of an engine's call and of the adapters: what is quantised, when, and what is refused."""
+"""The ``precision`` of calls and adapters: what is quantised, when, and what is refused."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_the_cache_keeps_whole_vectors(fresh: EmbeddingEngine) -> None:
     assert fresh.stats().batches == batches
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_computed(fresh: EmbeddingEngine) -> None:
+def test_bad_combinations_are_refused_before_anything_is_computed(fresh: EmbeddingEngine) -> None:
     with pytest.raises(ValueError, match=r"precision must be one of 'float32', 'float16', .*, got 'int4'"):
         fresh.embed_documents(PASSAGES, precision="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'int8' needs vectors of unit length: leave out normalize=False"):

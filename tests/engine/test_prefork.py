@@ -1,4 +1,4 @@
-"""A server that forks its workers after it has loaded the application, as gunicorn does with --preload."""
+"""A server that loads the application and then forks its workers, as gunicorn does with --preload."""
 
 import json
 import os

@@ -27,7 +27,7 @@ def lengths_of(batch: Batch) -> list[int]:
 
 
 def run(requests: list[Request], budget: int) -> list[Batch]:
-    """Take batches as the worker does until nothing is left."""
+    """Take batches as the worker does, until nothing is left."""
     waiting, batches = list(requests), list[Batch]()
     while waiting:
         batch = next_batch(waiting, budget)
@@ -58,14 +58,14 @@ def test_a_batch_is_of_one_pooling_and_within_the_budget(requests: list[Request]
 
 
 @given(REQUESTS, st.integers(1, 500))
-def test_the_first_in_line_is_always_served(requests: list[Request], budget: int) -> None:
+def test_the_first_request_is_always_served(requests: list[Request], budget: int) -> None:
     first = requests[0]
     shortest = first.waiting[-1]
     assert (first, shortest) in next_batch(requests, budget)
 
 
 @given(REQUESTS, st.integers(1, 500))
-def test_nobody_waits_for_longer_than_a_round(requests: list[Request], budget: int) -> None:
+def test_no_request_waits_longer_than_a_round(requests: list[Request], budget: int) -> None:
     batches = run(requests, budget)
     for one in requests:
         turns = [-1, *(number for number, batch in enumerate(batches) if any(request is one for request, _ in batch))]
@@ -79,13 +79,13 @@ def test_what_small_requests_leave_over_goes_to_the_long_one() -> None:
     assert sum(one is long for one, _ in batch) == 49
 
 
-def test_two_long_ones_share_alike() -> None:
+def test_two_long_requests_share_equally() -> None:
     one, other = request([10] * 1000), request([10] * 1000)
     batch = next_batch([one, other], 500)
     assert [sum(request is which for request, _ in batch) for which in (one, other)] == [25, 25]
 
 
-def test_a_job_of_another_pooling_takes_nothing_of_the_budget() -> None:
+def test_a_request_of_another_pooling_takes_no_share() -> None:
     one, other = request([10] * 1000), request([10] * 1000, "mean")
     batch = next_batch([one, other], 500)
     assert [sum(request is which for request, _ in batch) for which in (one, other)] == [50, 0]
@@ -98,7 +98,7 @@ def test_a_batch_is_of_one_prompt() -> None:
     assert [len(batch) for batch in run(asked, 500)] == [2, 1, 1]
 
 
-def test_a_kept_prompt_takes_little_of_the_budget() -> None:
+def test_a_shared_prompt_takes_little_of_the_budget() -> None:
     prompt = np.arange(16, dtype=np.int32)
     rows = [np.append(prompt, np.full(10, 7, np.int32)) for _ in range(100)]
     kept, whole = (Request(rows, pooling, lambda rows, vectors: None, prompt) for pooling in ("last", "mean"))

@@ -1,4 +1,4 @@
-"""``get_engine``: one engine a model, revision, dtype and device, whoever asks for it and at whatever moment."""
+"""``get_engine``: one engine for a model, revision, dtype and device, whoever asks for it and when."""
 
 import logging
 import threading
@@ -40,8 +40,8 @@ def _engines_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("someone/some-model", "someone/some-model"),
     ],
 )
-def test_whatever_a_model_is_called(one: str, other: str | Path | None) -> None:
-    assert get_engine(one) is get_engine(other)  # type: ignore[arg-type]
+def test_all_names_of_a_model_give_one_engine(one: str, other: str | Path | None) -> None:
+    assert get_engine(one) is get_engine(other)
 
 
 @pytest.mark.parametrize("other", [{"revision": "v2"}, {"dtype": "bfloat16"}, {"device": "cpu"}])
@@ -56,7 +56,7 @@ def test_another_model_is_another_engine() -> None:
     assert len({id(get_engine(name)) for name in ("nano", "small", "medium", "small-bf16")}) == 4
 
 
-def test_the_environment_counts_as_if_it_were_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_counts_like_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, in_words = get_engine("nano"), get_engine("nano", dtype="bfloat16")
     monkeypatch.setenv("MLX_QWEN_MODEL", "nano")
     assert get_engine() is plain
@@ -69,7 +69,7 @@ def test_a_registered_name_is_the_model_behind_it() -> None:
     assert get_engine("house-model") is get_engine("someone/house-model")
 
 
-def test_threads_that_ask_at_once_get_the_same() -> None:
+def test_threads_that_ask_at_once_get_one_engine() -> None:
     barrier = threading.Barrier(8)
     found: list[EmbeddingEngine] = []
 
@@ -89,7 +89,7 @@ def test_threads_that_ask_at_once_get_the_same() -> None:
     assert found[0].stats().texts == 8
 
 
-def test_one_that_was_closed_is_made_anew() -> None:
+def test_a_closed_engine_is_replaced() -> None:
     first = get_engine("nano")
     vector = first.embed_query("again")
     first.close()
@@ -99,7 +99,7 @@ def test_one_that_was_closed_is_made_anew() -> None:
     np.testing.assert_allclose(second.embed_query("again"), vector, rtol=0, atol=1e-6)
 
 
-def test_further_settings_shape_a_new_engine_and_are_told_of_where_they_come_late(caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_apply_to_a_new_engine_and_are_warned_of_for_an_existing_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mlx_qwen_embeddings"):
         engine = get_engine("nano", cache_bytes=1000, batch_tokens=64)
         assert (engine.settings.cache_bytes, engine.settings.batch_tokens) == (1000, 64)
@@ -113,7 +113,7 @@ def test_further_settings_shape_a_new_engine_and_are_told_of_where_they_come_lat
     assert engine.settings.cache_bytes == 1000
 
 
-def test_what_does_not_fit_makes_no_engine() -> None:
+def test_bad_settings_make_no_engine() -> None:
     with pytest.raises(UnknownModelError, match="Did you mean 'nano'"):
         get_engine("nanno")
     with pytest.raises(ValidationError, match="dtype"):
@@ -123,7 +123,7 @@ def test_what_does_not_fit_makes_no_engine() -> None:
     assert shared._engines == {}
 
 
-def test_adapters_share_it_whatever_their_instructions_and_dimensions() -> None:
+def test_adapters_with_different_options_share_an_engine() -> None:
     from mlx_qwen_embeddings.langchain import MLXQwenEmbeddings
     from mlx_qwen_embeddings.llama_index import MLXQwenEmbedding
 
@@ -136,7 +136,7 @@ def test_adapters_share_it_whatever_their_instructions_and_dimensions() -> None:
     assert len(shared._engines) == 1
 
 
-def test_prompts_of_a_registered_row_are_part_of_the_model() -> None:
+def test_a_registered_models_prompts_are_part_of_its_key() -> None:
     plain, vector = get_engine("nano"), get_engine("nano").embed_query("ask: what is the tide?")
     register(ModelSpec(name="asking", source=str(NANO_FOLDER), local=True, prompts={"query": "ask: "}))
     asking = get_engine("asking")

@@ -1,4 +1,4 @@
-"""``stream_documents``: any number of texts in bounded memory, in order, and nothing left behind when it is abandoned."""
+"""``stream_documents``: any number of texts in bounded memory, in order, and nothing left in the queue when abandoned."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 
 
 class Source:
-    """Texts without end, which tells how many were read."""
+    """Endless texts that count how many of them were read."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -53,8 +53,9 @@ def test_a_block_has_a_whole_number_of_texts(size: Any, fresh: EmbeddingEngine) 
         fresh.stream_documents(TEXTS, block_size=size)
 
 
-def test_a_block_size_may_be_numpys(engine: EmbeddingEngine) -> None:
-    assert [len(block) for block in engine.stream_documents(TEXTS, block_size=np.int64(6))] == [6, 5]
+def test_a_block_size_may_be_a_numpy_integer(engine: EmbeddingEngine) -> None:
+    int_like: Any = np.int64(6)
+    assert [len(block) for block in engine.stream_documents(TEXTS, block_size=int_like)] == [6, 5]
 
 
 @pytest.mark.parametrize("size", [1, 4, 11, 50])
@@ -76,7 +77,7 @@ def test_progress_is_one_bar_over_all_blocks(
     assert shown in bar
 
 
-def test_no_texts_give_no_block(engine: EmbeddingEngine) -> None:
+def test_without_texts_there_is_no_block(engine: EmbeddingEngine) -> None:
     assert list(engine.stream_documents([])) == []
 
 
@@ -129,7 +130,7 @@ def test_an_abandoned_stream_takes_its_texts_out_of_the_queue() -> None:
         ("long " * 9, {"max_length": 8, "truncate": "error"}, InputTooLongError, r"texts\[6\] has \d+ tokens"),
     ],
 )
-def test_an_error_names_the_place_in_the_stream_and_comes_in_its_turn(
+def test_an_error_names_the_position_in_the_stream_and_is_raised_in_its_turn(
     bad: object, options: dict[str, object], error: type[Exception], message: str, engine: EmbeddingEngine
 ) -> None:
     texts = [*(f"{number}" for number in range(6)), bad, *TEXTS]
@@ -141,7 +142,7 @@ def test_an_error_names_the_place_in_the_stream_and_comes_in_its_turn(
     assert_nothing_waits(engine)
 
 
-def test_an_error_of_the_source_comes_through(engine: EmbeddingEngine) -> None:
+def test_an_error_of_the_source_is_raised(engine: EmbeddingEngine) -> None:
     def source() -> Iterator[str]:
         yield from TEXTS
         message = "the disk is gone"
@@ -152,20 +153,20 @@ def test_an_error_of_the_source_comes_through(engine: EmbeddingEngine) -> None:
     assert_nothing_waits(engine)
 
 
-def test_what_cannot_be_right_is_refused_before_anything_is_read(engine: EmbeddingEngine) -> None:
+def test_bad_options_are_refused_before_anything_is_read(engine: EmbeddingEngine) -> None:
     source = Source()
     for options in ({"block_size": 0}, {"pooling": "cls"}, {"timeout": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
-            engine.stream_documents(source, **options)  # type: ignore[arg-type]
+            engine.stream_documents(source, **options)
     with pytest.raises(TypeError, match=r"write \[text\]"):
         engine.stream_documents("a bare string")
     assert source.read == 0
 
 
-def test_the_timeout_holds_for_a_block(fresh: EmbeddingEngine) -> None:
+def test_the_timeout_applies_to_a_block(fresh: EmbeddingEngine) -> None:
     encoder = WatchedEncoder(fresh)
     with ThreadPoolExecutor(1) as pool, encoder.held():
-        pool.submit(fresh.embed_query, "holds the next batch back")
+        pool.submit(fresh.embed_query, "holds back the next batch")
         encoder.begun()
         with pytest.raises(EmbeddingTimeoutError, match=r"timeout=0\.05 s"):
             next(fresh.stream_documents(TEXTS, block_size=3, timeout=0.05))

@@ -1,4 +1,4 @@
-"""The asynchronous calls on uvloop's event loop: together, cancelled, timed out, on several loops."""
+"""Asynchronous calls on uvloop's event loop: concurrent, cancelled, timed out, on several loops."""
 
 import asyncio
 import sys
@@ -47,7 +47,7 @@ def test_calls_at_once_on_several_loops() -> None:
 def test_cancelled_and_timed_out_calls_free_their_places() -> None:
     async def main() -> None:
         with encoder.held():
-            first = asyncio.create_task(engine.aembed_query("holds the next batch back"))
+            first = asyncio.create_task(engine.aembed_query("holds back the next batch"))
             await asyncio.to_thread(encoder.begun)
             gone = asyncio.create_task(engine.aembed_documents(TEXTS))
             kept = asyncio.create_task(engine.aembed_documents(TEXTS[:2]))

@@ -1,4 +1,4 @@
-"""The worker's thread: merging, fairness, faults, a bounded queue, and its end, with an encoder that tests hold."""
+"""The worker's thread: batches, fairness, faults, the bounded queue and its end, with an encoder that tests control."""
 
 import random
 import sys
@@ -35,7 +35,7 @@ def worker(encoder: FakeEncoder) -> Iterator[Worker]:
 
 @pytest.fixture
 def quick_switches() -> Iterator[None]:
-    """Let threads take turns so often that a race shows."""
+    """Make Python switch threads so often that races show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -66,13 +66,13 @@ def test_requests_that_wait_share_a_batch(worker: Worker, encoder: FakeEncoder) 
     assert encoder.batches == [[(1, 5)], [(number, 5) for number in range(2, 10)]]
 
 
-def test_a_lone_request_waits_for_nobody(worker: Worker, encoder: FakeEncoder) -> None:
+def test_a_lone_request_is_run_at_once(worker: Worker, encoder: FakeEncoder) -> None:
     assert Caller([(1, 5)]).submit(worker).right
     assert Caller([(2, 5)]).submit(worker).right
     assert encoder.batches == [[(1, 5)], [(2, 5)]]
 
 
-def test_batches_keep_to_the_budget_with_padding_and_to_like_lengths(worker: Worker, encoder: FakeEncoder) -> None:
+def test_batches_are_of_similar_length_and_within_the_budget_with_padding(worker: Worker, encoder: FakeEncoder) -> None:
     draw = random.Random(0)
     rows = [(number, draw.randint(1, 60)) for number in range(200)] + [(200, 150)]
     assert Caller(rows).submit(worker).right
@@ -100,7 +100,7 @@ def test_poolings_never_share_a_batch(worker: Worker, encoder: FakeEncoder) -> N
     ]
 
 
-def test_all_work_happens_on_one_thread_that_is_not_the_callers(worker: Worker, encoder: FakeEncoder) -> None:
+def test_all_work_happens_on_the_workers_thread(worker: Worker, encoder: FakeEncoder) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda number: Caller([(number, 3)]).submit(worker).right, range(64)))
     assert [thread.name for thread in encoder.threads] == ["mlx-qwen-worker"]
@@ -117,7 +117,7 @@ def test_the_same_row_of_two_callers_reaches_both(worker: Worker, encoder: FakeE
 # Fairness
 
 
-@pytest.mark.parametrize("length", [10, 90], ids=["like the long job's", "unlike the long job's"])
+@pytest.mark.parametrize("length", [10, 90], ids=["as long as the job's", "longer than the job's"])
 def test_a_job_of_100_000_rows_holds_a_query_back_by_one_batch(encoder: FakeEncoder, length: int) -> None:
     worker = make_worker(encoder, batch_tokens=4000)
     job = Caller([(number, 10) for number in range(100_000)])
@@ -189,7 +189,7 @@ def test_every_failing_row_is_found(worker: Worker) -> None:
     assert sorted(caller.request.failures) == [row for row, (first, _) in enumerate(rows) if first == RAISES]
 
 
-def test_a_row_that_is_not_finite_fails_alone(worker: Worker) -> None:
+def test_a_non_finite_row_fails_alone(worker: Worker) -> None:
     caller = Caller([(1, 5), (NAN, 5), (2, 5)]).submit(worker)
     assert caller.result() == [(1, 5), None, (2, 5)]
     assert isinstance(caller.request.failures[1], NonFiniteEmbeddingError)
@@ -210,7 +210,7 @@ def test_a_caller_that_cannot_take_its_vectors_fails_alone(worker: Worker, encod
     assert [type(error) for error in picky.failures.values()] == [MemoryError, MemoryError]
 
 
-def test_out_of_memory_halves_the_batches_once_for_all_and_says_so(
+def test_out_of_memory_halves_all_later_batches_and_warns_once(
     encoder: FakeEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = encoder.compute
@@ -233,12 +233,12 @@ def test_out_of_memory_halves_the_batches_once_for_all_and_says_so(
     ]
     encoder.batches.clear()
     too_large = Caller([(1, 31)]).submit(worker)
-    assert too_large.result() == [None], "one text that cannot be had fails alone"
+    assert too_large.result() == [None], "a text that never fits fails alone"
     assert Caller([(2, 10)]).submit(worker).right
     worker.close()
 
 
-def test_batches_grow_again_once_there_is_memory(
+def test_batches_grow_again_when_memory_allows(
     encoder: FakeEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "RECOVERY_BATCHES", 10)
@@ -253,7 +253,7 @@ def test_batches_grow_again_once_there_is_memory(
     worker = make_worker(encoder)
     assert Caller([(number, 10) for number in range(200)]).submit(worker).right
     sizes = [sum(length for _, length in batch) for batch in encoder.batches]
-    assert 2 <= sum(size > 30 for size in sizes[5:]) <= len(sizes) / 10, "now and then more is tried, and fails"
+    assert 2 <= sum(size > 30 for size in sizes[5:]) <= len(sizes) / 10, "larger batches are tried now and then, and fail"
     most[0] = 1000
     assert Caller([(number, 10) for number in range(200)]).submit(worker).right
     assert sum(length for _, length in encoder.batches[-2]) == 100
@@ -277,7 +277,7 @@ def test_the_counters_add_up(encoder: FakeEncoder) -> None:
 
 @pytest.fixture
 def full(encoder: FakeEncoder) -> Iterator[Worker]:
-    """A worker whose queue of 20 tokens is taken up by a batch in hand."""
+    """A worker whose queue of 20 tokens is filled by the batch being computed."""
     worker = make_worker(encoder, queue_tokens=20)
     with encoder.held():
         Caller([(0, 20)]).submit(worker)
@@ -287,7 +287,7 @@ def full(encoder: FakeEncoder) -> Iterator[Worker]:
     worker.close()
 
 
-def test_a_full_queue_refuses_who_does_not_wait(full: Worker) -> None:
+def test_a_full_queue_refuses_a_request_that_does_not_wait(full: Worker) -> None:
     with pytest.raises(EngineBusyError, match="20 tokens of at most 20"):
         Caller([(1, 3)]).submit(full, wait=False)
     assert full.queue == (1, 20)
@@ -308,7 +308,7 @@ def test_a_request_larger_than_the_queue_is_served_when_it_is_empty(encoder: Fak
     worker.close()
 
 
-def test_small_requests_overtake_a_large_one_that_waits_within_an_eighth(encoder: FakeEncoder) -> None:
+def test_small_requests_overtake_a_waiting_large_one_within_an_eighth(encoder: FakeEncoder) -> None:
     # Part of a job larger than the queue waits for room at all times: whoever came after that would wait for long.
     worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
     with encoder.held():
@@ -330,19 +330,19 @@ def test_small_requests_overtake_a_large_one_that_waits_within_an_eighth(encoder
     assert worker.queue == (0, 0)
 
 
-def test_more_than_a_batch_does_not_overtake(encoder: FakeEncoder) -> None:
+def test_a_request_larger_than_a_batch_does_not_overtake(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder, batch_tokens=8, queue_tokens=80)
     with encoder.held():
         Caller([(1, 20)] * 4).submit(worker)
         encoder.begun()
         with pytest.raises(EngineBusyError):
             Caller([(2, 5)] * 2).submit(worker, wait=False)
-        Caller([(3, 10)]).submit(worker, wait=False)  # one text is one batch, however long
+        Caller([(3, 10)]).submit(worker, wait=False)  # one text is never more than a batch
         worker.close(0)
     worker.close()
 
 
-def test_small_requests_without_end_do_not_keep_a_large_one_out(encoder: FakeEncoder) -> None:
+def test_an_endless_flow_of_small_requests_does_not_keep_a_large_one_out(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder, batch_tokens=40, queue_tokens=80)
     with encoder.held():
         Caller([(1, 40)] * 2).submit(worker)
@@ -380,7 +380,7 @@ def test_cancelling_frees_the_queue_and_saves_the_work(encoder: FakeEncoder) -> 
     worker.close()
 
 
-def test_cancelling_in_the_middle_of_a_batch_leaves_the_others_right(worker: Worker, encoder: FakeEncoder) -> None:
+def test_cancelling_during_a_batch_leaves_other_requests_right(worker: Worker, encoder: FakeEncoder) -> None:
     with encoder.held():
         Caller([(0, 5)]).submit(worker)
         encoder.begun()
@@ -395,7 +395,7 @@ def test_cancelling_in_the_middle_of_a_batch_leaves_the_others_right(worker: Wor
     assert worker.queue == (0, 0)
 
 
-def test_one_that_is_just_being_cancelled_does_not_end_the_thread(worker: Worker, encoder: FakeEncoder) -> None:
+def test_a_request_just_being_cancelled_does_not_end_the_thread(worker: Worker, encoder: FakeEncoder) -> None:
     cancelled, go_on = threading.Event(), threading.Event()
 
     def linger(_: object) -> None:
@@ -418,7 +418,7 @@ def test_one_that_is_just_being_cancelled_does_not_end_the_thread(worker: Worker
     assert worker.queue == (0, 0)
 
 
-def test_one_cancelled_before_it_is_queued_is_not_queued(worker: Worker, encoder: FakeEncoder) -> None:
+def test_a_request_cancelled_before_submit_is_not_queued(worker: Worker, encoder: FakeEncoder) -> None:
     caller = Caller([(1, 5)])
     caller.request.future.cancel()
     caller.submit(worker)
@@ -430,7 +430,7 @@ def test_one_cancelled_before_it_is_queued_is_not_queued(worker: Worker, encoder
 # The end of the thread
 
 
-def test_when_the_thread_dies_everybody_is_told_and_the_next_call_works(worker: Worker, encoder: FakeEncoder) -> None:
+def test_when_the_thread_dies_every_request_fails_and_the_next_one_works(worker: Worker, encoder: FakeEncoder) -> None:
     with encoder.held():
         guilty = Caller([(DIES, 5)]).submit(worker)
         encoder.begun()
@@ -475,7 +475,7 @@ def test_a_model_that_cannot_be_opened_fails_its_callers_and_is_tried_again(enco
     worker.close()
 
 
-def test_where_no_thread_can_be_had_the_next_call_tries_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_thread_can_be_started_the_next_call_tries_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         message = "can't start new thread"
         raise RuntimeError(message)
@@ -489,7 +489,7 @@ def test_where_no_thread_can_be_had_the_next_call_tries_again(worker: Worker, mo
     assert Caller([(2, 5)]).submit(worker).right
 
 
-def test_close_under_load_tells_everybody_and_ends_the_thread(encoder: FakeEncoder) -> None:
+def test_close_under_load_fails_every_request_and_ends_the_thread(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder, queue_tokens=20)
     with encoder.held():
         in_hand = Caller([(1, 5)]).submit(worker)
@@ -507,14 +507,14 @@ def test_close_under_load_tells_everybody_and_ends_the_thread(encoder: FakeEncod
         Caller([(4, 5)]).submit(worker)
 
 
-def test_closing_twice_and_before_the_first_use_is_fine(encoder: FakeEncoder) -> None:
+def test_closing_twice_or_before_the_first_use_is_fine(encoder: FakeEncoder) -> None:
     worker = make_worker(encoder)
     worker.close()
     worker.close()
     assert encoder.released_by is None
 
 
-def test_memory_is_the_encoders_while_it_is_open(worker: Worker) -> None:
+def test_memory_is_reported_while_the_model_is_loaded(worker: Worker) -> None:
     assert worker.memory == (0, 0)
     Caller([(1, 5)]).submit(worker).result()
     assert worker.memory == (10, 20)
@@ -526,12 +526,12 @@ def test_memory_is_the_encoders_while_it_is_open(worker: Worker) -> None:
 
 
 def settled(caller: Caller, worker: Worker) -> bool:
-    """Submit, and say whether the caller was told something, whatever it was."""
+    """Submit, and return whether the caller got an answer of any kind."""
     try:
         caller.submit(worker)
     except EngineClosedError:
         return True
-    error = caller.error()  # raises TimeoutError for one that waits for ever
+    error = caller.error()  # raises TimeoutError if none ever comes
     return isinstance(error, EngineClosedError) or (error is None and caller.right)
 
 

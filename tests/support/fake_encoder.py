@@ -1,4 +1,4 @@
-"""A worker's encoder without a model: each vector tells which row it was made of, and a test decides when a batch ends."""
+"""An encoder without a model: each vector says which row it was made from, and a test decides when a batch ends."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from mlx_qwen_embeddings.stats import StatsCounter
 from mlx_qwen_embeddings.tokenization import Ids
 
 RAISES, NAN, DIES = 900_001, 900_002, 900_003
-"""First ids of rows that make their batch raise, give NaN, or end the worker's thread."""
+"""First ids of rows that make their batch raise, return NaN, or end the worker's thread."""
 
 PATIENCE = 20.0
-"""Seconds after which something that never happens fails a test, instead of holding it up."""
+"""Seconds after which a test fails instead of waiting for something that never happens."""
 
 
 class FakeEncoder:
-    """Gives the vector (first id, number of ids) for a row."""
+    """Returns the vector (first id, number of ids) for each row."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -31,6 +31,7 @@ class FakeEncoder:
         self.released_by: threading.Thread | None = None
         self.survives_fork = True
         self.memory = (10, 20)
+        self.nbytes = 100
         self.padding = 0
         self.batch_tokens = 100
         self._begun = threading.Semaphore(0)
@@ -46,7 +47,7 @@ class FakeEncoder:
         self.threads.add(threading.current_thread())
         if self._held:
             self._begun.release()
-            assert self._let_go.acquire(timeout=PATIENCE), "no test let this batch go"
+            assert self._let_go.acquire(timeout=PATIENCE), "no test released this batch"
         return self.compute(rows, pooling, prompt)
 
     def compute(self, rows: Sequence[Ids], pooling: Pooling, prompt: Ids | None) -> NDArray[np.float32]:
@@ -64,7 +65,7 @@ class FakeEncoder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let every batch that begins in this block wait for ``step``; the last one goes on at its end."""
+        """Make every batch that begins in this block wait for ``step``; the end of the block releases the last one."""
         self._held = True
         try:
             yield
@@ -73,20 +74,20 @@ class FakeEncoder:
             self._let_go.release()
 
     def begun(self) -> None:
-        """Wait until a batch is in hand."""
+        """Wait until a batch is being computed."""
         assert self._begun.acquire(timeout=PATIENCE), "no batch began"
 
     def step(self) -> None:
-        """Let the batch in hand end, and wait until the next one is in hand."""
+        """Let the batch being computed end, and wait until the next one has begun."""
         self._let_go.release()
         self.begun()
 
 
 class WatchedEncoder(FakeEncoder):
-    """A real engine's encoder, which a test can watch and hold like the fake one."""
+    """A real engine's encoder that a test can watch and hold like the fake one."""
 
     def __init__(self, engine: EmbeddingEngine) -> None:
-        """Step in before the engine is first used."""
+        """Replace the encoder of an engine that was not used yet."""
         super().__init__()
         self._worker = engine._model.worker
         assert self._worker._state is State.COLD, "the engine was used already"
@@ -109,7 +110,7 @@ class WatchedEncoder(FakeEncoder):
 
 
 def wait_for_requests(engine: EmbeddingEngine, number: int) -> None:
-    """Wait until so many requests wait or run."""
+    """Wait until this many requests are queued or being computed."""
     worker = engine._model.worker
     with worker._changed:
         assert worker._changed.wait_for(lambda: len(worker._requests) == number, PATIENCE)
@@ -122,10 +123,10 @@ def wait_for_waiting(worker: Worker, number: int) -> None:
 
 
 class Caller:
-    """One caller's request, and what came back."""
+    """A request and its results."""
 
     def __init__(self, rows: Sequence[tuple[int, int]], pooling: Pooling = "last") -> None:
-        """Ask for rows, each given by its first id and its length."""
+        """Prepare rows, each given by its first id and its length."""
         self.rows = list(rows)
         self.vectors: dict[int, tuple[float, float]] = {}
         ids = [np.full(length, first, dtype=np.int32) for first, length in rows]
@@ -146,7 +147,7 @@ class Caller:
         return self.request.admitted.done()
 
     def result(self) -> list[tuple[float, float] | None]:
-        """Wait, and give the vectors in the order of the rows; None for one that failed."""
+        """Wait, and return the vectors in the order of the rows; None for a row that failed."""
         self.request.future.result(PATIENCE)
         return [self.vectors.get(row) for row in range(len(self.rows))]
 
@@ -155,7 +156,7 @@ class Caller:
 
     @property
     def right(self) -> bool:
-        """Whether every row came back with its own vector."""
+        """Whether every row got its own vector."""
         return self.result() == self.rows
 
 

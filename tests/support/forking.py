@@ -1,4 +1,4 @@
-"""Forked processes that send back what a function gives, and are killed if they take too long: a hang is a failure."""
+"""Run a function in a forked process and get its result; a process that hangs is killed and fails the test."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -11,17 +11,17 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Child:
-    """A child of this process."""
+    """A forked child of this process."""
 
     def __init__(self, compute: Callable[[], Any]) -> None:
-        """Fork, and compute there."""
+        """Fork, and call the function in the child."""
         self._receiver, sender = FORK.Pipe(duplex=False)
         self._process = FORK.Process(target=_send, args=(sender, compute))
         self._process.start()
         sender.close()
 
     def result(self) -> Any:
-        """Wait for what the function gives, or raise what it raised."""
+        """Wait for the function's result, or raise what it raised."""
         try:
             assert self._receiver.poll(PATIENCE), "the child hangs"
             failed, answer = self._receiver.recv()

@@ -1,15 +1,15 @@
-"""Where the threads of a process are that hangs in C, where Python can no longer say it: Linux alone."""
+"""Find out where the threads of a process hang in C code, where Python can no longer tell. Linux only."""
 
 import os
 import struct
 from pathlib import Path
 
 WORDS = 512
-"""So much of a stack is looked at."""
+"""Words of a stack to search."""
 
 
 def native_stacks(group: int) -> str:
-    """Say for each thread of a group of processes what the kernel knows, and which libraries' code its stack names."""
+    """Describe every thread of a process group: the kernel's state of it, and the libraries whose code its stack names."""
     lines = []
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
@@ -23,7 +23,7 @@ def native_stacks(group: int) -> str:
 def _thread(process: Path, task: Path) -> str:
     state = (task / "syscall").read_text().split()  # number, six arguments, stack pointer, program counter
     head = f"process {process.name}, thread {task.name}, {(task / 'wchan').read_text()}, call {state[0]}:"
-    if len(state) < 3:  # it runs
+    if len(state) < 3:  # it is running
         return head
     code = _code(process)
     with (process / "mem").open("rb", buffering=0) as memory:

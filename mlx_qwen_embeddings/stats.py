@@ -1,4 +1,4 @@
-"""Counters of one engine."""
+"""Counters of an engine."""
 
 import time
 from collections import Counter
@@ -17,25 +17,25 @@ class EngineStats(NotebookTable):
     """What an engine has done since it was opened.
 
     Attributes:
-        texts: Texts asked for, cached and repeated ones included.
-        tokens: Tokens computed, padding not counted.
-        padding_tokens: Tokens computed only to fill rows.
+        texts: Texts asked for, including cached and repeated ones.
+        tokens: Tokens computed, without padding.
+        padding_tokens: Padding computed beside them.
         batches: Batches run.
-        duplicates: Texts of a call that repeated another one of it.
+        duplicates: Texts that repeated another text of the same call.
         truncations: Texts that were cut at ``max_length``.
         cache_hits: Texts served from the cache.
         cache_misses: Texts that had to be computed.
-        persistent_hits: Those of ``cache_hits`` that came from the file of ``cache_path``.
+        persistent_hits: Cache hits that came from the file at ``cache_path``.
         cache_entries: Vectors in the cache now.
         cache_bytes: Size of the cache now, in bytes.
         tokenize_seconds: Time in the tokenizer, summed over callers.
         compute_seconds: Time in the encoder.
         load_seconds: Time to load the model; 0 while it is not loaded.
-        queued_requests: Requests that wait or run now.
-        queued_tokens: Their tokens.
+        queued_requests: Requests queued or being computed now.
+        queued_tokens: Tokens of these requests.
         memory_bytes: Memory of live arrays, in bytes.
-        peak_memory_bytes: Highest that it was, in bytes.
-        failures: Number of failed texts by the name of the error.
+        peak_memory_bytes: Highest value so far, in bytes.
+        failures: Number of failed texts, by the error's name.
     """
 
     texts: int = 0
@@ -60,7 +60,7 @@ class EngineStats(NotebookTable):
 
     @property
     def padding_share(self) -> float:
-        """Share of the computed tokens that was padding, 0 to 1."""
+        """Padding as a share of all computed tokens, 0 to 1."""
         computed = self.tokens + self.padding_tokens
         return self.padding_tokens / computed if computed else 0.0
 
@@ -81,10 +81,9 @@ class EngineStats(NotebookTable):
 
 
 class StatsCounter:
-    """Adds up counts from any thread."""
+    """Adds up counts. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
         self._lock = ForkSafeLock()
         self._counts: Counter[str] = Counter()
         self._seconds: dict[str, Any] = {}
@@ -97,7 +96,7 @@ class StatsCounter:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to a field in seconds."""
+        """Add the time that the block takes to a field of ``EngineStats`` in seconds."""
         start = time.perf_counter()
         try:
             yield
@@ -106,11 +105,11 @@ class StatsCounter:
                 self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def failed(self, error: BaseException, texts: int = 1) -> None:
-        """Count failed texts under the name of the error."""
+        """Count failed texts under the error's name."""
         with self._lock:
             self._failures[type(error).__name__] += texts
 
     def snapshot(self, **now: Any) -> EngineStats:
-        """Give the counts so far, with fields that are read off at this moment."""
+        """Return the counts so far, together with fields that are measured at this moment."""
         with self._lock:
             return EngineStats(**self._counts, **self._seconds, failures=dict(self._failures), **now)

@@ -1,6 +1,6 @@
-"""Everything that can go wrong at once, for some minutes, with every vector compared; a ledger of what came of it.
+"""Provoke everything that can go wrong, all at once for some minutes; compare every vector and print a summary.
 
-python -m soak [--seconds 600] [--threads 64] [--loops 8] [--output build/soak.json]
+Usage: python -m soak [--seconds 600] [--threads 64] [--loops 8] [--output build/soak.json]
 """
 
 import argparse
@@ -17,27 +17,27 @@ from soak.run import run
 
 
 def main() -> int:
-    """Run the program; the status is 1 when a request was answered wrongly or not at all, or anything grew or hung."""
+    """Run the program; the status is 1 when an answer was wrong or missing, or when memory grew or anything hung."""
     parser = argparse.ArgumentParser(description="Run everything at once, with faults, and compare every vector.")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--threads", type=int, default=64)
     parser.add_argument("--loops", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=Path("build/soak.json"), help="what it found, for the README")
+    parser.add_argument("--output", type=Path, default=Path("build/soak.json"), help="the results, for the README")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.CRITICAL)  # what is said once a fault is no news here
+    logging.basicConfig(level=logging.CRITICAL)  # warnings about injected faults say nothing new
     with tempfile.TemporaryDirectory() as folder:
         ledger, watch = run(Path(folder), given.seconds, threads=given.threads, loops=given.loops)
         result = as_result(ledger, watch, seconds=given.seconds, threads=given.threads, loops=given.loops)
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         print(as_table(result))
-        ill = faults(result, ledger.complaints)
-        for line in ill:
+        found = faults(result, ledger.complaints)
+        for line in found:
             print(line, file=sys.stderr)
     if result["lost"]:
         faulthandler.dump_traceback()
-        os._exit(1)  # a thread that hangs would keep the process from ending
-    return int(bool(ill))
+        os._exit(1)  # a hanging thread would keep the process from ending
+    return int(bool(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Threads and event loops that ask, all at once, until the time is up."""
+"""Threads and event loops that make calls, all at once, until the time is up."""
 
 import asyncio
 import contextlib
@@ -16,35 +16,35 @@ from soak.targets import Scene
 from soak.texts import Request, Vectors
 
 TASKS = 4
-"""Calls that a loop has under way at a time."""
+"""Concurrent calls of each event loop."""
 
 STREAMED, CANCELLED = 0.05, 0.1
-"""Share of a thread's calls that are streams, and of a loop's that are cancelled."""
+"""Share of a thread's calls that are streams, and of an event loop's calls that are cancelled."""
 
 
 def ask(engine: EmbeddingEngine, request: Request) -> Vectors | BaseException:
-    """Make a synchronous call, and give the error too."""
+    """Make a synchronous call and return its vectors or its error."""
     try:
         embed = engine.embed_queries if request.query else engine.embed_documents
         return embed(request.texts, **request.options)
-    except Exception as error:  # noqa: BLE001 - it is judged
+    except Exception as error:  # noqa: BLE001 - every error is judged
         return error
 
 
 def stream(engine: EmbeddingEngine, request: Request, blocks: int) -> Vectors | BaseException:
-    """Read so many blocks of a stream, and leave the rest."""
+    """Read some blocks of a stream and abandon the rest."""
     options = {name: value for name, value in request.options.items() if name not in ("wait", "timeout")}
     try:
         reading = engine.stream_documents(request.texts, block_size=2, **options)
-        with contextlib.closing(reading):  # type: ignore[type-var]
+        with contextlib.closing(reading):
             found = [block for _, block in zip(range(blocks), reading, strict=False)]
         return np.concatenate(found)
-    except Exception as error:  # noqa: BLE001 - it is judged
+    except Exception as error:  # noqa: BLE001 - every error is judged
         return error
 
 
 def call_from_thread(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Ask from a thread."""
+    """Make calls from a thread."""
     draw = random.Random(seed)
     while not stop.is_set():
         target, request = scene.draw(draw)
@@ -58,7 +58,7 @@ def call_from_thread(scene: Scene, ledger: Ledger, stop: threading.Event, seed: 
 
 
 async def aask(engine: EmbeddingEngine, request: Request, patience: float | None) -> Vectors | BaseException:
-    """Make an asynchronous call that is cancelled after so many seconds; None lets it end."""
+    """Make an asynchronous call, and cancel it after ``patience`` seconds; None lets it end."""
     embed = engine.aembed_queries if request.query else engine.aembed_documents
     task = asyncio.ensure_future(embed(request.texts, **request.options))
     if patience is not None:
@@ -68,7 +68,7 @@ async def aask(engine: EmbeddingEngine, request: Request, patience: float | None
 
 
 async def call_from_task(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Ask from a task of a loop."""
+    """Make calls from a task of an event loop."""
     draw = random.Random(seed)
     while not stop.is_set():
         target, request = scene.draw(draw)
@@ -78,7 +78,7 @@ async def call_from_task(scene: Scene, ledger: Ledger, stop: threading.Event, se
 
 
 def call_from_loop(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Run a loop with several tasks; every other one on uvloop where that is installed."""
+    """Run an event loop with several tasks; every other loop is uvloop's where that is installed."""
 
     async def tasks() -> None:
         await asyncio.gather(*(call_from_task(scene, ledger, stop, seed * TASKS + task) for task in range(TASKS)))
@@ -88,9 +88,9 @@ def call_from_loop(scene: Scene, ledger: Ledger, stop: threading.Event, seed: in
 
 
 def loop_factory(seed: int) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give uvloop's for every other loop; None is Python's own."""
+    """Return uvloop's factory for every other event loop; None means Python's own."""
     if seed % 2 or find_spec("uvloop") is None:
         return None
-    import uvloop  # noqa: PLC0415 - where it is not installed, Python's own loops do
+    import uvloop  # noqa: PLC0415 - it may not be installed
 
     return uvloop.new_event_loop

@@ -1,4 +1,4 @@
-"""Engines that run out of memory, whose worker dies, and that are closed while threads ask."""
+"""Engines that run out of memory, whose worker dies, and that are closed while threads make calls."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ CALLERS = 4
 
 
 def open_and_close(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Open an engine, let threads ask it, and close it under them, again and again."""
+    """Open an engine, let threads make calls, and close it during these, again and again."""
     draw = random.Random(seed)
     while not stop.is_set():
         name = draw.choice(("nano", "tiny"))
@@ -29,7 +29,7 @@ def open_and_close(scene: Scene, ledger: Ledger, stop: threading.Event, seed: in
         ]
         for caller in callers:
             caller.start()
-        time.sleep(draw.uniform(0.3, 3))  # the moment of the end is what is random here
+        time.sleep(draw.uniform(0.3, 3))  # the moment of closing is random
         engine.close()
         for caller in callers:
             caller.join()
@@ -45,7 +45,7 @@ def _use(engine: EmbeddingEngine, name: str, scene: Scene, ledger: Ledger, seed:
     draw = random.Random(seed)
     while not engine.closed:
         request = draw_request(draw, scene.texts, scene.tables[name], (RAISES, EXHAUSTS, KILLS))
-        # Alone, a text that runs out of memory among others is computed; one that ends the worker is told like a close.
+        # A text that runs out of memory among others is computed alone; one that ends the worker looks like a close.
         request.guilty = {place for place in request.guilty if EXHAUSTS not in request.texts[place]}
         known = [place for place, text in enumerate(request.texts) if EXHAUSTS not in text]
         with ledger.request(f"an engine that is closed, {name}, {request.options}") as call:

@@ -1,4 +1,4 @@
-"""An encoder that fails now and then, as callers must not notice, and for guilty texts, as they must."""
+"""An encoder that fails now and then, which callers must not notice, and for guilty texts, which they must."""
 
 import random
 from collections.abc import Sequence
@@ -11,25 +11,32 @@ from mlx_qwen_embeddings.tokenization import TextTokenizer
 from soak.texts import EXHAUSTS, KILLS, RAISES, SPOILS, Vectors
 
 ALONE = 2
-"""Tokens of such a word as a text: its own, and the end's."""
+"""Tokens of a text of one guilty word: the word and the end token."""
 
 
 class Faulty:
-    """Stands before a real encoder."""
+    """Wraps a real encoder."""
 
     def __init__(self, real: Any, ids: dict[str, int], transient: float, exhausted: float) -> None:
-        """Take the ids of guilty words, and the share of batches that fail or run out of memory as a whole."""
+        """Prepare.
+
+        Args:
+            real: The real encoder.
+            ids: Token ids of the guilty words.
+            transient: Share of batches that fail, but whose halves do not.
+            exhausted: Share of batches that run out of memory, but whose halves do not.
+        """
         self._real = real
         self._ids = ids
         self._transient, self._exhausted = transient, exhausted
         self._draw = random.Random()
 
     def __getattr__(self, name: str) -> Any:
-        """Be the real one in all else."""
+        """Pass everything else on to the real encoder."""
         return getattr(self._real, name)
 
     def encode(self, rows: Sequence[Any], *given: Any) -> Vectors:
-        """Fail, or give what the real one gives."""
+        """Fail, or return the real encoder's vectors."""
         guilty = {word: [bool((row == token).any()) for row in rows] for word, token in self._ids.items()}
         if any(guilty[KILLS]):
             raise SystemExit
@@ -40,7 +47,7 @@ class Faulty:
             message = "[malloc] Unable to allocate"
             raise RuntimeError(message)
         if len(rows) > 1 and self._draw.random() < self._transient:
-            message = "a fault that its halves do not have"
+            message = "a fault that the halves of the batch do not have"
             raise RuntimeError(message)
         vectors: Vectors = np.array(self._real.encode(rows, *given))
         vectors[guilty[SPOILS]] = np.nan
@@ -48,11 +55,11 @@ class Faulty:
 
 
 def install(engine: EmbeddingEngine, tokenizer: TextTokenizer, *, transient: float = 0.02, exhausted: float = 0.0) -> None:
-    """Put faults into an engine that was not used yet."""
+    """Inject faults into an engine that was not used yet."""
     encoded = {word: tokenizer.encode([f"\n{word} 1"], max_length=9)[0].ids for word in (RAISES, SPOILS, EXHAUSTS, KILLS)}
     ids = {word: int(found[0]) for word, found in encoded.items()}
     if any(tokenizer.encode([word], max_length=9)[0].length != ALONE for word in ids):
-        raise ValueError(f"one of {', '.join(ids)} is no token of its own: choose other words")
+        raise ValueError(f"one of {', '.join(ids)} is not a single token: choose other words")
     worker = engine._model.worker
     opening = worker._open_encoder
     worker._open_encoder = lambda: Faulty(opening(), ids, transient, exhausted)

@@ -1,4 +1,4 @@
-"""Whether what came of a request is what had to come of it."""
+"""Decide whether the outcome of a request is right."""
 
 import asyncio
 
@@ -10,12 +10,12 @@ from soak.texts import TOLERANCE, Request, Vectors
 
 
 def judge(call: Call, request: Request, found: Vectors | BaseException, *, may_close: bool = False) -> None:
-    """Give the verdict.
+    """Record the verdict on a request.
 
     Args:
-        call: What it is of.
-        request: What was asked.
-        found: Vectors, or the error.
+        call: Where to record it.
+        request: The request.
+        found: The vectors or the error that came back.
         may_close: Whether the engine may be closed, or its worker die, at any moment.
     """
     if isinstance(found, asyncio.CancelledError):
@@ -33,7 +33,7 @@ def judge(call: Call, request: Request, found: Vectors | BaseException, *, may_c
     elif isinstance(found, BaseException):
         call.wrong(f"{type(found).__name__}: {found}")
     elif request.guilty:
-        call.wrong("a text that had to fail got a vector")
+        call.wrong("a text that should have failed got a vector")
     elif is_right(found, request.wanted):
         call.right()
     else:
@@ -41,5 +41,5 @@ def judge(call: Call, request: Request, found: Vectors | BaseException, *, may_c
 
 
 def is_right(found: Vectors, wanted: Vectors) -> bool:
-    """Say whether vectors are those of the table, as far as float32 tells."""
+    """Return whether vectors equal those of the table within float32's accuracy."""
     return found.shape == wanted.shape and bool(np.abs(found - wanted).max(initial=0) <= TOLERANCE)

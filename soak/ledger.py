@@ -1,4 +1,4 @@
-"""What became of every request: right, failed as it should, wrong, or lost."""
+"""Keep count of every request: right, failed as it should, wrong, or lost."""
 
 import threading
 import time
@@ -7,37 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SHOWN = 20
-"""Complaints that are kept in words; the rest is counted."""
+"""Complaints that are kept as text; further ones are only counted."""
 
 
 class Call:
-    """One request; its verdict is given once."""
+    """One request and its verdict."""
 
     def __init__(self, what: str) -> None:
-        """Name it: its kind, and for complaints more behind a comma."""
+        """Name it: its kind, then after a comma details for complaints."""
         self.what = what
         self.began = time.monotonic()
         self.verdict: str | None = None
         self.reason = ""
 
     def right(self) -> None:
-        """Every vector was right."""
+        """Note that every vector was right."""
         self.verdict = "right"
 
     def failed(self, reason: str) -> None:
-        """It failed, as it had to or was allowed to."""
+        """Note that it failed as it should, or as it may."""
         self.verdict, self.reason = "failed", reason
 
     def wrong(self, reason: str) -> None:
-        """It gave a wrong vector, the wrong error, or none where one was due."""
+        """Note a wrong vector, a wrong error, or a missing error."""
         self.verdict, self.reason = "wrong", reason
 
 
 class Ledger:
-    """Counts, from any thread."""
+    """Counts of verdicts and events. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
         self._lock = threading.Lock()
         self._open: set[Call] = set()
         self.verdicts: Counter[str] = Counter()
@@ -49,13 +48,13 @@ class Ledger:
 
     @contextmanager
     def request(self, what: str) -> Iterator[Call]:
-        """Make a request in this block. One that ends without a verdict, by an error that nobody expected, is wrong."""
+        """Make a request in this block. Without a verdict, or with an unexpected error, it counts as wrong."""
         call = Call(what)
         with self._lock:
             self._open.add(call)
         try:
             yield call
-        except Exception as error:  # noqa: BLE001 - it is what the ledger is for
+        except Exception as error:  # noqa: BLE001 - unexpected errors are what the ledger is for
             call.wrong(f"{type(error).__name__}: {error}")
         self._close(call)
 
@@ -73,15 +72,15 @@ class Ledger:
                 self.complaints.append(f"wrong: {call.what}: {call.reason or 'no verdict'}")
 
     def count(self, event: str, number: int = 1) -> None:
-        """Count something that is no request."""
+        """Count something other than a request."""
         with self._lock:
             self.events[event] += number
 
     def give_up(self) -> None:
-        """Count what has not come back by now as lost."""
+        """Count requests that have not returned by now as lost."""
         with self._lock:
             now = time.monotonic()
             for call in self._open:
                 self.verdicts["lost"] += 1
-                self.complaints.append(f"lost: {call.what}, asked {now - call.began:.0f} s ago")
+                self.complaints.append(f"lost: {call.what}, made {now - call.began:.0f} s ago")
             self._open.clear()

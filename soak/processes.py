@@ -1,4 +1,4 @@
-"""Children: forked in the middle of everything, spawned, and killed while they write to the cache."""
+"""Child processes: forked while everything runs, spawned, and killed while they write to the cache."""
 
 import multiprocessing
 import os
@@ -21,13 +21,13 @@ from soak.texts import Request
 from tests.kills.cache import examine, kill_writers
 
 PATIENCE = 120.0
-"""Seconds after which a child is lost."""
+"""Seconds after which a child counts as lost."""
 
 EXAMINATIONS = 5
-"""A machine that is busy may keep a look-up from the file in time, which is a miss. A lost entry stays lost."""
+"""Attempts to find committed entries: on a busy machine a look-up may time out, as a miss. A lost entry stays lost."""
 
 FORKED, RAW = 0.8, 0.7
-"""Share of the children that are forked, and of the killed writers that write to the file without an engine."""
+"""Share of children that are forked, and of killed writers that write to the file without an engine."""
 
 WRITER = """
 import random, sys
@@ -43,14 +43,14 @@ with EmbeddingEngine("nano", cache_path=sys.argv[1]) as engine:
 
 
 def can_fork() -> bool:
-    """Say whether forks are served here: not where MLX holds a GPU's context."""
-    import mlx.core as mx  # noqa: PLC0415 - after the engine has chosen its BLAS
+    """Return whether a forked child can compute here: not where MLX holds a GPU context."""
+    import mlx.core as mx  # noqa: PLC0415 - only after the engine has chosen its BLAS
 
     return hasattr(os, "fork") and not mx.is_available(mx.gpu)
 
 
 def have_children(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Fork, and now and then spawn, one child after the other."""
+    """Make one child after another, most of them forked, some spawned."""
     draw = random.Random(seed)
     while not stop.is_set():
         how = "fork" if can_fork() and draw.random() < FORKED else "spawn"
@@ -63,7 +63,7 @@ def have_children(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int
 
 
 def _have_child(context: BaseContext, how: str, asked: list[tuple[EmbeddingEngine, Request]], ledger: Ledger) -> None:
-    if how == "spawn":  # an injected fault does not pickle, and the text that asks for one has a vector there
+    if how == "spawn":  # injected faults are not pickled, so guilty texts would get a vector
         asked = [(engine, request) for engine, request in asked if not request.guilty]
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=answer, args=(sender, asked))  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def _have_child(context: BaseContext, how: str, asked: list[tuple[EmbeddingEngin
     try:
         found = receiver.recv() if receiver.poll(PATIENCE) else None
     except EOFError:
-        found = f"it ended by itself, with {child.join(PATIENCE) or child.exitcode}"
+        found = f"it ended by itself, with status {child.join(PATIENCE) or child.exitcode}"
     for place, (_, request) in enumerate(asked):
         with ledger.request(f"{how}ed child, {request.options}") as call:
             judge(call, request, found[place]) if isinstance(found, list) else call.wrong(found or "it hangs")
@@ -82,13 +82,13 @@ def _have_child(context: BaseContext, how: str, asked: list[tuple[EmbeddingEngin
 
 
 def answer(sender: Connection, asked: list[tuple[EmbeddingEngine, Request]]) -> None:
-    """Do in a child what was asked, and send what came of it."""
+    """Make the requests in a child, and send the results."""
     found: list[Any] = [ask(engine, request) for engine, request in asked]
     sender.send(found)
 
 
 def kill_cache_writers(scene: Scene, ledger: Ledger, stop: threading.Event, seed: int) -> None:
-    """Let other processes write to the cache that the engines use, kill them, and look at what is in the file."""
+    """Let other processes write to the engines' cache file, kill them, and check what is in the file."""
     draw = random.Random(seed)
     start = 0
     while not stop.is_set():
@@ -100,7 +100,7 @@ def kill_cache_writers(scene: Scene, ledger: Ledger, stop: threading.Event, seed
                 _kill_engine(scene, draw.uniform(0, 2))
                 committed = []
             lost = _lost(scene, committed)
-            call.right() if not lost else call.wrong(f"{lost} entries that were committed are not there")
+            call.right() if not lost else call.wrong(f"{lost} committed entries are missing")
         ledger.count("writers of the cache killed")
         stop.wait(draw.uniform(0, 1))
 

@@ -1,4 +1,4 @@
-"""The ledger as JSON, and as a table for people."""
+"""Report the results as JSON, and as a table for people."""
 
 import platform
 from importlib.metadata import version
@@ -12,20 +12,20 @@ from soak.watch import Watch
 MIB = 2**20
 
 KINDS = ("thread", "loop", "forked child", "spawned child", "an engine that is closed", "the cache after a kill")
-"""Each of them has to be right at least once in a run of ``LONG`` seconds."""
+"""Each kind has to be right at least once in a run of ``LONG`` seconds."""
 
 LONG, LONGER = 120, 300
-"""Seconds after which every kind has had its turn, and after which memory has found its level."""
+"""Seconds after which every kind has had its turn, and after which memory use is stable."""
 
 GROWTH, SPARE = 1.5, 128
-"""Memory at the end may be so many times that after a quarter, and so many MiB more: the C library keeps what was freed."""
+"""Memory at the end may be ``GROWTH`` times that after a quarter plus ``SPARE`` MiB: the C library keeps freed memory."""
 
 THREADS = 40
-"""Most threads at the end: those that computed are kept for the next engine."""
+"""Most threads at the end: threads that computed are kept for the next engine."""
 
 
 def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loops: int) -> dict[str, Any]:
-    """Give everything that was found."""
+    """Return all results."""
     return {
         "seconds": seconds,
         "threads": threads,
@@ -48,10 +48,10 @@ def as_result(ledger: Ledger, watch: Watch, *, seconds: float, threads: int, loo
 
 
 def faults(result: dict[str, Any], complaints: list[str]) -> list[str]:
-    """Say what must not be, in words; nothing where all is well."""
+    """Return what went wrong, in words; empty if nothing did."""
     found = [f"{result[name]} {name}" for name in ("wrong", "lost") if result[name]] + complaints
-    if (ill := result["events"].get("children that did not end well", 0)) > 0:
-        found.append(f"{ill} children that did not end well")
+    if (failed := result["events"].get("children that did not end well", 0)) > 0:
+        found.append(f"{failed} children that did not end well")
     if result["process_threads"]["end"] > THREADS:
         found.append(f"{result['process_threads']['end']} threads at the end")
     if result["seconds"] >= LONG:
@@ -63,7 +63,7 @@ def faults(result: dict[str, Any], complaints: list[str]) -> list[str]:
 
 
 def as_table(result: dict[str, Any]) -> str:
-    """Lay the ledger out in Markdown."""
+    """Return the results as a Markdown table."""
     failed, memory, threads = result["failed_as_they_should"], result["memory_mib"], result["process_threads"]
     on_uvloop = f" ({(result['loops'] + 1) // 2} on uvloop)" if result["uvloop"] else ""
     rows = [

@@ -1,4 +1,4 @@
-"""All of it at once."""
+"""Run all callers at once."""
 
 import threading
 import time
@@ -15,13 +15,13 @@ CLOSERS = 2
 
 
 def run(folder: Path, seconds: float, *, threads: int, loops: int) -> tuple[Ledger, Watch]:
-    """Run for so many seconds, wait for what is under way, and close everything.
+    """Run for some seconds, wait for unfinished calls, and close everything.
 
     Args:
         folder: For models and the cache.
-        seconds: How long requests are made.
-        threads: That ask.
-        loops: Event loops that ask.
+        seconds: How long calls are made.
+        threads: Number of threads that make calls.
+        loops: Number of event loops that make calls.
     """
     scene, ledger, stop = Scene(folder), Ledger(), threading.Event()
     watch = Watch(scene.engines, seconds)

@@ -1,9 +1,8 @@
-"""The engines that are asked: with a cache in a file and without one, small queues, and models that come and go."""
+"""The engines under test: with and without a cache file, with small queues, and with models that take turns in memory."""
 
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,9 @@ from mlx_qwen_embeddings.tokenization import TextTokenizer
 from soak.faults import install
 from soak.texts import RAISES, SPOILS, Request, Vectors, draw_request, make_table, make_texts
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
 choose_backend()  # MLX binds its BLAS when it is first imported, as the next line does
 
-from tests.support.checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint  # noqa: E402 - the line above finds it
+from tests.support.checkpoints import WITH_TOKENIZER, random_weights, write_checkpoint  # noqa: E402 - see the line above
 
 QUEUE_TOKENS = 4000
 """So few that the queue is full most of the time."""
@@ -28,13 +25,13 @@ QUEUE_TOKENS = 4000
 
 @dataclass(frozen=True)
 class Target:
-    """An engine and what it has to give.
+    """An engine and the vectors it has to return.
 
     Attributes:
         name: For complaints.
-        engine: Gives the engine, as a program would ask for it.
+        engine: Returns the engine, the way a program would get it.
         table: Vectors of every variant.
-        share: How often it is asked, beside the others.
+        share: How often it is used, relative to the others.
     """
 
     name: str
@@ -44,7 +41,7 @@ class Target:
 
 
 class Scene:
-    """Two models, three shared copies of them of which two fit into memory, and the vectors that they have to give."""
+    """Two models with engines of their own, three shared copies of which two fit into memory, and the right vectors."""
 
     def __init__(self, folder: Path) -> None:
         """Write the models, compute the tables, open the engines."""
@@ -75,11 +72,11 @@ class Scene:
 
     @property
     def engines(self) -> list[EmbeddingEngine]:
-        """All of them."""
+        """All engines."""
         return [*self.own.values(), *map(shared_engine, self.shared)]
 
     def draw(self, draw: random.Random) -> tuple[Target, Request]:
-        """Draw an engine and what to ask of it."""
+        """Draw an engine and a request."""
         (target,) = draw.choices(self.targets, weights=[target.share for target in self.targets])
         return target, draw_request(draw, self.texts, target.table, (RAISES, SPOILS))
 
@@ -90,7 +87,7 @@ class Scene:
 
 
 def shared_engine(folder: Path) -> EmbeddingEngine:
-    """Give the shared engine of a folder: two of the three have their model in memory."""
+    """Return the shared engine of a folder; two of the three may have their model in memory."""
     return get_engine(str(folder), cache_bytes=0, max_loaded_models=2, queue_tokens=QUEUE_TOKENS)
 
 

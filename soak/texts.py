@@ -1,4 +1,4 @@
-"""Texts, the vectors that each has to have, and random requests for them."""
+"""Texts, their right vectors, and random requests for them."""
 
 import random
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from mlx_qwen_embeddings import EmbeddingEngine
 Vectors = NDArray[np.float32]
 
 RAISES, SPOILS, EXHAUSTS, KILLS = "archive", "kernel", "database", "magnet"
-"""Words, each a token of its own, that make a batch raise, give NaN, run out of memory, or end the worker's thread."""
+"""Words of one token each that make a batch raise, return NaN, run out of memory, or end the worker's thread."""
 
 WORDS = ("the", "tide", "follows", "moon", "over", "grey", "water", "while", "boats", "wait", "near", "quiet", "light")
 TEXTS = 160
@@ -25,18 +25,18 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 )
 TOLERANCE = 1e-5
 GUILTY, IMPATIENT, UNWAITING = 0.08, 0.05, 0.05
-"""Share of the requests with a text that has to fail, with a short time limit, and that do not wait in a full queue."""
+"""Share of requests with a text that has to fail, with a short timeout, and that do not wait for a full queue."""
 
 
 def make_texts(seed: int = 0) -> list[str]:
-    """Give distinct texts: most short, some of hundreds of tokens."""
+    """Return distinct texts: most are short, some have hundreds of tokens."""
     draw = random.Random(seed)
     lengths = [draw.randint(1, 20) if number % 20 else draw.randint(60, 150) for number in range(TEXTS)]
     return [f"{' '.join(draw.choices(WORDS, k=length))} {number}" for number, length in enumerate(lengths)]
 
 
 def make_table(folder: Path, texts: list[str]) -> list[Vectors]:
-    """Compute every text under every variant, one call after the other, by an engine that nothing else uses."""
+    """Compute every text in every variant, with an engine that nothing else uses."""
     table = []
     with EmbeddingEngine(str(folder), cache_bytes=0) as engine:
         for variant in VARIANTS:
@@ -48,13 +48,13 @@ def make_table(folder: Path, texts: list[str]) -> list[Vectors]:
 
 @dataclass
 class Request:
-    """What is asked, and what has to come of it.
+    """A request and its right outcome.
 
     Attributes:
         texts: In the order of the call.
-        wanted: Vectors (texts, d); those of guilty texts mean nothing.
-        query: Whether they are queries.
-        options: Of the call.
+        wanted: Vectors, shape (texts, d); rows of guilty texts have no meaning.
+        query: Whether the texts are queries.
+        options: Options of the call.
         guilty: Positions of the texts that have to fail.
     """
 
@@ -66,14 +66,14 @@ class Request:
 
 
 def draw_request(draw: random.Random, texts: list[str], table: list[Vectors], guilty: tuple[str, ...]) -> Request:
-    """Draw one: some texts, repeats among them, sometimes a guilty one, an impatient one, or one that does not wait."""
+    """Draw a request: some texts, maybe repeated, sometimes with a guilty one, a short timeout, or without waiting."""
     variant = draw.randrange(len(VARIANTS))
     rows = [draw.randrange(TEXTS) for _ in range(draw.choice((1, 1, 2, 4, 8, 16)))]
     options = {name: value for name, value in VARIANTS[variant].items() if name != "role"}
     request = Request([texts[row] for row in rows], table[variant][rows], "role" in VARIANTS[variant], options)
     if draw.random() < GUILTY:
         place = draw.randrange(len(rows))
-        # Behind the end of a line it is cut off from whatever stands before.
+        # The line break keeps the word a token of its own, whatever comes before it.
         request.texts[place] = f"\n{draw.choice(guilty)} {draw.randrange(1000)}"
         request.guilty.add(place)
     if draw.random() < IMPATIENT:

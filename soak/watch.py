@@ -1,4 +1,4 @@
-"""How much memory, how many threads, how long a queue there is, read twice a second."""
+"""Read memory, threads and the length of the queues twice a second."""
 
 import gc
 import threading
@@ -9,10 +9,10 @@ from mlx_qwen_embeddings.compute.memory import resident_memory
 
 
 class Watch:
-    """Reads, on a thread of its own, between ``start`` and ``stop``."""
+    """Reads on a thread of its own between ``start`` and ``stop``."""
 
     def __init__(self, engines: list[EmbeddingEngine], seconds: float) -> None:
-        """Watch these, for about so long."""
+        """Watch engines; ``seconds`` is how long about, so that memory can be noted after a quarter of it."""
         self._engines = engines
         self._quarter = seconds / 4
         self._over = threading.Event()
@@ -22,17 +22,17 @@ class Watch:
         self.queue_tokens = self.queue_requests = 0
 
     def start(self) -> None:
-        """Begin."""
+        """Start reading."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, when nothing is asked any more."""
+        """Stop reading, once no more calls are made."""
         self._over.set()
         self._thread.join()
         self.memory["end"] = resident_memory()
 
     def closed(self) -> None:
-        """Look once more, when everything is closed."""
+        """Read once more, when everything is closed."""
         gc.collect()
         self.memory["closed"] = resident_memory()
         self.threads["end"] = threading.active_count()

@@ -310,9 +310,9 @@ class Call:
             yield from self._submit(window)
         if window.request is not None:
             yield window.request.future
+        self._finished += window.done
         window.collect()
         self._underway.popleft()
-        self._finished += window.done
         if window.last:
             self._finished = window.block.start + len(window.block.texts)
             yield window.block.result()

@@ -6,6 +6,7 @@ import pickle
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_qwen_embeddings import EmbeddingEngine, EngineSettings
+from mlx_qwen_embeddings.engine import call as call_module
 from mlx_qwen_embeddings.engine import model
+from mlx_qwen_embeddings.engine.call import Call, make_plan
 from mlx_qwen_embeddings.engine.model import find_files
 from mlx_qwen_embeddings.errors import EmbeddingTimeoutError, EngineClosedError, ModelLoadError
+from mlx_qwen_embeddings.options import EmbedOptions
 from tests.support.fake_encoder import PATIENCE
 from tests.support.same_vectors import TEXTS, assert_same
 
@@ -120,6 +124,19 @@ def test_a_progress_bar_is_drawn_on_request(fresh: EmbeddingEngine, capsys: pyte
     assert "Embedding" in shown.err
     assert "9/9" in shown.err
     assert shown.out == ""
+
+
+def test_progress_never_goes_back(fresh: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_module, "WINDOW_TEXTS", 4)
+    texts = [f"text {number}" for number in range(30)]
+    plan = make_plan(fresh._model, fresh._model.open(), "document", EmbedOptions())
+    call, seen = Call([[*texts, *texts]], plan), list[int]()
+    for step in call.steps():
+        if isinstance(step, Future):
+            step.result(PATIENCE)
+        seen.append(call.done)
+    assert seen == sorted(seen)
+    assert seen[-1] == 60
 
 
 def test_a_closed_engine_refuses_calls_but_keeps_its_properties() -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.support.fake_encoder import PATIENCE
-
 FORK = multiprocessing.get_context("fork")
+
+PATIENCE = 90.0
+"""Seconds after which a child counts as hanging: on a busy machine, one that loads several models takes a minute."""
 
 
 class Child:

@@ -23,7 +23,7 @@ def load() -> Results:
 
 
 def is_comparison(found: Any) -> bool:
-    """Tell whether a case compares peers."""
+    """Return whether a case compares peers."""
     return isinstance(found, dict) and all(isinstance(peer, dict) and "ratio" in peer for peer in found.values())
 
 

@@ -46,6 +46,6 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def fresh() -> Iterator[EmbeddingEngine]:
-    """Give an engine of the test's own, on nano."""
+    """Return a separate engine on nano, closed after the test."""
     with EmbeddingEngine("nano") as engine:
         yield engine

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 
 def on_gpu() -> bool:
-    """Tell whether the calling thread computes on a GPU."""
+    """Return whether the calling thread computes on a GPU."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def by_hand(x: mx.array) -> bool:
-    """Tell whether the fast routes of the CPU apply: float32, and no GPU."""
+    """Return whether the fast routes of the CPU apply: float32, and no GPU."""
     return bool(x.dtype == mx.float32) and not on_gpu()
 
 

@@ -22,7 +22,7 @@ strings = st.text(letters, max_size=60)
 
 @st.composite
 def long_strings(draw: st.DrawFn) -> str:
-    """Give a string of up to a megabyte: a short one over and over."""
+    """Return a string of up to a megabyte: a short one, repeated."""
     piece = draw(st.text(letters, min_size=1, max_size=6))
     return (piece * draw(st.sampled_from([100, 5_000, MEGABYTE])))[: draw(st.sampled_from([3_000, 40_000, MEGABYTE]))]
 
@@ -57,7 +57,7 @@ unfitting: dict[str, st.SearchStrategy[Any]] = {
 
 
 def some(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Give some of the options."""
+    """Return some of the options."""
     return st.fixed_dictionaries({}, optional=fields)
 
 

@@ -154,7 +154,7 @@ def release_thread() -> None:
 
 
 def parent_computed() -> bool:
-    """Tell whether this process was forked from one in which MLX had computed.
+    """Return whether this process was forked from one in which MLX had computed.
 
     MLX then still refers to the parent's streams and file readers, whose threads do not exist here. ``set_cache_limit``,
     ``clear_cache`` and ``mx.load`` would wait for them for ever. The parent's cache limit stays in force.

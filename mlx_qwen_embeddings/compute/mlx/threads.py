@@ -39,7 +39,7 @@ class Running:
         self.ended = threading.Event()
 
     def is_alive(self) -> bool:
-        """Tell whether the task is still running."""
+        """Return whether the task is still running."""
         return not self.ended.is_set()
 
     def join(self, timeout: float | None = None) -> None:

@@ -59,7 +59,7 @@ class Worker(Forkable):
         self._queue_tokens = queue_tokens
         self._stats = stats
         self._runner = BatchRunner(stats)
-        self.place: Place | None = None  # where its model may only be in memory together with few others
+        self.place: Place | None = None  # None: its model may be loaded at any time
         self.used_at = time.monotonic()
         self.last_model_bytes = 0
         self._encoder: BatchEncoder | None = None

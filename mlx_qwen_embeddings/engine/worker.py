@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakSet, ref
 
 from mlx_qwen_embeddings._fork import Forkable, Stage, let_go, protect
@@ -17,9 +17,6 @@ from mlx_qwen_embeddings.engine.batch import BatchEncoder, BatchRunner, try_sett
 from mlx_qwen_embeddings.engine.queue import Batch, QueueBudget, Request, next_batch, take
 from mlx_qwen_embeddings.errors import EngineBusyError, EngineClosedError
 from mlx_qwen_embeddings.stats import StatsCounter
-
-if TYPE_CHECKING:
-    from mlx_qwen_embeddings.engine.shared import Place
 
 JOIN_SECONDS = 30.0
 """How long a fork waits for the batch being computed, and the exit until it says what it waits for."""
@@ -38,6 +35,15 @@ class State(Enum):
     WARM = "the model is in memory"
     RETIRING = "the model is freed and the thread ends, unless a request comes first"
     CLOSED = "no request is taken any more"
+
+
+class Place(Protocol):
+    """A place in memory, of which there are fewer than models; ``shared.Place`` documents the methods."""
+
+    def enter(self, worker: "Worker") -> bool: ...  # noqa: D102 - as said above
+    def loaded(self, worker: "Worker") -> None: ...  # noqa: D102 - as said above
+    def leave(self, worker: "Worker") -> None: ...  # noqa: D102 - as said above
+    def note_change(self) -> None: ...  # noqa: D102 - as said above
 
 
 class Worker(Forkable):
@@ -243,7 +249,7 @@ class Worker(Forkable):
                     self._state = State.COLD
                 self._fail_all(_as_exception(error))
 
-    def _work_in(self, place: "Place") -> None:
+    def _work_in(self, place: Place) -> None:
         if place.enter(self):
             try:
                 self._work()

@@ -12,12 +12,17 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIST = PROJECT / "tests" / "mutants.toml"
 COPIED = ("mlx_qwen_embeddings", "tests", "pyproject.toml", "README.md")
+AT_ONCE = 2
+"""Copies of the project in which bugs are planted side by side."""
+
 SOME_FAILED = 1
 """pytest's exit status when tests fail. A collection error or a wrong test name has another."""
 
@@ -67,28 +72,42 @@ def run_tests(copy: Path, tests: list[str]) -> int:
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False).returncode
 
 
+def copy_project(folder: Path) -> Path:
+    """Copy what the tests need into a new folder, and return it."""
+    folder.mkdir()
+    for name in COPIED:
+        source = PROJECT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    return folder
+
+
+def plant(mutant: Mutant, copies: "SimpleQueue[Path]") -> str | None:
+    """Plant a bug in a free copy and run its tests; return a complaint if they do not fail."""
+    copy = copies.get()
+    path = copy / mutant.file
+    sound = path.read_text("utf-8")
+    path.write_text(sound.replace(mutant.old, mutant.new), "utf-8")
+    status = run_tests(copy, list(mutant.tests))
+    path.write_text(sound, "utf-8")
+    copies.put(copy)
+    caught = status == SOME_FAILED
+    print(f"{'caught' if caught else 'NOT CAUGHT'}: {mutant.name}", flush=True)
+    return None if caught else f"{mutant.name}: pytest ended with status {status}"
+
+
 def main() -> int:
     """Run the program and return its exit status."""
     words = " ".join(sys.argv[1:])
     mutants = [mutant for mutant in read_list() if words in mutant.name]
     complaints = [f"{mutant.name}: {why}" for mutant in mutants if (why := mutant.misfit())]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in COPIED:
-            source = PROJECT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    copies = SimpleQueue[Path]()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        for number in range(AT_ONCE):
+            copies.put(copy := copy_project(Path(folder) / f"copy{number}"))
         if not complaints and run_tests(copy, sorted({test for mutant in mutants for test in mutant.tests})):
             complaints.append("the tests fail without any bug planted")
-        for mutant in [] if complaints else mutants:
-            path = copy / mutant.file
-            sound = path.read_text("utf-8")
-            path.write_text(sound.replace(mutant.old, mutant.new), "utf-8")
-            status = run_tests(copy, list(mutant.tests))
-            path.write_text(sound, "utf-8")
-            caught = status == SOME_FAILED
-            print(f"{'caught' if caught else 'NOT CAUGHT'}: {mutant.name}", flush=True)
-            if not caught:
-                complaints.append(f"{mutant.name}: pytest ended with status {status}")
+        if not complaints:
+            complaints += filter(None, pool.map(lambda mutant: plant(mutant, copies), mutants))
     print(*complaints, f"{len(mutants)} bugs planted, {len(complaints)} complaints", sep="\n")
     return 1 if complaints else 0
 

@@ -44,6 +44,13 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddingEngine]:
+    """Yield an engine on nano that the tests of a file share."""
+    with EmbeddingEngine("nano") as engine:
+        yield engine
+
+
 @pytest.fixture
 def fresh() -> Iterator[EmbeddingEngine]:
     """Return a separate engine on nano, closed after the test."""

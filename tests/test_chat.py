@@ -1,7 +1,5 @@
 """Chat templates: rendered as transformers does, in a sandbox, and only when they are asked for."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -15,12 +13,6 @@ CHATML = (
     "{% endfor %}\n"
     "{% if add_generation_prompt %}assistant{% endif %}"
 )
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 def test_a_text_is_the_only_user_message() -> None:

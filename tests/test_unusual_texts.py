@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -36,12 +35,6 @@ TEXTS = {
     "Chinese": "海水随月亮涨落。",
     "special tokens by name": "<|endoftext|> and <|im_end|>",
 }
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,6 @@ from tests.support.power_cut import watched_renames
 ROWS = 103
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
-
-
 def texts(count: int = ROWS) -> list[str]:
     return [f"Passage {number}{' and so on' * (number % 4)} für Ähnliches" for number in range(count)]
 

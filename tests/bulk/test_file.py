@@ -1,7 +1,6 @@
 """Test ``embed_file``: all formats, what the output keeps of the rows, how runs continue, and what is refused."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,12 +20,6 @@ from mlx_qwen_embeddings.precision import quantize, unit_ranges
 from tests.support.power_cut import watched_renames
 
 TEXTS = ["Birds fly south.", "Stew takes hours, and a pot.", "", "Ünïcode 文字 🐟", "Birds fly south."]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from mlx_qwen_embeddings.bulk import embed_file
 from tests.kills.bulk import PART, compare, kill_until_done, start, write_rows
 
 pytestmark = pytest.mark.heavy
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 def test_a_job_killed_at_random_moments_ends_with_the_same_output(tmp_path: Path, engine: EmbeddingEngine) -> None:

@@ -1,7 +1,6 @@
 """``mlx-qwen compare``: the matrix as text and as JSON."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,6 @@ from mlx_qwen_embeddings import EmbeddingEngine
 from tests.support.command_line import run as run_command
 
 TEXTS = ["a cat", "kitten,\nasleep", "[red] the bank"]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,12 +23,6 @@ from mlx_qwen_embeddings.similarity import Metric
 from tests.support.command_line import run as run_command
 
 TEXTS = ["Birds fly south.", "Stew takes hours."]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Synchronous calls of an engine on the embedded model: order, options, checks and long texts."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -18,12 +17,6 @@ from tests.support.same_vectors import TEXTS, assert_same
 FULL = 384
 
 Vectors = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,6 @@ TEXTS = ["Tides follow the moon.", "The cat sleeps.", "Où est la gare ? 駅は�
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[EmbeddingEngine]:
-    with EmbeddingEngine("nano") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     with serving() as server:
         yield server

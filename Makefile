@@ -52,9 +52,11 @@ serve: $(VENV)/.serve
 	@$(BIN)/mlx-qwen serve --model $(MODEL)
 
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/parity --ignore=tests/cluster --ignore=tests/stores
-# Branch coverage with a floor, see [tool.coverage] in pyproject.toml. ORDER=--random-order runs the tests in another order.
+# Branch coverage with a floor, see [tool.coverage] in pyproject.toml; COVERAGE= leaves it out.
+# ORDER=--random-order runs the tests in another order.
+COVERAGE ?= --cov --cov-report=term:skip-covered
 test: $(VENV)/.test
-	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered $(ORDER) $(LEFT_OUT)
+	$(PYTEST) -m "not heavy" $(COVERAGE) $(ORDER) $(LEFT_OUT)
 
 test-heavy: $(VENV)/.test
 	$(PYTEST) -m heavy $(LEFT_OUT)
@@ -161,12 +163,13 @@ load: $(VENV)/.serve $(addsuffix /.made,$(INFINITY))
 	$(BIN)/python -m benchmarks.load --seconds $(or $(SECONDS),30) $(addprefix --peer ,$(INFINITY))
 	$(BIN)/python scripts/update_readme.py
 
-# Without mlx-lm of the extra `convert`, which wants a newer huggingface-hub than the rest does.
+# Without coverage, whose floor counts all tests, and without mlx-lm of the extra `convert`, which wants a newer
+# huggingface-hub than the rest does.
 CONVERT := ,convert
 test-lowest:
 	@mkdir -p build
 	$(PYTHON) scripts/lowest.py pyproject.toml > build/lowest.txt
-	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest CONVERT= \
+	PIP_CONSTRAINT=$(CURDIR)/build/lowest.txt $(MAKE) VENV=.venv-lowest CONVERT= COVERAGE= \
 		LEFT_OUT="--ignore=tests/tools/test_convert.py" test test-heavy
 
 lint: $(VENV)/.lint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from mlx_qwen_embeddings._fork import Forkable, ForkSafeLock, Stage, let_go, protect
+from mlx_qwen_embeddings._fork import ForkSafeLock
 from mlx_qwen_embeddings.engine import EmbeddingEngine
 from mlx_qwen_embeddings.engine.model import OpenModel
 from mlx_qwen_embeddings.engine.worker import Worker
@@ -17,13 +17,14 @@ from mlx_qwen_embeddings.settings import Device, DType, EngineSettings
 logger = logging.getLogger(__name__)
 
 
-class LoadedModels(Forkable):
+class LoadedModels(ForkSafeLock):
     """The workers that hold a model. Its lock is never held while a worker's lock is taken."""
 
     def __init__(self) -> None:
-        self.after_fork_in_child()
+        super().__init__()
+        self.changed = threading.Condition(self._lock)
         self.changes = 0
-        protect(self, Stage.LOCKING)
+        self.holders: set[Worker] = set()
 
     def note_change(self) -> None:
         """Make those that wait look again: a worker became idle, freed its model or was closed."""
@@ -31,18 +32,11 @@ class LoadedModels(Forkable):
             self.changes += 1
             self.changed.notify_all()
 
-    def before_fork(self) -> None:
-        """Hold the lock."""
-        self.changed.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        """Release the lock."""
-        let_go(self.changed)
-
     def after_fork_in_child(self) -> None:
         """Forget the workers: what the child inherited is the parent's memory until it is used."""
-        self.changed = threading.Condition()
-        self.holders: set[Worker] = set()
+        super().after_fork_in_child()
+        self.changed = threading.Condition(self._lock)
+        self.holders = set()
 
 
 @dataclass(frozen=True, slots=True)

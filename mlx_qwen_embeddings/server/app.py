@@ -53,9 +53,9 @@ def create_app(settings: ServerSettings, engines: EngineSettings) -> FastAPI:
         description="Text embeddings from models on this machine: OpenAI's API, and a simpler one.",
         lifespan=lifespan,
     )
-    app.state.traffic = traffic
-    handle_errors(app)
     keys = settings.keys()
+    app.state.traffic, app.state.has_keys = traffic, bool(keys)
+    handle_errors(app)
     # Each layer wraps those added before it.
     app.add_middleware(Limits, traffic=traffic, settings=settings)
     app.add_middleware(ApiKeys, keys=keys)

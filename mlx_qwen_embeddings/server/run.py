@@ -101,7 +101,7 @@ def serve(settings: ServerSettings, engines: EngineSettings) -> None:
     os.environ.setdefault("KMP_BLOCKTIME", "5")
     log_as_json(settings.log_level)
     app = create_app(settings, engines)
-    if not (settings.keys() or settings.host in {"localhost", "::1"} or settings.host.startswith("127.")):
+    if not (app.state.has_keys or settings.host in {"localhost", "::1"} or settings.host.startswith("127.")):
         logger.warning("no API keys: anyone who reaches this address can use the server", extra={"host": settings.host})
     config = uvicorn.Config(
         app,

@@ -79,7 +79,8 @@ def bert(weights: Mapping[str, NDArray[Any]], config: Mapping[str, Any], ids: Se
 
     def norm(name: str, x: Array) -> Array:
         centred = x - x.mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        scaled: Array = centred / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return scaled
 
     words, places, types = (w[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type"))
     x = norm("embeddings.LayerNorm", words[np.asarray(ids)] + places[: len(ids)] + types[0])

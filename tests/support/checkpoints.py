@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -135,7 +135,7 @@ def write_checkpoint(
 
 def _save_shards(folder: Path, weights: Mapping[str, mx.array], shards: int) -> None:
     names = sorted(weights)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         piece = names[shard::shards]
@@ -184,7 +184,7 @@ def write_unpacked(folder: Path, source: Path = NANO_FOLDER) -> Path:
     config = json.loads((source / "config.json").read_text())
     said = config.pop("quantization")
     (folder / "config.json").write_text(json.dumps(config))
-    weights = mx.load(str(source / "model.safetensors"))
+    weights = cast("dict[str, mx.array]", mx.load(str(source / "model.safetensors")))
     plain = {}
     for name, value in weights.items():
         layer = name.removesuffix(".weight")

@@ -42,4 +42,5 @@ def pooled_vectors(
     model = load_model(ModelFiles(folder), backend)
     ids, lengths = pad([np.array(row, dtype=np.int32) for row in rows])
     vectors = np.array(pool(model(mx.array(ids), mx.array(lengths)), mx.array(lengths), pooling))
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

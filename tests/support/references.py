@@ -24,7 +24,8 @@ def qwen3(weights: Mapping[str, NDArray[Any]], config: Mapping[str, Any], ids: S
 
 
 def _norm(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight
+    scaled: Array = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight
+    return scaled
 
 
 def _attention(w: Mapping[str, Array], config: Mapping[str, Any], at: str, x: Array) -> Array:
